@@ -1,0 +1,51 @@
+"""Arithmetic on named tensors, and the two ways in which methods touch a likelihood's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from abmll.core.types import META, TASK, Likelihood, Role
+
+
+def clone(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detached copy, key by key."""
+    return {name: tensor.detach().clone() for name, tensor in params.items()}
+
+
+@torch.no_grad()
+def assign(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copies `source` into `target` in place. Raises KeyError if the keys differ."""
+    if target.keys() != source.keys():
+        raise KeyError(f"parameter names differ: {sorted(target.keys() ^ source.keys())[:5]}")
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+@torch.no_grad()
+def add_to_grad(params: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) -> None:
+    """Adds `gradient` to the `.grad` of `params`."""
+    for name, tensor in params.items():
+        step = gradient[name].detach()
+        tensor.grad = step.clone() if tensor.grad is None else tensor.grad.add_(step)
+
+
+def train_only(likelihood: Likelihood, *roles: Role) -> None:
+    """Lets gradients flow to these roles' parameters and to no others; clears the task's old gradient."""
+    for role in (META, TASK):
+        for tensor in likelihood.parameters(role).values():
+            tensor.requires_grad_(role in roles)
+    zero_grad(likelihood.parameters(TASK).values())
+
+
+def zero_grad(tensors: Iterable[Tensor]) -> None:
+    """Sets every `.grad` to None."""
+    for tensor in tensors:
+        tensor.grad = None
+
+
+def reset_task(likelihood: Likelihood) -> None:
+    """φ ← θ: copies META into TASK."""
+    assign(likelihood.parameters(TASK), likelihood.parameters(META))

@@ -1,0 +1,143 @@
+"""The nouns of the library and the three protocols that every method is made of.
+
+A method is a row of three parts: an *adapter* (which parameters there are, deterministic or Gaussian), an
+*adaptation* (the inner loop: support set -> posterior) and a *meta-learner* (the outer loop: episode -> gradient
+on the global parameters). All of them see the language model through one door, the `Likelihood`, so that a toy with
+a closed-form answer can stand in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+META = "meta"
+"""Role (and PEFT adapter name) of the global, meta-learned parameters θ."""
+TASK = "task"
+"""Role (and PEFT adapter name) of the current task's parameters φ."""
+Role = Literal["meta", "task"]
+
+Estimator = Literal["closed_form", "sample"]
+"""How a KL divergence is computed: exactly, or by the published one-sample estimate log q(φ) - log p(φ)."""
+
+Metrics = dict[str, float]
+
+
+class Example(NamedTuple):
+    """One labelled row of a task, still text. `target` is the index of the right choice."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    target: int
+    question: str = ""
+    id: str = ""
+
+
+class Episode(NamedTuple):
+    """One visit to one task: adapt on `support`, be judged on `query`."""
+
+    task: str
+    support: Sequence[Example]
+    query: Sequence[Example]
+
+
+class Terms(NamedTuple):
+    """What one forward pass contributes to an objective, in nats.
+
+    nll: (examples,) negative log-likelihood of each example's target.
+    kl: scalar, KL(task ‖ meta) summed over the counted tokens, output units and layers; 0 for point adapters.
+    hyper: scalar, -log p(θ), summed likewise; 0 unless asked for.
+    num_tokens: how many (non-padding) tokens `kl` and `hyper` are summed over.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    hyper: Tensor
+    num_tokens: int
+
+
+class Likelihood(Protocol):
+    """The only door to a model: p(target | prompt, task parameters)."""
+
+    def terms(
+        self,
+        examples: Sequence[Example],
+        *,
+        sample: bool = False,
+        kl: Estimator | None = None,
+        hyper_prior: bool = False,
+    ) -> AbstractContextManager[Terms]:
+        """Forward pass under the task parameters. Call `backward()` inside the block.
+
+        sample: draw the task parameters from their Gaussian (one draw) instead of using the mean.
+        kl: also report KL(task ‖ meta), by this estimator; None skips it (and its cost).
+        hyper_prior: also report -log p(θ).
+        """
+        ...
+
+    def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:
+        """Log-probabilities (samples, examples, choices) under the task parameters, without gradient.
+
+        num_samples = 0 predicts at the mean and returns one "sample". Absent choices hold -inf.
+        """
+        ...
+
+    def parameters(self, role: Role) -> dict[str, Tensor]:
+        """The leaf tensors of a role; both roles have the same keys and shapes."""
+        ...
+
+
+class Posterior(Protocol):
+    """What an adaptation returns. It survives later adaptations: it holds its own copy of what it needs."""
+
+    def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
+        """Log-probabilities (samples, examples, choices); average probabilities over samples, never logits."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that make this posterior, for safetensors."""
+        ...
+
+
+class Adaptation(Protocol):
+    """Inner loop: from θ and a support set to a posterior over φ. Leaves META bit-identical."""
+
+    def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> Posterior: ...
+
+
+class MetaLearner(Protocol):
+    """Outer loop: adds one episode's gradient to META's `.grad`, and touches nothing else of META."""
+
+    def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart besides META (e.g. moments of a persistent inner optimiser)."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class OuterOptimizer:
+    """How the trainer turns META's gradient into a step.
+
+    Reptile's θ ← θ + ε(φ - θ) is `name="sgd"` with learning rate ε on the gradient θ - φ.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: float | None = None
+
+
+class Method(NamedTuple):
+    """One row of the comparison. `meta_learner` is None for methods that learn nothing across tasks."""
+
+    adapter: Literal["lora", "abmll"]
+    adaptation: Adaptation
+    meta_learner: MetaLearner | None
+    outer: OuterOptimizer = OuterOptimizer()

@@ -1,0 +1,17 @@
+"""Shared fixtures: where optional real data and the optional real model lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `data/realtasks` and `models/stories260K`; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("ABMLL_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "data" / "realtasks").is_dir():
+        pytest.skip(f"no real tasks at {folder}: set ABMLL_SHARED to the folder that holds data/realtasks")
+    return folder
