@@ -134,10 +134,21 @@ class OuterOptimizer:
     max_grad_norm: float | None = None
 
 
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Which parameters a method has: an ordinary LoRA (a point) or ABMLL's Gaussian over a LoRA's output.
+
+    log_var_offset: log-variance at initialisation; the published value is -20, a standard deviation of e^-10.
+    """
+
+    kind: Literal["lora", "abmll"] = "lora"
+    log_var_offset: float = -20.0
+
+
 class Method(NamedTuple):
     """One row of the comparison. `meta_learner` is None for methods that learn nothing across tasks."""
 
-    adapter: Literal["lora", "abmll"]
+    adapter: AdapterSpec
     adaptation: Adaptation
     meta_learner: MetaLearner | None
     outer: OuterOptimizer = OuterOptimizer()

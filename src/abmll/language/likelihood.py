@@ -1,0 +1,158 @@
+"""The door to a Hugging Face causal language model with the adapters META and TASK."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abmll.adapters.roles import adapter_parameters
+from abmll.core.divergence import stochastic_pass
+from abmll.core.errors import AbmllError
+from abmll.core.types import META, Estimator, Example, Role, Terms
+from abmll.language.batch import Batch, Continuations, pack, score
+from abmll.language.prompt import Encoded, PromptFormat, encode
+
+MASKS_4D = {"eager", "sdpa"}
+"""Attention implementations that take the mask of several multi-token choices behind one prompt."""
+
+
+class CausalLMLikelihood:
+    """p(choice | question, φ) under a causal LM; implements `abmll.core.types.Likelihood`.
+
+    model: a PEFT model with the adapters "meta" and "task" (`abmll.adapters.attach_roles`).
+    tokenizer: its tokenizer.
+    prompt: how questions are put and answers scored.
+    batch_size: how many questions a prediction pass takes.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, prompt: PromptFormat | None = None, *, batch_size: int = 32
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt or PromptFormat()
+        self.batch_size = batch_size
+        base = model.get_base_model()
+        self._pad_id = next(
+            (
+                i
+                for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, base.config.eos_token_id)
+                if isinstance(i, int)
+            ),
+            0,
+        )
+        self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        self._attention = getattr(base.config, "_attn_implementation", "eager")
+        self._encoded: dict[Example, Encoded] = {}
+        self._parameters: dict[str, dict[str, Tensor]] = {}
+
+    def parameters(self, role: Role) -> dict[str, Tensor]:
+        if role not in self._parameters:
+            self._parameters[role] = dict(adapter_parameters(self.model, role))
+        return dict(self._parameters[role])
+
+    @contextmanager
+    def terms(
+        self,
+        examples: Sequence[Example],
+        *,
+        sample: bool = False,
+        kl: Estimator | None = None,
+        hyper_prior: bool = False,
+    ) -> Iterator[Terms]:
+        """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch."""
+        encoded = [self.encode(example) for example in examples]
+        targets = torch.tensor([item.target for item in encoded], device=self.model.device)
+        by_tokens = self.prompt.loss == "tokens"
+        if by_tokens:
+            answers = [[[*item.choices[item.target], *item.ending]] for item in encoded]
+            batch = self._pack(encoded, answers, [item.supervised for item in encoded])
+        else:
+            batch = self._pack(encoded, [item.choices for item in encoded])
+        self.model.train()
+        with stochastic_pass(
+            sample=sample,
+            prior=META if kl or hyper_prior else None,
+            estimator=kl or "closed_form",
+            hyper_prior=hyper_prior,
+            mask=batch.token_mask,
+        ) as stochastic:
+            log_probs = score(self._logits(batch), batch)
+            if by_tokens:
+                nll = -log_probs.sum((1, 2))
+            else:
+                nll = -self._choices(log_probs, batch).gather(1, targets[:, None]).squeeze(1)
+            yield Terms(nll, stochastic.kl(), stochastic.hyper(), int(batch.token_mask.sum()))
+
+    @torch.no_grad()
+    def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:
+        """See `Likelihood.choice_log_probs`. Questions of like length share a pass, as do a question's samples."""
+        if not examples:
+            raise AbmllError("nothing to predict: the list of examples is empty.")
+        encoded = [self.encode(example) for example in examples]
+        samples = max(1, num_samples)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prefix))
+        width = max(len(item.choices) for item in encoded)
+        out = torch.full((samples, len(encoded), width), -torch.inf)
+        step = max(1, self.batch_size // samples)
+        self.model.eval()
+        for start in range(0, len(order), step):
+            chosen = order[start : start + step]
+            items = [encoded[i] for i in chosen] * samples
+            batch = self._pack(items, [item.choices for item in items])
+            with stochastic_pass(sample=num_samples > 0, mask=batch.token_mask):
+                log_probs = self._choices(score(self._logits(batch), batch), batch)
+            out[:, chosen, : log_probs.shape[1]] = log_probs.view(samples, len(chosen), -1).to("cpu", out.dtype)
+        return out
+
+    def encode(self, example: Example) -> Encoded:
+        """Token ids of an example; each distinct example is tokenised once."""
+        if example not in self._encoded:
+            self._encoded[example] = encode(example, self.tokenizer, self.prompt)
+        return self._encoded[example]
+
+    def _pack(
+        self,
+        encoded: Sequence[Encoded],
+        answers: Sequence[Sequence[Sequence[int]]],
+        supervised: list[int] | None = None,
+    ) -> Batch:
+        prefixes = [item.prefix for item in encoded]
+        batch = pack(prefixes, answers, pad_id=self._pad_id, supervised=supervised)
+        if batch.attention is not None and self._attention not in MASKS_4D:
+            raise AbmllError(
+                f"choices of several tokens need a mask that attn_implementation={self._attention!r} does not "
+                'take. Load the model with attn_implementation="sdpa", or ask for letters (answer = "letters").'
+            )
+        device = self.model.device
+        return Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """(n, keep, vocabulary): the model's predictions in the kept columns."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+        if batch.attention is None:
+            inputs["attention_mask"] = batch.token_mask.long()
+        else:
+            # Additive: eager attention adds the mask, and fused kernels take it just the same.
+            blocked = torch.finfo(self.model.dtype).min
+            mask = torch.zeros(batch.attention.shape, dtype=self.model.dtype, device=batch.attention.device)
+            inputs["attention_mask"] = mask.masked_fill(~batch.attention, blocked)[:, None]
+        if self._takes_positions:
+            inputs["position_ids"] = batch.position_ids
+        if self._keeps_logits:
+            inputs["logits_to_keep"] = batch.keep
+        return self.model(**inputs).logits[:, -batch.keep :]
+
+    def _choices(self, log_probs: Tensor, batch: Batch) -> Tensor:
+        """(n, c): normalised over the choices that exist; -inf where there is none."""
+        total = log_probs.sum(-1)
+        lengths = batch.scored.sum(-1)
+        if self.prompt.score == "mean":
+            total = total / lengths.clamp(min=1)
+        return total.masked_fill(lengths == 0, -torch.inf).log_softmax(-1)

@@ -1,0 +1,145 @@
+"""From an example to token ids: render, tokenise, truncate.
+
+The text of the answer is always tokenised in the context of its prompt, and a prompt that is too long is shortened
+in the example's own text: the question and the choices are never cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from abmll.core.errors import AbmllError
+from abmll.core.types import Example
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PAPER_INSTRUCTION = "Return only the label of the correct answer for the question below.\n\n"
+"""The instruction of the published prompts (arXiv 2508.14285, data files)."""
+ELLIPSIS = " … "
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How a question is put to the model and its answer scored.
+
+    answer: "letters" lists the choices as A), B), … and expects the letter (the paper's format); "text" expects
+        the choice's own text.
+    score: a choice of several tokens scores the "mean" (length-normalised) or the "sum" of their log-probabilities.
+    loss: "choices" is the NLL of the right choice among the choices; "tokens" the NLL of its tokens in the whole
+        vocabulary, as published.
+    instruction: put before every prompt, verbatim.
+    max_tokens: the longest prompt, in tokens; longer ones lose the middle of their text.
+    chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
+    """
+
+    answer: Literal["letters", "text"] = "letters"
+    score: Literal["mean", "sum"] = "mean"
+    loss: Literal["choices", "tokens"] = "choices"
+    instruction: str = ""
+    max_tokens: int = 512
+    chat: bool = False
+
+
+class Encoded(NamedTuple):
+    """Token ids of one example.
+
+    prefix: the prompt. choices: the answer's tokens, one list a choice. ending: tokens that close the answer
+    (chat only). supervised: how many tokens at the prompt's end count as part of the answer in the "tokens" loss
+    (the assistant turn's header, as published; 0 without chat).
+    """
+
+    prefix: list[int]
+    choices: list[list[int]]
+    target: int
+    ending: list[int]
+    supervised: int
+
+
+def render(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]]:
+    """The prompt's text (without chat markup) and the answer's text for every choice."""
+    lines = [line for line in (example.question, example.prompt) if line]
+    if prompt_format.answer == "letters":
+        if len(example.choices) > len(LETTERS):
+            raise AbmllError(
+                f"example {example.id or example.prompt[:40]!r} has {len(example.choices)} choices; letters name "
+                f'at most {len(LETTERS)}. Use answer = "text" in [prompt].'
+            )
+        letters = LETTERS[: len(example.choices)]
+        lines += ["Choices:", *(f"{letter}) {text}" for letter, text in zip(letters, example.choices, strict=True))]
+        answers = list(letters)
+    else:
+        answers = list(example.choices)
+    return prompt_format.instruction + "\n".join([*lines, "Answer:"]), answers
+
+
+def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Encoded:
+    """Token ids of an example, its text shortened until the prompt has at most `max_tokens` tokens."""
+    whole = _encode_whole(example, tokenizer, prompt_format)
+    excess = len(whole.prefix) - prompt_format.max_tokens
+    if excess <= 0:
+        return whole
+    text_ids = tokenizer.encode(example.prompt, add_special_tokens=False)
+    keep = len(text_ids) - excess
+    while keep > 0:
+        shorter = _encode_whole(
+            example._replace(prompt=_middle_cut(tokenizer, text_ids, keep)), tokenizer, prompt_format
+        )
+        if len(shorter.prefix) <= prompt_format.max_tokens:
+            return shorter
+        keep -= max(1, len(shorter.prefix) - prompt_format.max_tokens)
+    raise AbmllError(
+        f"example {example.id or example.prompt[:40]!r} does not fit: its question and choices alone take about "
+        f"{len(whole.prefix) - len(text_ids)} tokens, max_tokens is {prompt_format.max_tokens}. Raise max_tokens "
+        "in [prompt] or drop the example."
+    )
+
+
+def _middle_cut(tokenizer: Any, ids: list[int], keep: int) -> str:
+    head, tail = ids[: (keep + 1) // 2], ids[len(ids) - keep // 2 :]
+    # A cut inside a character decodes to U+FFFD, which the text never meant.
+    parts = [tokenizer.decode(part, skip_special_tokens=True).strip("\ufffd") for part in (head, tail)]
+    return ELLIPSIS.join(part.strip() for part in parts)
+
+
+def _encode_whole(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Encoded:
+    text, answers = render(example, prompt_format)
+    if prompt_format.chat:
+        return _encode_chat(example, tokenizer, text, answers)
+    prefix = tokenizer.encode(text)
+    eos = tokenizer.eos_token_id
+    if prefix and eos is not None and prefix[-1] == eos:  # some tokenizers close every text
+        prefix = prefix[:-1]
+    choices = [_continue(tokenizer, text, prefix, " " + answer) for answer in answers]
+    return Encoded(prefix, choices, example.target, [], 0)
+
+
+def _continue(tokenizer: Any, text: str, prefix: list[int], answer: str) -> list[int]:
+    """The tokens that `answer` adds to `text`, tokenised together where the boundary allows."""
+    both = tokenizer.encode(text + answer)
+    if both and both[-1] == tokenizer.eos_token_id:
+        both = both[:-1]
+    if both[: len(prefix)] == prefix and len(both) > len(prefix):
+        return both[len(prefix) :]
+    return tokenizer.encode(answer, add_special_tokens=False)
+
+
+def _encode_chat(example: Example, tokenizer: Any, text: str, answers: list[str]) -> Encoded:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise AbmllError("chat = true in [prompt], but the tokenizer has no chat template. Set chat = false.")
+
+    def template(messages: list[dict[str, str]], **options: Any) -> str:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    user = [{"role": "user", "content": text}]
+    bare, opened = template(user), template(user, add_generation_prompt=True)
+    closed = template([*user, {"role": "assistant", "content": answers[0]}])
+    after = closed.removeprefix(opened + answers[0])
+    ending = tokenizer.encode(after, add_special_tokens=False) if after != closed else []
+    prefix = tokenizer.encode(opened, add_special_tokens=False)
+    header = tokenizer.encode(opened.removeprefix(bare), add_special_tokens=False) if opened != bare else []
+    choices = []
+    for answer in answers:
+        both = tokenizer.encode(opened + answer, add_special_tokens=False)
+        same = both[: len(prefix)] == prefix and len(both) > len(prefix)
+        choices.append(both[len(prefix) :] if same else tokenizer.encode(answer, add_special_tokens=False))
+    return Encoded(prefix, choices, example.target, ending, len(header))

@@ -1,0 +1,36 @@
+"""Adaptation by gradient steps: MAP on a point adapter, variational inference on a Gaussian one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from abmll.core.params import reset_task
+from abmll.core.types import TASK, Example, Likelihood
+from abmll.methods.inner import InnerLoop
+from abmll.methods.posterior import AdapterPosterior
+
+
+@dataclass(frozen=True)
+class GradientAdaptation:
+    """φ ← θ, then the inner loop on the support set with a fresh optimiser.
+
+    With KL weight 0 on a LoRA this is ordinary fine-tuning; with a Gaussian adapter and a KL it minimises the
+    tempered free energy of the support set, and `sample` predicts by draws from the posterior.
+    """
+
+    inner: InnerLoop = InnerLoop()
+    sample: bool = False
+
+    def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:
+        self.inner.run(likelihood, support)
+        return AdapterPosterior(likelihood, likelihood.parameters(TASK), sample=self.sample)
+
+
+@dataclass(frozen=True)
+class NoAdaptation:
+    """Predicts with θ as it is and never looks at the support set: zero-shot."""
+
+    def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:
+        reset_task(likelihood)
+        return AdapterPosterior(likelihood, likelihood.parameters(TASK))

@@ -1,0 +1,78 @@
+"""The inner loop: a few gradient steps on the task parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import reset_task, train_only
+from abmll.core.types import TASK, Example, Likelihood
+from abmll.methods.objective import Objective
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """K gradient steps on φ, starting from θ.
+
+    num_steps: K.
+    learning_rate, optimizer: of the steps; no weight decay.
+    batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
+    objective: what is minimised.
+    """
+
+    num_steps: int = 5
+    learning_rate: float = 1e-2
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    batch_size: int | None = None
+    objective: Objective = Objective()
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0 or self.learning_rate <= 0 or (self.batch_size or 1) < 1:
+            raise AbmllError(
+                "inner loop: num_steps must be at least 0, learning_rate above 0 and batch_size at least 1; got "
+                f"num_steps={self.num_steps}, learning_rate={self.learning_rate}, batch_size={self.batch_size}."
+            )
+
+    def new_optimizer(self, likelihood: Likelihood) -> torch.optim.Optimizer:
+        """A fresh optimiser of the task parameters."""
+        params = list(likelihood.parameters(TASK).values())
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(params, lr=self.learning_rate)
+        return torch.optim.AdamW(params, lr=self.learning_rate, weight_decay=0.0)
+
+    def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """The K batches of the inner loop."""
+        size = min(self.batch_size or len(support), len(support))
+        if not size:
+            raise AbmllError("cannot adapt: the support set is empty. Give at least one labelled example.")
+        for step in range(self.num_steps):
+            start = step * size
+            yield [support[i % len(support)] for i in range(start, start + size)]
+
+    def run(
+        self,
+        likelihood: Likelihood,
+        support: Sequence[Example],
+        optimizer: torch.optim.Optimizer | None = None,
+        on_step: OnStep | None = None,
+    ) -> float:
+        """φ ← θ, then K steps. Returns the last objective in nats; `on_step(k)` is called after each step."""
+        reset_task(likelihood)
+        train_only(likelihood, TASK)
+        optimizer = optimizer or self.new_optimizer(likelihood)
+        loss = torch.tensor(float("nan"))
+        for step, batch in enumerate(self.batches(support)):
+            optimizer.zero_grad()
+            with likelihood.terms(batch, sample=self.objective.sample, kl=self.objective.kl) as terms:
+                loss = self.objective(terms)
+                loss.backward()
+            optimizer.step()
+            if on_step is not None:
+                on_step(step)
+        return float(loss.detach())

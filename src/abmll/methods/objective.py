@@ -1,0 +1,50 @@
+"""The tempered negative evidence lower bound of one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from abmll.core.types import Estimator, Terms
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """NLL + β·KL(φ ‖ θ) + γ·(-log p(θ)), in nats.
+
+    kl_weight: β. 0 leaves the KL out, and its cost.
+    prior_weight: γ, the weight of the hyper-prior; only the outer loop can use it.
+    reduction: "sum" adds everything up, as published (NLL over the batch's supervised tokens, KL and prior over
+        all its non-padding tokens); "mean" takes the NLL per example and the KL and prior per token, so that β
+        does not change its meaning with the length of the text or the size of the batch.
+    estimator: of the KL: "closed_form", or the published one-sample estimate.
+    sample: draw φ from its Gaussian in the NLL; without it, the NLL is taken at the mean.
+
+    Source: arXiv 2508.14285, equation of the tempered ELBO; one β for both KL terms from v2 on.
+    """
+
+    kl_weight: float = 0.0
+    prior_weight: float = 0.0
+    reduction: Reduction = "mean"
+    estimator: Estimator = "closed_form"
+    sample: bool = False
+
+    @property
+    def kl(self) -> Estimator | None:
+        """The estimator to ask a likelihood for; None if the KL has no weight."""
+        return self.estimator if self.kl_weight else None
+
+    def nll(self, terms: Terms) -> Tensor:
+        return terms.nll.mean() if self.reduction == "mean" else terms.nll.sum()
+
+    def regulariser(self, terms: Terms) -> Tensor:
+        """β·KL + γ·(-log p(θ)): the part of the objective that reaches θ."""
+        penalty = self.kl_weight * terms.kl + self.prior_weight * terms.hyper
+        return penalty / terms.num_tokens if self.reduction == "mean" else penalty
+
+    def __call__(self, terms: Terms) -> Tensor:
+        return self.nll(terms) + self.regulariser(terms)

@@ -1,0 +1,30 @@
+"""What gradient adaptations return: one setting of the task adapter, a point or a Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from abmll.core.params import assign, clone
+from abmll.core.types import TASK, Example, Likelihood
+
+
+class AdapterPosterior:
+    """The task parameters as they stand now, kept for later.
+
+    sample: predict by draws from the adapter's own Gaussian; else at its mean, whatever `num_samples` says.
+    """
+
+    def __init__(self, likelihood: Likelihood, params: Mapping[str, Tensor], *, sample: bool = False) -> None:
+        self._likelihood = likelihood
+        self._params = clone(params)
+        self._sample = sample
+
+    def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
+        """Log-probabilities (samples, examples, choices)."""
+        assign(self._likelihood.parameters(TASK), self._params)
+        return self._likelihood.choice_log_probs(query, num_samples=num_samples if self._sample else 0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return clone(self._params)
