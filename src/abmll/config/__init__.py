@@ -1,0 +1,35 @@
+"""A run as one file: what may stand in it, reading it, writing it, and what ran beside it."""
+
+from abmll.config.fields import FieldRow, field_rows
+from abmll.config.provenance import provenance
+from abmll.config.read import load_config, parse_config
+from abmll.config.schema import (
+    AdapterConfig,
+    DataConfig,
+    EpisodesConfig,
+    EvaluationConfig,
+    MethodConfig,
+    ModelConfig,
+    PromptConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from abmll.config.write import dump_toml
+
+__all__ = [
+    "AdapterConfig",
+    "DataConfig",
+    "EpisodesConfig",
+    "EvaluationConfig",
+    "FieldRow",
+    "MethodConfig",
+    "ModelConfig",
+    "PromptConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "dump_toml",
+    "field_rows",
+    "load_config",
+    "parse_config",
+    "provenance",
+]
