@@ -59,7 +59,9 @@ class GaussianToy:
                 divergence = (q.log_prob(draw) - p.log_prob(draw)).sum()
         if hyper_prior and self.gaussian:
             mean_prior = torch.distributions.Normal(0.0, 1.0).log_prob(theta["mean"])
-            precision_prior = torch.distributions.Gamma(1.0, 0.01).log_prob((-theta["log_var"]).exp())
+            precision_prior = torch.distributions.Gamma(*torch.tensor([1.0, 0.01], dtype=torch.float64)).log_prob(
+                (-theta["log_var"]).exp()
+            )
             hyper = -(mean_prior + precision_prior).sum()
         yield Terms(nll, divergence, hyper, len(examples))
 

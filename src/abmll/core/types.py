@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -60,6 +60,7 @@ class Terms(NamedTuple):
     num_tokens: int
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """The only door to a model: p(target | prompt, task parameters)."""
 
@@ -91,6 +92,7 @@ class Likelihood(Protocol):
         ...
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """What an adaptation returns. It survives later adaptations: it holds its own copy of what it needs."""
 
@@ -103,12 +105,14 @@ class Posterior(Protocol):
         ...
 
 
+@runtime_checkable
 class Adaptation(Protocol):
     """Inner loop: from θ and a support set to a posterior over φ. Leaves META bit-identical."""
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> Posterior: ...
 
 
+@runtime_checkable
 class MetaLearner(Protocol):
     """Outer loop: adds one episode's gradient to META's `.grad`, and touches nothing else of META."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -74,13 +75,13 @@ class Abmll:
         if self._optimizer is None:
             self._optimizer = self.inner.new_optimizer(likelihood)
             if self._pending_state:
-                self._optimizer.load_state_dict(dict(self._pending_state))
+                self._optimizer.load_state_dict(copy.deepcopy(dict(self._pending_state)))
         return self._optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """The moments of the persistent inner optimiser; empty otherwise."""
         if self._optimizer is not None:
-            return self._optimizer.state_dict()
+            return copy.deepcopy(self._optimizer.state_dict())  # torch hands out its live tensors
         return dict(self._pending_state or {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

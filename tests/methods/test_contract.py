@@ -1,0 +1,136 @@
+"""The one contract that every row of the method table passes, on a likelihood with known answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toy import ToyEpisodes, toy_for
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import clone
+from abmll.core.types import META, TASK
+from abmll.methods import METHODS, build_method
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return build_method(request.param)
+
+
+@pytest.fixture
+def likelihood(method):
+    return toy_for(method.adapter)
+
+
+@pytest.fixture
+def episodes():
+    return ToyEpisodes(support_size=10, query_size=4)
+
+
+def test_only_meta_gradient_reaches_meta_and_only_its_grad(method, likelihood, episodes):
+    if method.meta_learner is None:
+        pytest.skip("learns nothing across tasks")
+    before = clone(likelihood.parameters(META))
+    metrics = method.meta_learner.meta_gradient(likelihood, episodes[0])
+    theta = likelihood.parameters(META)
+    assert same(before, clone(theta)), "meta_gradient moved META itself"
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in theta.values())
+    assert sum(tensor.grad.abs().sum() for tensor in theta.values()) > 0
+    assert metrics
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_meta_gradients_add_up(method, likelihood, episodes):
+    if method.meta_learner is None:
+        pytest.skip("learns nothing across tasks")
+    grads = []
+    for indices in ((0,), (1,), (0, 1)):
+        for tensor in likelihood.parameters(META).values():
+            tensor.grad = None
+        learner = build_method_like(method).meta_learner
+        for index in indices:
+            torch.manual_seed(index)
+            learner.load_state_dict({})
+            learner.meta_gradient(likelihood, episodes[index])
+        grads.append({name: tensor.grad.clone() for name, tensor in likelihood.parameters(META).items()})
+    for name, total in grads[2].items():
+        torch.testing.assert_close(total, grads[0][name] + grads[1][name], rtol=1e-12, atol=1e-12)
+
+
+def build_method_like(method):
+    """A fresh instance of the same row: meta-learners may hold optimiser state."""
+    return next(row for row in (build_method(name) for name in METHODS) if repr(row) == repr(method))
+
+
+def test_adapting_leaves_meta_bit_identical(method, likelihood, episodes):
+    before = clone(likelihood.parameters(META))
+    method.adaptation.adapt(likelihood, episodes[0].support)
+    assert same(before, clone(likelihood.parameters(META)))
+
+
+def test_a_posterior_survives_a_later_adaptation(method, likelihood, episodes):
+    first, second = episodes[0], episodes[1]
+    posterior = method.adaptation.adapt(likelihood, first.support)
+    torch.manual_seed(0)
+    before = posterior.predict(first.query, 3)
+    method.adaptation.adapt(likelihood, second.support).predict(second.query, 2)
+    torch.manual_seed(0)
+    assert torch.equal(before, posterior.predict(first.query, 3))
+
+
+def test_predictions_are_normalised_and_deterministic_given_a_seed(method, likelihood, episodes):
+    predictions = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        posterior = method.adaptation.adapt(likelihood, episodes[2].support)
+        predictions.append(posterior.predict(episodes[2].query, 4))
+    assert torch.equal(*predictions)
+    assert predictions[0].shape[1:] == (4, 2)
+    torch.testing.assert_close(predictions[0].exp().sum(-1), torch.ones_like(predictions[0][..., 0]))
+
+
+def test_state_round_trip_continues_identically(method, likelihood, episodes):
+    if method.meta_learner is None:
+        pytest.skip("learns nothing across tasks")
+    learner, twin = method.meta_learner, build_method_like(method).meta_learner
+    learner.meta_gradient(likelihood, episodes[0])
+    twin.load_state_dict(learner.state_dict())
+    grads = []
+    for instance in (learner, twin):
+        for tensor in likelihood.parameters(META).values():
+            tensor.grad = None
+        torch.manual_seed(5)
+        instance.meta_gradient(likelihood, episodes[1])
+        grads.append({name: tensor.grad.clone() for name, tensor in likelihood.parameters(META).items()})
+    assert same(*grads)
+
+
+def test_posterior_state_is_tensors_only(method, likelihood, episodes):
+    state = method.adaptation.adapt(likelihood, episodes[0].support).state_dict()
+    assert state
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert all(
+        value.data_ptr() != other.data_ptr()
+        for value in state.values()
+        for other in likelihood.parameters(TASK).values()
+    )
+
+
+def test_empty_support_is_refused(method, likelihood):
+    if type(method.adaptation).__name__ == "NoAdaptation":
+        pytest.skip("never looks at the support set")
+    with pytest.raises(AbmllError, match="support set is empty"):
+        method.adaptation.adapt(likelihood, [])
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(AbmllError, match=r"Did you mean 'reptile'\? Choose one of: .*abmll"):
+        build_method("reptil")
+    with pytest.raises(AbmllError, match="Did you mean 'num_steps'"):
+        build_method("abmll", num_step=3)
+    with pytest.raises(AbmllError, match="takes no options"):
+        build_method("pretrained", num_steps=3)
