@@ -1,0 +1,336 @@
+"""From cells to numbers: the metrics of one cell, and the summary over tasks × seeds with paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from abmll.core import calibration
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.evaluation.predictions import Cell
+from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, midranks, wilcoxon_signed_rank
+
+
+class Metric(NamedTuple):
+    """How a metric is shown and read. `better` is None where neither direction is."""
+
+    label: str
+    better: Literal["higher", "lower"] | None
+    definition: str
+
+    @property
+    def arrow(self) -> str:
+        return {"higher": "↑", "lower": "↓", None: ""}[self.better]
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("Accuracy", "higher", "Fraction of query examples whose most probable choice is right."),
+    "nll": Metric(
+        "NLL",
+        "lower",
+        "Mean negative log-likelihood of the right choice in nats, after averaging the probabilities of all "
+        "posterior samples. Confident errors cost most.",
+    ),
+    "ece": Metric(
+        "ECE",
+        "lower",
+        "Expected calibration error: gap between confidence and accuracy, averaged over 15 equal-width bins of "
+        "confidence by their number of examples. Small query sets bias it upward.",
+    ),
+    "brier": Metric(
+        "Brier",
+        "lower",
+        "Squared distance between the predicted probabilities and the right answer, summed over choices (0 to 2).",
+    ),
+    "macro_f1": Metric(
+        "Macro F1", "higher", "F1 score of each choice position, averaged over positions that occur."
+    ),
+    "mce": Metric("MCE", "lower", "Largest gap between confidence and accuracy among the bins of the ECE."),
+    "adaptive_ece": Metric(
+        "Adaptive ECE",
+        "lower",
+        "As ECE, over 15 bins that hold equally many examples each instead of equal widths.",
+    ),
+    "ece_per_example": Metric(
+        "|conf. - correct|",
+        "lower",
+        "Mean |confidence - correct| per example: what the ABMLL paper's code reports as “ECE”. It rewards being "
+        "right and certain and is not zero for a calibrated model.",
+    ),
+    "auroc": Metric(
+        "AUROC",
+        "higher",
+        "Probability that a right prediction is more confident than a wrong one (0.5: confidence says nothing). "
+        "Undefined, and left out, where all predictions are right or all are wrong.",
+    ),
+    "aurc": Metric(
+        "AURC",
+        "lower",
+        "Area under the risk-coverage curve: error rate averaged over answering the k surest, all k.",
+    ),
+    "confidence": Metric("Confidence", None, "Mean probability of the predicted choice."),
+    "entropy": Metric("Entropy", None, "Mean entropy of the averaged prediction, in nats."),
+    "mutual_information": Metric(
+        "Mutual information",
+        None,
+        "Entropy of the averaged prediction minus the average entropy of the posterior samples' predictions, in "
+        "nats: their disagreement.",
+    ),
+}
+"""Every metric of a cell, by name."""
+
+HEADLINE = ("accuracy", "nll", "ece", "brier")
+"""The metrics of the main table."""
+
+
+def cell_metrics(cell: Cell) -> dict[str, float]:
+    """All of `METRICS` for one cell. AUROC is NaN where undefined."""
+    log_probs, targets = cell.log_probs.double(), cell.targets
+    # Float32 rounding leaves sums of 1 ± 1e-6, which averaging probabilities would carry on.
+    log_probs = log_probs.log_softmax(-1)
+    probs = calibration.mixture(log_probs).exp()
+    values = {
+        "accuracy": calibration.accuracy(probs, targets),
+        "nll": calibration.nll(log_probs, targets),
+        "ece": calibration.ece(probs, targets),
+        "brier": calibration.brier(probs, targets),
+        "macro_f1": calibration.macro_f1(probs, targets),
+        "mce": calibration.max_calibration_error(probs, targets),
+        "adaptive_ece": calibration.adaptive_ece(probs, targets),
+        "ece_per_example": calibration.ece_per_example(probs, targets),
+        "auroc": calibration.auroc(probs, targets),
+        "aurc": calibration.risk_coverage(probs, targets).area,
+        "confidence": probs.amax(1).mean(),
+        "entropy": calibration.entropy(probs).mean(),
+        "mutual_information": calibration.mutual_information(log_probs).mean(),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+class Difference(NamedTuple):
+    """Method minus baseline on the (task, seed) pairs that both have, on the same query examples.
+
+    p_value: Wilcoxon's signed-rank test on per-task means, Holm-corrected over the methods of one table.
+    """
+
+    interval: Interval
+    p_value: float
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one support size. Mappings are by metric name."""
+
+    method: str
+    support_size: int
+    estimates: Mapping[str, Interval]
+    differences: Mapping[str, Difference]
+    ranks: Mapping[str, float]
+    num_tasks: int
+    num_seeds: int
+    num_cells: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over tasks × seeds with 95 % intervals, paired differences to a baseline, ranks, and what to
+    beware of.
+
+    rows: sorted by support size, then in the methods' order of appearance with the baseline first.
+    winners: (support size, metric) -> the best method, where its paired interval against every other excludes
+    0.
+    notes: what a reader must know before comparing (missing cells, unequal query sets, one seed, ...).
+    """
+
+    baseline: str
+    metrics: tuple[str, ...]
+    methods: tuple[str, ...]
+    support_sizes: tuple[int, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    winners: Mapping[tuple[int, str], str]
+    notes: tuple[str, ...]
+
+    def row(self, method: str, support_size: int) -> Row | None:
+        """The row of a method at a support size, None if it was not evaluated there."""
+        return next((r for r in self.rows if (r.method, r.support_size) == (method, support_size)), None)
+
+
+def summarise(
+    cells: Iterable[Cell],
+    baseline: str = "abmll",
+    metrics: Sequence[str] = HEADLINE,
+    num_draws: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """Summary of cells over tasks × seeds, every (task, seed) cell weighing the same. Deterministic in
+    `seed`.
+
+    A method with missing cells keeps its own mean, is named in `notes`, and is compared only on the cells it
+    shares.
+
+    Raises: AbmllError if there is no cell or a metric is unknown.
+    """
+    cells = list(cells)
+    for metric in metrics:
+        if metric not in METRICS:
+            raise unknown_name("metric", metric, METRICS)
+    if not cells:
+        raise AbmllError("no cells to summarise: the predictions are empty.")
+    return _Summariser(cells, baseline, tuple(metrics), num_draws, seed).summary()
+
+
+class _Summariser:
+    """Holds the values as arrays (tasks, seeds) per (support size, method, metric)."""
+
+    def __init__(
+        self, cells: list[Cell], baseline: str, metrics: tuple[str, ...], num_draws: int, seed: int
+    ) -> None:
+        self.baseline, self.metrics, self.num_draws, self.seed = baseline, metrics, num_draws, seed
+        seen = dict.fromkeys(c.method for c in cells)
+        self.methods = tuple(sorted(seen, key=lambda method: method != baseline))
+        self.support_sizes = tuple(sorted({c.support_size for c in cells}))
+        self.tasks = tuple(dict.fromkeys(c.task for c in cells))
+        self.seeds = tuple(sorted({c.seed for c in cells}))
+        self.cells = {c.key: c for c in cells}
+        shape = len(self.tasks), len(self.seeds)
+        self.values = {
+            (size, method): np.full((len(metrics), *shape), np.nan)
+            for size in self.support_sizes
+            for method in self.methods
+        }
+        self.present = {key: np.zeros(shape, dtype=bool) for key in self.values}
+        for c in cells:
+            at = self.tasks.index(c.task), self.seeds.index(c.seed)
+            numbers = cell_metrics(c)
+            self.values[c.support_size, c.method][(slice(None), *at)] = [numbers[m] for m in metrics]
+            self.present[c.support_size, c.method][at] = True
+        self.notes: list[str] = []
+
+    def summary(self) -> Summary:
+        self._note_scope()
+        rows, winners = [], {}
+        for size in self.support_sizes:
+            methods = [m for m in self.methods if self.present[size, m].any()]
+            self._note_missing(size, methods)
+            differences = self._differences(size, methods)
+            ranks = self._ranks(size, methods)
+            for method in methods:
+                present = self.present[size, method]
+                estimates = {m: self._interval(self.values[size, method][i]) for i, m in enumerate(self.metrics)}
+                counts = int(present.any(1).sum()), int(present.any(0).sum()), int(present.sum())
+                rows.append(Row(method, size, estimates, differences[method], ranks[method], *counts))
+            for metric in self.metrics:
+                best = self._winner(size, methods, metric)
+                if best is not None:
+                    winners[size, metric] = best
+        return Summary(
+            self.baseline,
+            self.metrics,
+            self.methods,
+            self.support_sizes,
+            self.tasks,
+            self.seeds,
+            tuple(rows),
+            winners,
+            tuple(self.notes),
+        )
+
+    def _interval(self, values: np.ndarray) -> Interval:
+        return bootstrap_interval(values, self.num_draws, self.seed)
+
+    def _comparable(self, size: int, one: str, other: str) -> np.ndarray:
+        """(tasks, seeds): where both methods have a cell, on the same query examples."""
+        both = self.present[size, one] & self.present[size, other]
+        for t, s in zip(*both.nonzero(), strict=True):
+            rest = self.seeds[s], self.tasks[t], size
+            a, b = self.cells[(one, *rest)], self.cells[(other, *rest)]  # type: ignore[index]
+            both[t, s] = a.ids == b.ids and bool((a.targets == b.targets).all())
+        return both
+
+    def _paired(self, size: int, one: str, other: str, metric: str) -> np.ndarray:
+        """(tasks, seeds) differences one - other, NaN where they cannot be compared."""
+        i = self.metrics.index(metric)
+        difference = self.values[size, one][i] - self.values[size, other][i]
+        return np.where(self._comparable(size, one, other), difference, np.nan)
+
+    def _differences(self, size: int, methods: list[str]) -> dict[str, dict[str, Difference]]:
+        result: dict[str, dict[str, Difference]] = {method: {} for method in methods}
+        if self.baseline not in methods:
+            return result
+        others = [m for m in methods if m != self.baseline]
+        for metric in self.metrics:
+            pairs = {method: self._paired(size, method, self.baseline, metric) for method in others}
+            p_values = holm([wilcoxon_signed_rank(_task_means(pairs[method])) for method in others])
+            for method, p_value in zip(others, p_values, strict=True):
+                num_pairs = int((~np.isnan(pairs[method])).sum())
+                result[method][metric] = Difference(self._interval(pairs[method]), p_value, num_pairs)
+        return result
+
+    def _ranks(self, size: int, methods: list[str]) -> dict[str, dict[str, float]]:
+        """Mean rank (1 is best) over the (task, seed) pairs that all methods have."""
+        result: dict[str, dict[str, float]] = {method: {} for method in methods}
+        for i, metric in enumerate(self.metrics):
+            better = METRICS[metric].better
+            if better is None:
+                continue
+            stacked = np.stack([self.values[size, method][i].ravel() for method in methods], axis=-1)
+            stacked = stacked[~np.isnan(stacked).any(-1)]
+            ranks = midranks(-stacked if better == "higher" else stacked)
+            means = ranks.mean(0) if len(ranks) else np.full(len(methods), np.nan)
+            for method, rank in zip(methods, means, strict=True):
+                result[method][metric] = float(rank)
+        return result
+
+    def _winner(self, size: int, methods: list[str], metric: str) -> str | None:
+        better = METRICS[metric].better
+        if better is None or len(methods) < 2:
+            return None
+        sign = 1 if better == "higher" else -1
+        for method in methods:
+            gains = (sign * self._paired(size, method, other, metric) for other in methods if other != method)
+            if all(self._interval(gain).low > 0 for gain in gains):
+                return method
+        return None
+
+    def _note_scope(self) -> None:
+        if self.baseline not in self.methods:
+            self.notes.append(f"There are no predictions of {self.baseline}: no paired differences are given.")
+        if len(self.seeds) == 1:
+            self.notes.append("There is one seed: the intervals show variation over tasks only.")
+        if len(self.tasks) == 1:
+            self.notes.append("There is one task: the intervals show variation over seeds only.")
+
+    def _note_missing(self, size: int, methods: list[str]) -> None:
+        for method in self.methods:
+            if method not in methods:
+                self.notes.append(f"{method} was not evaluated with {size} support examples.")
+        wanted = np.logical_or.reduce([self.present[size, m] for m in methods])
+        for method in methods:
+            missing = int((wanted & ~self.present[size, method]).sum())
+            if missing:
+                self.notes.append(
+                    f"{method} lacks {missing} of {wanted.sum()} (task, seed) cells with {size} support examples: "
+                    "its mean is over other cells than those of other methods. Differences and ranks use only "
+                    "cells that are shared."
+                )
+            if self.baseline in methods and method != self.baseline:
+                both = self.present[size, method] & self.present[size, self.baseline]
+                unequal = int((both & ~self._comparable(size, method, self.baseline)).sum())
+                if unequal:
+                    self.notes.append(
+                        f"{method} and {self.baseline} were judged on different query examples in {unequal} (task, "
+                        f"seed) cells with {size} support examples; these are left out of the differences."
+                    )
+
+
+def _task_means(values: np.ndarray) -> np.ndarray:
+    """Mean over seeds of the tasks that have a value."""
+    present = ~np.isnan(values)
+    kept = present.any(1)
+    return np.where(present, values, 0).sum(1)[kept] / present.sum(1)[kept]
