@@ -1,0 +1,92 @@
+"""Checks of the names a user gives: adapters, and the modules they adapt."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from abmll.core.errors import AbmllError
+
+_RESERVED = ("base_model", "model", "base_layer", "modules_to_save", "original_module")
+
+
+def check_adapter_name(model: nn.Module, name: str) -> None:
+    """Refuses an adapter name that cannot be told from a module's name in a state dict.
+
+    With an adapter named like a module (say "layers"), PEFT's filters write no tensors at all for the other adapters,
+    without a word.
+
+    Raises: AbmllError.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise AbmllError(f"the adapter name {name!r} must consist of letters, digits, '_' and '-' only.")
+    if hasattr(nn.ParameterDict, name) or name in vars(nn.ParameterDict()):
+        raise AbmllError(f"the adapter name {name!r} is taken by torch.nn.ParameterDict: choose another one.")
+    taken = dict.fromkeys(_RESERVED, "PEFT's own wrapper")
+    wrappers: tuple[str, ...] = ()
+    for path, module in model.named_modules():
+        if path.startswith(wrappers):  # inside an adapter layer, where adapters' names are modules' names
+            continue
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            wrappers += (f"{path}.",)
+        taken.setdefault(path.rpartition(".")[2], repr(path))
+    if name in taken:
+        raise AbmllError(
+            f"the adapter name {name!r} is also the name of a module of this model ({taken[name]}), and PEFT would then "
+            "save the other adapters empty: choose another name."
+        )
+
+
+def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
+    """Refuses a target that matches nothing, where PEFT goes on as long as one of several matches.
+
+    Raises: AbmllError that names the nearest layers and lists all that can be adapted.
+    """
+    targets = config.target_modules
+    if targets is None:
+        architecture = getattr(getattr(model, "config", None), "model_type", None)
+        if architecture not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+            raise AbmllError(
+                f"PEFT knows no default target_modules for the architecture {architecture!r}. "
+                f"Set target_modules to 'all-linear' or to some of: {_listed(model)}."
+            )
+        return
+    paths = [path for path, module in model.named_modules() if path]
+    if isinstance(targets, str):
+        if targets == "all-linear" or any(re.fullmatch(targets, path) for path in paths):
+            return
+        raise AbmllError(
+            f"target_modules={targets!r} is a regular expression that matches no module of this "
+            f"{type(model).__name__}. It must match the whole path, such as {paths[-1]!r}. "
+            f"Layers that can be adapted: {_listed(model)}."
+        )
+    if not targets:
+        raise AbmllError(f"target_modules is empty: set it to 'all-linear' or to some of: {_listed(model)}.")
+    for target in sorted(targets):
+        if not any(path == target or path.endswith(f".{target}") for path in paths):
+            near = difflib.get_close_matches(target.rpartition(".")[2], adaptable_layers(model), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise AbmllError(
+                f"target_modules names {target!r}, which no module of this {type(model).__name__} has.{hint} "
+                f"Layers that can be adapted: {_listed(model)}."
+            )
+
+
+def adaptable_layers(model: nn.Module) -> list[str]:
+    """The last part of the names of the model's linear layers, once each, in alphabetical order."""
+    names = set()
+    for path, module in model.named_modules():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if path and isinstance(layer, nn.Linear | Conv1D):
+            names.add(path.removesuffix(".base_layer").rpartition(".")[2])
+    return sorted(names)
+
+
+def _listed(model: nn.Module) -> str:
+    return ", ".join(adaptable_layers(model)) or "(none: this model has no linear layers)"

@@ -1,0 +1,150 @@
+"""The record through which stochastic layers report their KL divergence to a loss.
+
+A loss opens a `stochastic_pass`, runs the model inside it, and calls `backward()` before it closes:
+
+    with stochastic_pass(sample=True, prior="meta", mask=attention_mask.bool()) as record:
+        loss = model(**batch).loss + beta * record.kl()
+        loss.backward()
+
+Outside any pass every layer predicts at its mean, in training mode as in evaluation mode: whether a forward pass is
+random is an explicit choice, never a side effect of `model.train()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.types import Estimator
+
+# A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers in a
+# thread of its own, and they must see the same pass there.
+_active: StochasticPass | None = None
+
+
+class StochasticPass:
+    """What the stochastic layers are asked to do in one pass, and what they reported.
+
+    sample: draw each layer's output from its Gaussian instead of using the mean.
+    prior: name of the adapter that holds the prior's parameters; None asks for no KL.
+    estimator: "closed_form", or "sample" for the published one-sample estimate.
+    hyper_prior: also report -log p(prior parameters).
+    mask: (batch, tokens), True where a token counts; None counts all.
+    """
+
+    def __init__(
+        self, sample: bool, prior: str | None, estimator: Estimator, hyper_prior: bool, mask: Tensor | None
+    ) -> None:
+        self.sample = sample
+        self.prior = prior
+        self.estimator = estimator
+        self.hyper_prior = hyper_prior
+        self.mask = mask
+        self._wants_grad = torch.is_grad_enabled()
+        self._kl: dict[Hashable, Tensor] = {}
+        self._hyper: dict[Hashable, Tensor] = {}
+
+    def report(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
+        """A layer's contribution: elementwise values (batch, tokens, out_features), summed here over counted tokens.
+
+        A layer that runs several times (shared weights, several forward passes) adds up. A recomputation by gradient
+        checkpointing does not: it happens inside `backward()`, after the loss has read the first report.
+
+        Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the pass
+        was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
+        """
+        # -1 outside a backward pass; torch.utils.checkpoint asks the same question in the same way.
+        if torch._C._current_graph_task_id() != -1:
+            return
+        if self._wants_grad and not torch.is_grad_enabled():
+            raise AbmllError(
+                "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's gradient "
+                "would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on with "
+                "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}). "
+                "If you run the model under torch.no_grad(), open the stochastic pass inside it."
+            )
+        self._add(self._kl, layer, kl)
+        if hyper is not None:
+            self._add(self._hyper, layer, hyper)
+
+    def kl(self) -> Tensor:
+        """Sum of the reported KL over layers, counted tokens and output units, in nats; 0 if nothing was reported."""
+        return _total(self._kl)
+
+    def hyper(self) -> Tensor:
+        """Sum of the reported -log p(θ), likewise; 0 if nothing was reported."""
+        return _total(self._hyper)
+
+    def _add(self, record: dict[Hashable, Tensor], layer: Hashable, values: Tensor) -> None:
+        total = self._sum_counted(values)
+        record[layer] = record[layer] + total if layer in record else total
+
+    def _sum_counted(self, values: Tensor) -> Tensor:
+        if self.mask is None:
+            return values.sum()
+        if values.shape[:-1] != self.mask.shape:
+            raise AbmllError(
+                f"a layer's output has shape {tuple(values.shape)}, which does not fit the mask's (batch, tokens) = "
+                f"{tuple(self.mask.shape)}. Adapt only layers whose input is (batch, tokens, features) "
+                "(see target_modules), or open the pass without a mask to count every row."
+            )
+        per_token = values.sum(-1)
+        # where, not a product: 0·inf in a padded row would be nan
+        return torch.where(self.mask.to(per_token.device), per_token, per_token.new_zeros(())).sum()
+
+
+def _total(record: dict[Hashable, Tensor]) -> Tensor:
+    if not record:
+        return torch.zeros(())
+    first, *others = record.values()
+    return sum((other.to(first.device) for other in others), first)
+
+
+@contextmanager
+def stochastic_pass(
+    *,
+    sample: bool = False,
+    prior: str | None = None,
+    estimator: Estimator = "closed_form",
+    hyper_prior: bool = False,
+    mask: Tensor | None = None,
+) -> Iterator[StochasticPass]:
+    """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
+
+    Call `backward()` inside the block: gradient checkpointing runs the layers again there, and they must do the same.
+    Arguments are described in `StochasticPass`.
+
+    Raises: AbmllError for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a prior,
+    a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
+    """
+    global _active
+    if estimator not in get_args(Estimator):
+        raise unknown_name("KL estimator", estimator, get_args(Estimator))
+    if prior is not None and estimator == "sample" and not sample:
+        raise AbmllError("the one-sample KL estimate needs a sample: pass sample=True, or estimator='closed_form'.")
+    if hyper_prior and prior is None:
+        raise AbmllError(
+            "hyper_prior=True needs to know whose parameters it judges: pass prior='meta' (or another adapter)."
+        )
+    if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
+        raise AbmllError(
+            f"the mask must be a boolean (batch, tokens) tensor, got {mask.dtype} of shape {tuple(mask.shape)}: "
+            "pass attention_mask.bool()."
+        )
+    if _active is not None:
+        raise AbmllError("a stochastic pass is already active: close it before opening another one.")
+    _active = StochasticPass(sample, prior, estimator, hyper_prior, mask)
+    try:
+        yield _active
+    finally:
+        _active = None
+
+
+def current_pass() -> StochasticPass | None:
+    """The pass a layer is running in; None outside any, where it predicts at its mean."""
+    return _active
