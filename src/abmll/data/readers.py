@@ -1,0 +1,113 @@
+"""Reading one task: from a JSONL, CSV or TSV file (each also .gz), or through a TOML spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from abmll.core.types import Example
+from abmll.data.checks import check_rows
+from abmll.data.layout import PlacedExample, place_examples
+from abmll.data.problems import Problem, errors, raise_errors
+from abmll.data.rows import SUFFIXES, data_suffix, read_rows, task_name
+from abmll.data.spec import TaskSpec, read_spec, spec_files
+from abmll.data.task import Task
+from abmll.data.unifiedqa import HEADER, unifiedqa_rows
+
+
+@dataclass(frozen=True)
+class ParsedTask:
+    """All that a file gave: its rows with their lines, and its problems. `task` is None if any of them is an error."""
+
+    task: Task | None
+    placed: tuple[PlacedExample, ...]
+    problems: tuple[Problem, ...]
+    shares_rows_with: tuple[str, ...] = ()
+
+
+def read_task(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    question: str | None = None,
+    family: str | None = None,
+    labelled: bool = True,
+) -> Task:
+    """The task in a data file or a TOML spec.
+
+    Rows are {"id"?, "input" | "prompt" | "text", "options" | "choices", "target" | "label" | "answer"}: `target` is the
+    right choice's index, `label` its text. In CSV and TSV the choices are one cell with `|` between, or columns
+    choice_0, choice_1, …; if there are none, the choices are all labels of the file, sorted.
+
+    name, question, family: take precedence over the file's name and over a spec's.
+    labelled: False also takes rows without a label, whose target is then -1 (for prediction).
+
+    Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many more.
+    """
+    parsed = parse_task(Path(path), name=name, question=question, family=family, labelled=labelled)
+    raise_errors(path, parsed.problems)
+    assert parsed.task is not None
+    return parsed.task
+
+
+def parse_task(
+    path: Path,
+    *,
+    name: str | None = None,
+    question: str | None = None,
+    family: str | None = None,
+    labelled: bool = True,
+) -> ParsedTask:
+    """Like `read_task`, but returns what was found instead of raising."""
+    problems: list[Problem] = []
+    if path.suffix.lower() == ".toml":
+        spec, problems = read_spec(path)
+        if spec is None or errors(problems):
+            return ParsedTask(None, (), tuple(problems))
+        files = spec_files(path, spec)
+    else:
+        spec, files = TaskSpec(file=path.name), [path]
+    name = name or spec.name or task_name(path)
+    read = [_parse_file(file, spec, name, labelled) for file in files]
+    placed = tuple(row for rows, _ in read for row in rows)
+    problems += [problem for _, found in read for problem in found]
+    if errors(problems):
+        return ParsedTask(None, placed, tuple(problems))
+    examples, *pool = [tuple(row.example for row in rows) for rows, _ in read]
+    task = Task(
+        name=name,
+        examples=examples,
+        question=spec.question if question is None else question,
+        family=spec.family if family is None else family,
+        source=str(path),
+        support_pool=pool[0] if pool else (),
+    )
+    return ParsedTask(task, placed, tuple(problems), tuple(spec.shares_rows_with))
+
+
+def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[list[PlacedExample], list[Problem]]:
+    if not data_suffix(path):
+        known = ", ".join(SUFFIXES)
+        message = f"the file's format is not known from its name {path.name!r}"
+        return [], [
+            Problem(path.name, 0, "", message, f"Name it {known} (or any of them with .gz), or write a .toml spec")
+        ]
+    table = data_suffix(path) != ".jsonl"
+    unifiedqa = spec.format == "unifiedqa"
+    rows, problems = read_rows(
+        path,
+        delimiter=spec.delimiter,
+        quoting=spec.quoting and not unifiedqa,
+        header=HEADER if unifiedqa and table else None,
+    )
+    if unifiedqa:
+        rows, found = unifiedqa_rows(path.name, rows)
+        problems, table = problems + found, False
+    if not rows:
+        return [], problems
+    placed, found = place_examples(path.name, rows, spec.layout(labelled), table=table, name=name)
+    problems += found
+    # Findings about all rows together would mislead while some rows are missing.
+    if not errors(problems):
+        problems += check_rows(path.name, placed)
+    return placed, problems

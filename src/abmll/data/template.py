@@ -1,0 +1,51 @@
+"""Text made from the columns of a row: "Premise: {premise}\\nHypothesis: {hypothesis}"."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+
+class Template:
+    """A text with {column} places; `{{` and `}}` are literal braces.
+
+    bare_is_column: a text without any place is a column's name, not itself.
+
+    Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a stranger can
+    therefore do nothing but insert text.
+
+    Raises ValueError for anything else between braces.
+    """
+
+    def __init__(self, text: str, *, bare_is_column: bool = True) -> None:
+        self.text = text
+        self._parts: list[tuple[str, str | None]] = []
+        for literal, column, code, conversion in string.Formatter().parse(text):
+            if column is not None and (not column or code or conversion or any(mark in column for mark in ".[]")):
+                raise ValueError(
+                    f"{{{column}}} in {text!r} is not a plain column name; double a brace that is meant literally: {{{{"
+                )
+            self._parts.append((literal, column))
+        if bare_is_column and not self.columns:
+            self._parts = [("", text)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it needs, in order."""
+        return [column for _, column in self._parts if column is not None]
+
+    def render(self, fields: Mapping[str, Any]) -> str:
+        """The text for one row. Raises KeyError for an absent column and TypeError for one that is neither text nor number."""
+        return "".join(literal + (cell_text(fields[column]) if column else "") for literal, column in self._parts)
+
+
+def cell_text(value: Any) -> str:
+    """A cell as text: text as it is, numbers as written, true and false in JSON's spelling. Raises TypeError otherwise."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return value
+    raise TypeError("neither text nor a number")

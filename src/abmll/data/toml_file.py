@@ -1,0 +1,88 @@
+"""TOML files checked against a schema, with every mistake told at once; and the paths that they may name."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from abmll.data.problems import Problem
+from abmll.data.rows import read_text
+
+
+class Schema(BaseModel):
+    """A frozen model that takes no unknown key and converts no type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Checked = TypeVar("Checked", bound=Schema)
+
+
+def read_toml(path: Path, schema: type[Checked]) -> tuple[Checked | None, list[Problem]]:
+    """The file as an instance of `schema`, or None and all that is wrong with it."""
+    table, problems = read_table(path)
+    if table is None:
+        return None, problems
+    try:
+        return schema.model_validate(table), problems
+    except ValidationError as error:
+        return None, [*problems, *(_problem(path, schema, dict(found)) for found in error.errors())]
+
+
+def read_table(path: Path) -> tuple[dict | None, list[Problem]]:
+    """The file's content as a dict, not yet checked."""
+    text, problems = read_text(path)
+    if text is None:
+        return None, problems
+    try:
+        return tomllib.loads(text), problems
+    except tomllib.TOMLDecodeError as error:
+        # The message ends "(at line 3, column 7)"; `lineno` exists from Python 3.14 on only.
+        place = str(error).rpartition("at line ")[2].split(",")[0]
+        line = int(place) if place.isdigit() else 0
+        cure = "Correct it: texts stand in double quotes, one key = value a line"
+        return None, [*problems, Problem(path.name, line, "", f"broken TOML: {error}", cure)]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path that a TOML file in `folder` means by `name`.
+
+    Relative names must stay inside `folder`, links resolved, so that a spec from a stranger cannot reach other files;
+    an absolute path is taken as it is, since whoever wrote it meant this machine.
+
+    Raises ValueError for a relative path that leaves the folder.
+    """
+    if Path(name).is_absolute():
+        return Path(name)
+    resolved = (folder / name).resolve()
+    if not resolved.is_relative_to(folder.resolve()):
+        raise ValueError(f"the path {name!r} leaves the folder of the file that names it")
+    return folder / name
+
+
+ABSOLUTE_CURE = "Move the data below that folder, or write an absolute path to say that you mean it"
+
+
+def _problem(path: Path, schema: type[Schema], found: dict) -> Problem:
+    where = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _keys(schema, found["loc"][:-1])
+        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        return Problem(path.name, 0, where, f"unknown key {where!r}", f"{hint}Known are: {', '.join(known)}")
+    if found["type"] == "missing":
+        return Problem(path.name, 0, where, f"the key {where!r} is missing", "Add it")
+    return Problem(path.name, 0, where, f"{found['input']!r}: {found['msg']}", "Correct the value")
+
+
+def _keys(schema: type[Schema], location: tuple) -> list[str]:
+    for part in location:
+        annotation = schema.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Schema)):
+            return []
+        schema = annotation
+    return list(schema.model_fields)
