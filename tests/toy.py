@@ -1,7 +1,7 @@
 """A likelihood with a closed-form answer, in place of a language model.
 
-Each task has an unknown vector φ; an example's prompt holds a noisy observation y ~ N(φ, s²). The Gaussian adapter is
-q(φ) = N(mean, exp(log_var)), so posteriors, gradients and divergences are known exactly, in float64.
+Each task has an unknown vector φ; an example's prompt holds a noisy observation y ~ N(φ, s²). The adapter is a
+Gaussian q(φ) = N(mean, exp(log_var)), so posteriors, gradients and divergences are known exactly, in float64.
 """
 
 from __future__ import annotations

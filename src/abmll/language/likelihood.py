@@ -14,7 +14,7 @@ from abmll.adapters.roles import adapter_parameters
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, Estimator, Example, Role, Terms
-from abmll.language.batch import Batch, Continuations, pack, score
+from abmll.language.batch import Batch, pack, score
 from abmll.language.prompt import Encoded, PromptFormat, encode
 
 MASKS_4D = {"eager", "sdpa"}
