@@ -27,7 +27,7 @@ def sections() -> dict[str, type[Section]]:
     return {
         name: info.annotation
         for name, info in RunConfig.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
     }
 
 
@@ -62,7 +62,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is Annotated:
         return describe(arguments[0], [*arguments[1:], *metadata])
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(option, metadata) for option in arguments if option is not type(None))
+        return "; or ".join(describe(option, metadata) for option in arguments if option is not type(None))
     if origin is Literal:
         return "one of: " + ", ".join(map(str, arguments))
     if origin is tuple:

@@ -42,25 +42,28 @@ class ModelConfig(Section):
     """The language model to adapt; its own weights are never changed."""
 
     name: str = Field(
-        "default",
+        default="default",
         min_length=1,
         description='Hugging Face name or folder of a causal LM; "default" is the small one in the package.',
     )
-    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit of a Hugging Face model.")
+    revision: str | None = Field(
+        default=None, min_length=1, description="Branch, tag or commit of a Hugging Face model."
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Type of the model's own weights; adapters always stay float32."
+        default="float32", description="Type of the model's own weights; adapters always stay float32."
     )
     device: str = Field(
-        "auto",
+        default="auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         examples=["auto", "cpu", "mps", "cuda", "cuda:1"],
         description='Where to compute; "auto" takes a GPU if there is one.',
     )
     gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: much less memory, about a third slower."
+        default=False,
+        description="Recompute activations in the backward pass: much less memory, about a third slower.",
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
-        None, description="Attention kernel of transformers; unset takes the model's own."
+        default=None, description="Attention kernel of transformers; unset takes the model's own."
     )
 
 
@@ -68,18 +71,18 @@ class DataConfig(Section):
     """The tasks, and which of them meta-training never sees."""
 
     suite: str = Field(
-        "default",
+        default="default",
         min_length=1,
         description='A shipped suite ("default" is generated text), a folder of task files or a suite TOML.',
     )
     folder: FilePath | None = Field(
-        None, description="Where the suite's task files lie, for suites that ship without them."
+        default=None, description="Where the suite's task files lie, for suites that ship without them."
     )
     held_out: Names | None = Field(
-        None, description="Tasks or whole families to keep for the test; unset takes the suite's own split."
+        default=None, description="Tasks or whole families to keep for the test; unset takes the suite's own split."
     )
     max_rows: int | None = Field(
-        None, ge=2, description="Read at most this many rows of each task; unset reads all."
+        default=None, ge=2, description="Read at most this many rows of each task; unset reads all."
     )
 
 
@@ -87,39 +90,46 @@ class PromptConfig(Section):
     """How an example becomes text, and an answer a probability."""
 
     answer: Literal["letters", "text"] = Field(
-        "letters", description='Answer by the letter of a listed choice, or by the "text" of the choice itself.'
+        default="letters",
+        description='Answer by the letter of a listed choice, or by the "text" of the choice itself.',
     )
     score: Literal["mean", "sum"] = Field(
-        "mean", description="Log-likelihood of an answer of several tokens: mean over its tokens, or their sum."
+        default="mean",
+        description="Log-likelihood of an answer of several tokens: mean over its tokens, or their sum.",
     )
     loss: Literal["choices", "tokens"] = Field(
-        "choices", description="Cross-entropy over the choices, or over the vocabulary at each answer token."
+        default="choices",
+        description="Cross-entropy over the choices, or over the vocabulary at each answer token.",
     )
-    instruction: str = Field("", description="Put before every prompt, verbatim.")
+    instruction: str = Field(default="", description="Put before every prompt, verbatim.")
     max_tokens: int = Field(
-        512, ge=16, description="Longest prompt; a longer one loses the middle of its text, never its choices."
+        default=512,
+        ge=16,
+        description="Longest prompt; a longer one loses the middle of its text, never its choices.",
     )
-    chat: bool = Field(False, description="Wrap the prompt in the tokenizer's chat template (instruct models).")
+    chat: bool = Field(
+        default=False, description="Wrap the prompt in the tokenizer's chat template (instruct models)."
+    )
 
 
 class AdapterConfig(Section):
     """The low-rank parameters that are learned."""
 
-    r: int = Field(8, ge=1, le=1024, description="Rank of every low-rank product.")
-    lora_alpha: int = Field(16, ge=1, description="Scaling: the product is multiplied by lora_alpha / r.")
+    r: int = Field(default=8, ge=1, le=1024, description="Rank of every low-rank product.")
+    lora_alpha: int = Field(default=16, ge=1, description="Scaling: the product is multiplied by lora_alpha / r.")
     target_modules: Annotated[str, Field(min_length=1)] | Names = Field(
-        "all-linear",
+        default="all-linear",
         description='Layers to adapt: names such as ["q_proj", "v_proj"], a regular expression, or "all-linear".',
     )
     log_var_offset: float | None = Field(
-        None, ge=-60, le=10, description="Log-variance at initialisation (abmll only; the paper's is -20)."
+        default=None, ge=-60, le=10, description="Log-variance at initialisation (abmll only; the paper's is -20)."
     )
 
 
 class MethodConfig(Section):
     """What learns. `abmll train` takes one method, `abmll evaluate` may compare several."""
 
-    name: str | Names = Field("abmll", description="A method, or for evaluate a list of them.")
+    name: str | Names = Field(default="abmll", description="A method, or for evaluate a list of them.")
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="Keyword options of the method; a table [method.options.NAME] is for that method alone.",
@@ -143,54 +153,62 @@ class MethodConfig(Section):
 class EpisodesConfig(Section):
     """One visit to one task: adapt on a support set, be judged on a query set."""
 
-    support_size: int = Field(16, ge=1, description="Labelled examples to adapt on in each training episode.")
-    query_size: int = Field(16, ge=1, description="Further examples of the same task to be judged on.")
-    order: Literal["random", "sequential"] = Field(
-        "random", description="How tasks follow each other: drawn at random, or in the suite's order."
+    support_size: int = Field(
+        default=16, ge=1, description="Labelled examples to adapt on in each training episode."
     )
-    balanced: bool = Field(False, description="Draw support sets with equally many examples of every class.")
+    query_size: int = Field(default=16, ge=1, description="Further examples of the same task to be judged on.")
+    order: Literal["random", "sequential"] = Field(
+        default="random", description="How tasks follow each other: drawn at random, or in the suite's order."
+    )
+    balanced: bool = Field(
+        default=False, description="Draw support sets with equally many examples of every class."
+    )
 
 
 class TrainingConfig(Section):
     """The outer loop."""
 
-    num_steps: int = Field(500, ge=1, description="Outer steps.")
-    episodes_per_step: int = Field(1, ge=1, description="Episodes whose gradients are averaged in one outer step.")
+    num_steps: int = Field(default=500, ge=1, description="Outer steps.")
+    episodes_per_step: int = Field(
+        default=1, ge=1, description="Episodes whose gradients are averaged in one outer step."
+    )
     learning_rate: float | None = Field(
-        None, gt=0, description="Of the outer optimiser; unset takes the method's own."
+        default=None, gt=0, description="Of the outer optimiser; unset takes the method's own."
     )
     schedule: Literal["constant", "linear", "cosine"] | None = Field(
-        None, description="Of the outer learning rate; unset takes the method's own."
+        default=None, description="Of the outer learning rate; unset takes the method's own."
     )
     max_grad_norm: float | None = Field(
-        None, gt=0, description="Clip the meta-gradient to this norm; unset takes the method's own."
+        default=None, gt=0, description="Clip the meta-gradient to this norm; unset takes the method's own."
     )
-    checkpoint_every: int = Field(100, ge=1, description="Outer steps between two checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints to keep.")
+    checkpoint_every: int = Field(default=100, ge=1, description="Outer steps between two checkpoints.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="How many of the newest checkpoints to keep.")
     tensorboard: bool = Field(
-        False, description="Also write TensorBoard events (needs the extra abmll[tensorboard])."
+        default=False, description="Also write TensorBoard events (needs the extra abmll[tensorboard])."
     )
 
 
 class EvaluationConfig(Section):
     """What is measured on the held-out tasks. Supports are nested and queries shared, so comparisons are paired."""
 
-    support_sizes: Counts = Field((16,), description="Numbers of labelled examples to adapt on; 0 is zero-shot.")
+    support_sizes: Counts = Field(
+        default=(16,), description="Numbers of labelled examples to adapt on; 0 is zero-shot."
+    )
     num_samples: int = Field(
-        16, ge=0, description="Posterior samples to average at prediction; 0 predicts at the mean."
+        default=16, ge=0, description="Posterior samples to average at prediction; 0 predicts at the mean."
     )
     num_query: int | None = Field(
-        None, ge=1, description="Examples to predict for each task and seed; unset takes all that remain."
+        default=None, ge=1, description="Examples to predict for each task and seed; unset takes all that remain."
     )
-    seeds: Counts = Field((0, 1, 2), description="Each draws its own support sets.")
-    split: Literal["test", "validation", "train"] = Field("test", description="Which tasks of the suite.")
+    seeds: Counts = Field(default=(0, 1, 2), description="Each draws its own support sets.")
+    split: Literal["test", "validation", "train"] = Field(default="test", description="Which tasks of the suite.")
 
 
 class RunConfig(Section):
     """A whole run."""
 
-    seed: int = Field(0, ge=0, description="Of initialisation, episodes and posterior samples in training.")
-    output: FilePath = Field(Path("runs/run"), description="Folder for everything that the run writes.")
+    seed: int = Field(default=0, ge=0, description="Of initialisation, episodes and posterior samples in training.")
+    output: FilePath = Field(default=Path("runs/run"), description="Folder for everything that the run writes.")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     prompt: PromptConfig = PromptConfig()

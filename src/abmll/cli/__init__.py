@@ -1,0 +1,57 @@
+"""The command line. Importing it loads no library but typer: each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from abmll.cli import adaptation, configuration, experiments, reporting, tasks
+from abmll.cli.group import Commands
+
+app = typer.Typer(
+    name="abmll",
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and stop.", is_eager=True, callback=lambda v: _version(v)
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune a language model over many tasks, so that it adapts to a new one from a handful of examples and
+    knows how sure it is.
+
+    \b
+    A first look, offline, in minutes:  abmll demo
+    With your own tasks:                abmll tasks validate my_tasks/
+                                        abmll config > run.toml    (then edit it)
+                                        abmll train run.toml
+    """
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"abmll {version('abmll')}")
+        raise typer.Exit
+
+
+app.command()(experiments.train)
+app.command()(adaptation.adapt)
+app.command()(adaptation.predict)
+app.command()(experiments.evaluate)
+app.command()(reporting.report)
+app.add_typer(tasks.app, name="tasks")
+app.command()(experiments.demo)
+app.command("config")(configuration.config)

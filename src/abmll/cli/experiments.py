@@ -1,0 +1,113 @@
+"""The stages that need the model, train and evaluate, and the demonstration that runs everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abmll.cli.arguments import Overrides, Quiet, RunFile, adapter_folder
+from abmll.cli.reporting import print_table
+from abmll.core.errors import AbmllError
+
+
+def train(
+    run: RunFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Meta-train an adapter over many tasks.
+
+    Checkpoints, the log training.jsonl and the adapter go to the run's output folder.
+
+    \b
+    Examples:
+      abmll train examples/laptop.toml
+      abmll train run.toml training.num_steps=50 output=runs/short
+      abmll train run.toml --resume
+    """
+    from abmll.config import load_config
+
+    config = load_config(run, overrides or ())
+    if len(config.method.names) != 1:
+        raise AbmllError(
+            f"{run} names {len(config.method.names)} methods, but train takes one. Choose it on the command line: "
+            f"method.name={config.method.names[0]}"
+        )
+    from abmll import pipeline
+
+    written = pipeline.train_run(config, resume=resume, progress=not quiet)
+    typer.echo(f"Adapter: {written}\nNext:    abmll adapt {written} TASK -o DIR")
+
+
+def evaluate(
+    run: RunFile,
+    overrides: Overrides = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", metavar="DIR", help="Evaluate this adapter; without it, each method is trained first."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder for predictions.jsonl  [default: the run's output]"
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt to every held-out task, and predict it.
+
+    With a list of methods, compares them on the same examples. Every prediction goes to predictions.jsonl, from
+    which all metrics and the report are made.
+
+    \b
+    Examples:
+      abmll evaluate run.toml --adapter runs/laptop/adapter
+      abmll evaluate run.toml 'method.name=["pretrained", "lora", "abmll"]'
+    """
+    from abmll.config import load_config
+
+    config = load_config(run, overrides or ())
+    if adapter is not None:
+        adapter = adapter_folder(adapter)
+        if len(config.method.names) != 1:
+            raise AbmllError(
+                f"{run} names {len(config.method.names)} methods, but an adapter has one. Add method.name=NAME."
+            )
+    from abmll import pipeline
+
+    written = pipeline.evaluate_run(config, adapter, out or config.output, progress=not quiet)
+    print_table(written)
+    typer.echo(f"\nPredictions: {written}\nNext:        abmll report {written} -o report.html")
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the runs and the report.")
+    ] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions; the intervals need at least 3.")] = 3,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smoke test of a minute: fewer steps and tasks.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """See the whole story in minutes, offline.
+
+    Trains, adapts, compares and reports on generated tasks, with a small model that is part of the package.
+
+    \b
+    Example:
+      abmll demo -o runs/demo
+    """
+    if out.exists() and not out.is_dir():
+        raise AbmllError(f"{out} is a file; give a folder with -o.")
+    from abmll import pipeline
+
+    written = pipeline.demo_run(out, seeds=seeds, progress=not quiet, quick=quick)
+    typer.echo(f"\nReport: {written}  (open it in a browser)")

@@ -1,0 +1,41 @@
+"""How a command ends: a user's mistake in one message, an interruption with how to go on, a bug in a traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from abmll.core.errors import AbmllError
+
+MISTAKE, INTERRUPTED = 2, 130
+
+
+class Commands(TyperGroup):
+    """The group of all commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AbmllError as error:
+            complain(f"Error: {error}")
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            complain(f"\nInterrupted. {_how_to_go_on(ctx.invoked_subcommand)}".rstrip())
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def complain(message: str) -> None:
+    """Writes to standard error, in red where it is a terminal and NO_COLOR is not set."""
+    typer.secho(message, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _how_to_go_on(command: str | None) -> str:
+    if command != "train":
+        return ""
+    typed = [word for word in sys.argv[1:] if word != "--resume"]
+    return f"The last checkpoint is safe. Resume with --resume:\n  {shlex.join(['abmll', *typed, '--resume'])}"

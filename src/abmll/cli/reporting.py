@@ -1,0 +1,103 @@
+"""The third stage: a report from predictions, with whatever the runs left beside them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from abmll.cli.arguments import Overwrite, existing_file, free_path
+from abmll.core.errors import AbmllError
+
+DEPTH = 3
+"""How many folders below the predictions training logs are looked for."""
+
+
+def report(
+    predictions: Annotated[
+        list[Path], typer.Argument(metavar="PREDICTIONS...", help="predictions.jsonl of one or more evaluations.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+    overwrite: Overwrite = False,
+) -> None:
+    """Make an HTML report from predictions.
+
+    It is one self-contained file and needs neither model nor network. Learning curves and run details come from the
+    training.jsonl and provenance.json that lie beside the predictions.
+
+    \b
+    Example:
+      abmll report runs/abmll/predictions.jsonl runs/lora/predictions.jsonl -o report.html
+    """
+    for path in predictions:
+        existing_file(path, "predictions file")
+    free_path(out, overwrite)
+    from abmll.reports.report import render_report
+
+    with merged(predictions) as file:
+        written = render_report(file, out, training_logs(predictions), run_info(predictions))
+        print_table(file)
+    typer.echo(f"\nReport: {written}")
+
+
+def print_table(predictions: Path) -> None:
+    """The table of means and paired differences, on standard output."""
+    from abmll.evaluation.metrics import summarise
+    from abmll.evaluation.predictions import read_cells
+    from abmll.reports.tables import text_table
+
+    typer.echo(text_table(summarise(read_cells(predictions))))
+
+
+@contextmanager
+def merged(predictions: Sequence[Path]) -> Iterator[Path]:
+    """One file with the cells of all. Raises AbmllError if two files disagree on a cell."""
+    if len(predictions) == 1:
+        yield predictions[0]
+        return
+    from abmll.evaluation.predictions import append_cell, read_cells
+
+    origin: dict[Any, tuple[Path, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="abmll-") as folder:
+        file = Path(folder) / "predictions.jsonl"
+        for path in predictions:
+            for cell in read_cells(path):
+                other, known = origin.setdefault(cell.key, (path, cell))
+                if known is cell:
+                    append_cell(file, cell)
+                elif not known.same_predictions(cell):
+                    raise AbmllError(
+                        f"{other} and {path} hold different predictions of {cell}. They come from different runs: "
+                        "report them apart, or evaluate them with different seeds."
+                    )
+        yield file
+
+
+def training_logs(predictions: Sequence[Path]) -> dict[str, Path]:
+    """Every training.jsonl beside or a little below the predictions, by the path of its folder."""
+    patterns = ["*/" * depth + "training.jsonl" for depth in range(DEPTH + 1)]
+    found = [log for path in predictions for pattern in patterns for log in sorted(path.parent.glob(pattern))]
+    return {str(log.parent): log for log in dict.fromkeys(found)}
+
+
+def run_info(predictions: Sequence[Path]) -> dict[str, Any]:
+    """The provenance.json beside the predictions; of several files, each under its own path."""
+    found = {str(path): _read_json(path.parent / "provenance.json") for path in predictions}
+    found = {path: info for path, info in found.items() if info}
+    return next(iter(found.values())) if len(predictions) == 1 and found else found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise AbmllError(f"{path} cannot be read: {error}. Remove it to make the report without it.") from None
