@@ -35,27 +35,30 @@ def parse_unifiedqa(text: str) -> UnifiedQA:
     question, *rest = _SEPARATOR.split(text.strip())
     choices: tuple[str, ...] = ()
     if rest:
-        choices = _choices(rest[0])
-        if choices:
-            rest = rest[1:]
+        before, found = lettered_choices(rest[0])
+        if found and not before:
+            choices, rest = found, rest[1:]
     return UnifiedQA(question, choices, "\n".join(part for part in rest if part))
 
 
-def _choices(text: str) -> tuple[str, ...]:
-    """The texts after (A), (B), …, which must start the text and follow each other in the alphabet."""
-    starts, ends = [], []
-    position = 0
-    for number in range(26):
-        letter = chr(ord("A") + number)
-        mark = re.compile(rf"\(({letter}|{letter.lower()})\)")
-        found = mark.match(text) if number == 0 else re.compile(r"\s" + mark.pattern).search(text, position)
+def lettered_choices(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text before "(A)", and the texts after (A), (B), …, letters in either case; ("…", ()) if there are not two.
+
+    Each mark is the first one of its letter after the mark before, at the text's start or after white space.
+    """
+    marks: list[re.Match[str]] = []
+    while len(marks) < 26:
+        letter = chr(ord("A") + len(marks))
+        mark = re.compile(rf"(?<!\S)\(({letter}|{letter.lower()})\)")
+        found = mark.search(text, marks[-1].end() if marks else 0)
         if found is None:
             break
-        ends.append(found.start())
-        starts.append(found.end())
-        position = found.end()
-    ends = [*ends[1:], len(text)]
-    return tuple(text[start:end].strip() for start, end in zip(starts, ends, strict=True)) if starts else ()
+        marks.append(found)
+    if len(marks) < 2:
+        return text, ()
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    choices = tuple(text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True))
+    return text[: marks[0].start()].strip(), choices
 
 
 def unifiedqa_rows(file: str, rows: list[Row]) -> tuple[list[Row], list[Problem]]:

@@ -1,0 +1,243 @@
+"""Suites: named sets of tasks, split into those to train on, those to choose settings by and those to be judged on."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.data.folder import FolderTasks, read_folder
+from abmll.data.metaicl import MetaICLFormat, read_target_task, read_train_task, require_files
+from abmll.data.problems import raise_errors
+from abmll.data.split import Overlap, Side, hold_out, separate
+from abmll.data.task import Task
+from abmll.data.toml_file import ABSOLUTE_CURE, Schema, inside, read_toml
+
+SUITE_FILE = "suite.toml"
+"""The suite TOML that `load_suite(folder)` obeys if the folder holds one."""
+SHARED_VARIABLE = "ABMLL_SHARED"
+"""Environment variable: below which folder the `folder` of a shipped suite lies."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks in three sides. notes: what the loader did or let pass, one sentence each."""
+
+    name: str
+    train: tuple[Task, ...] = ()
+    validation: tuple[Task, ...] = ()
+    test: tuple[Task, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks: train, validation, test."""
+        return (*self.train, *self.validation, *self.test)
+
+    def task(self, name: str) -> Task:
+        """The task of this name. Raises AbmllError with the nearest name if there is none."""
+        found = {task.name: task for task in self.tasks}
+        if name not in found:
+            raise unknown_name("task", name, found)
+        return found[name]
+
+    def require(self, side: Side) -> tuple[Task, ...]:
+        """The tasks of one side. Raises AbmllError, saying how to get some, if there are none."""
+        tasks: tuple[Task, ...] = getattr(self, side)
+        if not tasks:
+            raise AbmllError(
+                f"suite {self.name!r} has no {side} tasks ({len(self.tasks)} tasks in all). Hold some out: "
+                "held_out = 0.3, or list test_families or test_tasks in a suite TOML (docs/tasks.md)."
+                if side != "train"
+                else f"suite {self.name!r} has no train tasks: all are held out. Hold out fewer, or add tasks."
+            )
+        return tasks
+
+
+class SuiteSpec(Schema):
+    """The keys of a suite TOML.
+
+    folder: where the task files are, relative to this file. format: "files", or "metaicl" for MetaICL's layout.
+    train, validation, test: lists of task names; with `train` given, unlisted tasks are left out.
+    test_families, test_tasks, validation_families, validation_tasks: held out; all other tasks are trained on.
+    held_out, seed: instead of those, the fraction of tasks to hold out for test, in whole families, drawn by `seed`.
+    exclude: tasks to leave out.
+    shares_rows: groups of tasks that share rows and so must stand on one side.
+    overlap: what to do with inputs found on two sides: "error"; "drop" them from the side that trains; or "keep" them.
+    """
+
+    name: str | None = Field(default=None, min_length=1)
+    folder: str = "."
+    format: Literal["files", "metaicl"] = "files"
+    train: list[str] | None = None
+    validation: list[str] = Field(default_factory=list)
+    test: list[str] = Field(default_factory=list)
+    validation_families: list[str] = Field(default_factory=list)
+    validation_tasks: list[str] = Field(default_factory=list)
+    test_families: list[str] = Field(default_factory=list)
+    test_tasks: list[str] = Field(default_factory=list)
+    held_out: float | None = None
+    seed: int = 0
+    exclude: list[str] = Field(default_factory=list)
+    shares_rows: list[list[str]] = Field(default_factory=list)
+    overlap: Overlap = "error"
+    metaicl: MetaICLFormat = MetaICLFormat()
+
+
+def shipped_suites() -> dict[str, Path]:
+    """The suite TOMLs that come with the library, by name."""
+    folder = Path(str(files("abmll.data"))) / "suites"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(
+    suite: str | Path,
+    *,
+    folder: str | Path | None = None,
+    held_out: float | None = None,
+    seed: int | None = None,
+) -> Suite:
+    """The suite of a folder of tasks, of a suite TOML, or shipped under a name ("realtasks", "cls-45", …).
+
+    A folder is split by the `suite.toml` in it, if any. Otherwise all its tasks are trained on, unless `held_out` is
+    given. No input may stand on two sides, whatever the tasks' names say: the rows are compared.
+
+    folder: where the task files are; takes precedence over the suite TOML's.
+    held_out, seed: the fraction of tasks to hold out, in whole families drawn by `seed`; as in a suite TOML.
+
+    Raises AbmllError for an unknown suite or task, any defect in any file, a task on two sides, and rows on two sides.
+    """
+    path, shipped = _find(suite)
+    spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else _read_spec(path)
+    changes = {"held_out": held_out, "seed": seed}
+    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    where = _folder(spec, path, shipped, folder)
+    name = spec.name or path.stem
+    if spec.format == "metaicl":
+        sides, shares_rows = _read_metaicl(spec, where), list(spec.shares_rows)
+    else:
+        found = read_folder(where)
+        shares_rows = [*spec.shares_rows, *map(list, found.shares_rows)]
+        sides = _split(name, spec, found, shares_rows)
+    split, notes = separate(name, spec.overlap, sides, shares_rows)
+    return Suite(name, **split, notes=tuple(notes))
+
+
+def _find(suite: str | Path) -> tuple[Path, bool]:
+    """The suite's TOML or folder, and whether it is a shipped one."""
+    path = Path(suite)
+    if path.is_dir():
+        return (path / SUITE_FILE if (path / SUITE_FILE).is_file() else path), False
+    if path.is_file():
+        return path, False
+    shipped = shipped_suites()
+    if str(suite) in shipped:
+        return shipped[str(suite)], True
+    if path.suffix or len(path.parts) > 1:
+        raise AbmllError(
+            f"there is no suite at {path}: give a folder of tasks, a suite TOML, or a shipped suite's name"
+        )
+    raise unknown_name("suite", str(suite), shipped)
+
+
+def _read_spec(path: Path) -> SuiteSpec:
+    if path.suffix.lower() != ".toml":
+        raise AbmllError(f"{path} is one file, not a suite: give its folder, or a suite TOML")
+    spec, problems = read_toml(path, SuiteSpec)
+    raise_errors(path, problems)
+    assert spec is not None
+    lists = spec.train is not None or spec.validation or spec.test
+    rules = spec.test_families or spec.test_tasks or spec.validation_families or spec.validation_tasks
+    if bool(lists) + bool(rules) + (spec.held_out is not None) > 1:
+        raise AbmllError(
+            f"{path} splits the tasks in more than one way: keep either the lists (train, validation, test), or "
+            "what is held out (test_families, test_tasks, validation_families, validation_tasks), or held_out"
+        )
+    if spec.format == "metaicl" and not lists:
+        raise AbmllError(f'{path}: format = "metaicl" needs the lists train and test')
+    return spec
+
+
+def _folder(spec: SuiteSpec, path: Path, shipped: bool, folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder)
+    if path.is_dir():
+        return path
+    if shipped:
+        base = os.environ.get(SHARED_VARIABLE)
+        if base:
+            return Path(base) / spec.folder
+        raise AbmllError(
+            f"the suite {spec.name or path.stem!r} comes without its data: give the folder that holds the task files "
+            f"(folder=…), or set {SHARED_VARIABLE} to the folder above {spec.folder!r}"
+        )
+    try:
+        return inside(path.parent, spec.folder)
+    except ValueError as error:
+        raise AbmllError(f"{path} [folder]: {error}. {ABSOLUTE_CURE}.") from error
+
+
+Sides = dict[Side, list[Task]]
+
+
+def _split(name: str, spec: SuiteSpec, found: FolderTasks, shares_rows: Sequence[Sequence[str]]) -> Sides:
+    by_name = {task.name: task for task in found.tasks}
+    families = {task.family for task in found.tasks if task.family}
+    for listed, known, kind in [
+        ([*(spec.train or ()), *spec.validation, *spec.test], by_name, "task"),
+        ([*spec.validation_tasks, *spec.test_tasks, *spec.exclude], by_name, "task"),
+        ([task for group in spec.shares_rows for task in group], by_name, "task"),
+        ([*spec.validation_families, *spec.test_families], families, "family"),
+    ]:
+        _require_known(name, kind, listed, known)
+    tasks = [task for task in found.tasks if task.name not in spec.exclude]
+    if spec.train is not None or spec.validation or spec.test:
+        listed = {*spec.validation, *spec.test}
+        train = spec.train if spec.train is not None else [task.name for task in tasks if task.name not in listed]
+        return {
+            "train": [by_name[task] for task in train],
+            "validation": [by_name[task] for task in spec.validation],
+            "test": [by_name[task] for task in spec.test],
+        }
+    if spec.held_out is not None:
+        train_tasks, test_tasks = hold_out(tasks, spec.held_out, spec.seed, shares_rows)
+        return {"train": train_tasks, "validation": [], "test": test_tasks}
+    sides: Sides = {"train": [], "validation": [], "test": []}
+    for task in tasks:
+        if task.name in spec.test_tasks or task.family in spec.test_families:
+            sides["test"].append(task)
+        elif task.name in spec.validation_tasks or task.family in spec.validation_families:
+            sides["validation"].append(task)
+        else:
+            sides["train"].append(task)
+    return sides
+
+
+def _require_known(suite: str, kind: str, names: Sequence[str], known: Sequence[str] | set[str] | dict) -> None:
+    unknown = sorted({name for name in names if name not in known})
+    if unknown:
+        hints = []
+        for name in unknown:
+            near = difflib.get_close_matches(name, known, n=1)
+            hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        raise AbmllError(
+            f"suite {suite!r} names {kind} {', '.join(hints)}, which its folder does not hold. "
+            f"It holds: {', '.join(sorted(known)) or 'none'}."
+        )
+
+
+def _read_metaicl(spec: SuiteSpec, folder: Path) -> Sides:
+    train, held_out = spec.train or [], [*spec.validation, *spec.test]
+    require_files(folder, train, held_out, spec.metaicl)
+    return {
+        "train": [read_train_task(folder, task, spec.metaicl) for task in train],
+        "validation": [read_target_task(folder, task, spec.metaicl) for task in spec.validation],
+        "test": [read_target_task(folder, task, spec.metaicl) for task in spec.test],
+    }
