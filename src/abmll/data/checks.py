@@ -60,9 +60,9 @@ def _duplicate_ids(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
 
 
 def _duplicate_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
-    """Same input and choices: with another answer a contradiction, with the same answer a repeat. Both are warnings:
+    """Rows with the same input and choices: contradictions if the answers differ, repeats otherwise.
 
-    real labels are noisy, and the task can be read; but a repeat may stand in both support and query.
+    Both are warnings: real labels are noisy and the task can be read, but a repeat may stand in support and query.
     """
     first: dict[tuple[str, frozenset[str]], tuple[int, Example]] = {}
     problems = []

@@ -1,8 +1,9 @@
 """From tasks to episodes: which task, which rows to adapt on, which to be judged on.
 
-Every draw is a pure function of its arguments. Randomness comes from the Philox counter-based generator, keyed by the
-seed derived from what is drawn, so it depends neither on the order of access, nor on the process, nor on Python's hash.
-Only raw 64-bit outputs are used: numpy promises those, but not its `permutation`, to stay the same between releases.
+Every draw is a pure function of its arguments. Randomness comes from the Philox counter-based generator,
+keyed by the seed derived from what is drawn, so it depends neither on the order of access, nor on the
+process, nor on Python's hash. Only raw 64-bit outputs are used: numpy promises those, but not its
+`permutation`, to stay the same between releases.
 """
 
 from __future__ import annotations
@@ -48,15 +49,17 @@ def balanced_order(rows: Sequence[Example]) -> list[int]:
 class EpisodeSampler:
     """Endless episodes over tasks; `sampler[i]` is a pure function of (tasks, seed, i).
 
-    order="random": a task drawn uniformly (or with probability ∝ rows^`size_power`), then support and query rows drawn
-    without replacement, both anew for every i.
-    order="sequential": tasks in the order given, over and over; each visit takes the next rows of that task, and when
-    they run out the task is permuted anew (the last rows of a pass that do not fill an episode are left out of that pass).
-    Source: the training order of the published ABMLL recipe, there with support_size = 10 (5 batches of 2), query_size = 0.
+    order="random": a task drawn uniformly (or with probability ∝ rows^`size_power`), then support and query
+    rows drawn without replacement, both anew for every i.
+    order="sequential": tasks in the order given, over and over; each visit takes the next rows of that task,
+    and when they run out the task is permuted anew (the last rows of a pass that do not fill an episode are
+    left out of that pass).
+    Source: the training order of the published ABMLL recipe, there with support_size = 10 (5 batches of 2),
+        query_size = 0.
 
     seed: any integer.
-    support_size, query_size: rows a visit, or a range (least, most) drawn anew for each episode (random order only).
-        `query_size` may be 0.
+    support_size, query_size: rows a visit, or a range (least, most) drawn anew for each episode (random order
+        only). `query_size` may be 0.
     balanced: make the support set as label-balanced as the task allows (random order only).
     size_power: 0 visits every task equally often, 1 in proportion to its rows (random order only).
 
@@ -151,7 +154,7 @@ class EpisodeSampler:
         if small:
             raise AbmllError(
                 f"{len(small)} task(s) too small for support_size={self.support_size[1]} and "
-                f"query_size={self.query_size[1]}: {'; '.join(small)}. Lower the sizes, add rows, or leave them out."
+                f"query_size={self.query_size[1]}: {'; '.join(small)}. Lower the sizes, add rows, or leave it out."
             )
 
 
@@ -166,13 +169,13 @@ def evaluation_episode(
 ) -> Episode:
     """The episode on which a method is judged; a pure function of its arguments.
 
-    For one (task, seed) the rows are permuted once: the first `max_support` are set aside for support sets and the query
-    is taken from the end. So support sets are nested over `support_size`, and the query is the same for every support
-    size: differences between support sizes, and between methods, are paired.
+    For one (task, seed) the rows are permuted once: the first `max_support` are set aside for support sets
+    and the query is taken from the end. So support sets are nested over `support_size`, and the query is the
+    same for every support size: differences between support sizes, and between methods, are paired.
 
     num_query: at most this many query rows; None takes every row that is not set aside.
     max_support: the largest support size of the comparison; keep it the same within one.
-    balanced: make every support set as label-balanced as the `max_support` rows allow (0 rows stays an empty support).
+    balanced: make every support set as label-balanced as the `max_support` rows allow.
 
     Raises AbmllError if `support_size` exceeds `max_support`, or the task has no row left to be judged on.
     """

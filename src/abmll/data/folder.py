@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ class FolderTasks:
 def read_folder(folder: Path) -> FolderTasks:
     """All tasks of a folder, sorted by name. Data files that a spec names are read through that spec alone.
 
-    manifest.json: {"tasks": [{"name", "file", "question"?, "family"?, "shares_rows_with"?, "sha256"?, …}]}; it may
-    describe some of the files, and other keys are ignored. A `sha256` is checked.
+    manifest.json: {"tasks": [{"name", "file", "question"?, "family"?, "shares_rows_with"?, "sha256"?, …}]};
+    it may describe some of the files, and other keys are ignored. A `sha256` is checked.
 
-    Raises AbmllError for a folder without tasks, a manifest that does not fit the folder, and every error in any file.
+    Raises AbmllError for a folder without tasks, a manifest that does not fit the folder, and every error in
+    any file.
     """
     if not folder.is_dir():
         raise AbmllError(f"there is no folder {folder}: give the folder that holds the task files")
@@ -58,7 +60,7 @@ def read_folder(folder: Path) -> FolderTasks:
             f"{folder} holds no task: put .jsonl, .csv or .tsv files (or .gz of them) or .toml specs there"
         )
     tasks.sort(key=lambda task: task.name)
-    for first, second in zip(tasks, tasks[1:], strict=False):
+    for first, second in pairwise(tasks):
         if first.name == second.name:
             raise AbmllError(
                 f"two files make a task named {first.name!r}: {first.source} and {second.source}. Rename one."
@@ -69,7 +71,8 @@ def read_folder(folder: Path) -> FolderTasks:
 def task_files(folder: Path) -> list[Path]:
     """The files of a folder that are tasks: specs, and data files that no spec names; sorted by file name.
 
-    Hidden files, TOML files without the key `file` (suites, run configurations) and other formats are passed over.
+    Hidden files, TOML files without the key `file` (suites, run configurations) and other formats are passed
+    over.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     found, named = [], set()

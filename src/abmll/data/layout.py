@@ -1,4 +1,4 @@
-"""From rows of named fields to examples: which field is the input, which are the choices, which one is right."""
+"""From rows of named fields to examples: which field is the input, which the choices, which the answer."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class _Converter:
         return Template(present[0])
 
     def _find_choices(self, rows: Sequence[Row]) -> Template | tuple[Template | str, ...] | None:
-        """The column of choices; or the choices themselves, as templates or texts; None if they are numbered columns."""
+        """The column of choices, or the choices themselves (texts or templates); None for numbered columns."""
         named = self.layout.choices
         if isinstance(named, str):
             return self._find("choices", named, ())
@@ -255,7 +255,7 @@ class _Converter:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             shown = f" ({cell_text(value)!r})" if isinstance(value, (bool, float, str)) else ""
-            cure = "Write the index of the right choice as a whole number, or name the field 'label' and write its text"
+            cure = "Write the right choice's index as a whole number; or its text, in a field named 'label'"
             self._problem(row.line, name, f"the target is {kind_of(value)}{shown}, not a whole number", cure)
             return None
         index = value - self.layout.first_index

@@ -1,6 +1,7 @@
 """CrossFit tasks as MetaICL's preprocessing writes them, under the filters of the published ABMLL runs.
 
-`<folder>/<task>/<task>_<k>_<seed>_<split>.jsonl`, with split train, dev or test and rows {task, input, output, options}.
+`<folder>/<task>/<task>_<k>_<seed>_<split>.jsonl`, with split train, dev or test and rows {task, input,
+output, options}.
 Source: Min et al. 2022 (MetaICL); the filters are those of the published ABMLL data.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+
+from pydantic import Field
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
@@ -28,7 +31,8 @@ class MetaICLFormat(Schema):
     """Which of MetaICL's files to read, and which of their rows to keep.
 
     train_k, train_seed: the files of training tasks, `<task>_<train_k>_<train_seed>_train.jsonl`.
-    target_k, target_seeds: the files of validation and test tasks; those of all seeds are pooled, repeated rows once.
+    target_k, target_seeds: the files of validation and test tasks; those of all seeds are pooled, repeated
+        rows once.
     support_split: the split that held-out tasks adapt on; they are judged on their test split.
     max_prompt_chars: rows whose whole published prompt (instruction, input, choices) is longer are left out.
     max_options: rows with more choices are left out.
@@ -38,7 +42,7 @@ class MetaICLFormat(Schema):
     train_k: int = 16384
     train_seed: int = 100
     target_k: int = 16
-    target_seeds: list[int] = [100, 13, 21, 42, 87]
+    target_seeds: list[int] = Field(default=[100, 13, 21, 42, 87], min_length=1)
     support_split: Literal["train", "dev"] = "dev"
     max_prompt_chars: int = 500
     max_options: int = 4
@@ -65,9 +69,9 @@ def require_files(folder: Path, train: Sequence[str], held_out: Sequence[str], f
         lines = "".join(f"\n  {task}: no {file.relative_to(folder)}" for task, file in sorted(missing.items()))
         raise AbmllError(
             f"{folder} lacks {len(missing)} of the suite's {len({*train, *held_out})} tasks:{lines}\n"
-            "They come from MetaICL's preprocessing of CrossFit: in a checkout of the MetaICL repository, run, in "
-            "preprocess/, `python _build_gym.py --build --n_proc=40 --do_test` and the same with --do_train, and give its "
-            "data folder as `folder`. Other sizes and seeds can be set under [metaicl] in a suite TOML of your own."
+            "They come from MetaICL's preprocessing of CrossFit: in preprocess/ of a checkout of MetaICL, run "
+            "`python _build_gym.py --build --n_proc=40 --do_test` and the same with --do_train, and give the data "
+            "folder that it writes as `folder`. Other sizes and seeds: under [metaicl] in a suite TOML of your own."
         )
 
 
@@ -105,7 +109,7 @@ def _read(files: Sequence[Path], task: str, form: MetaICLFormat) -> list[Example
     kept: dict[tuple[str, tuple[str, ...]], Example] = {}
     for file in files:
         if not file.is_file():
-            continue  # a task may have been preprocessed for some of the seeds; `require_files` saw that one is there
+            continue  # a task may be there for some of the seeds only; `require_files` saw to one at least
         rows, problems = read_rows(file)
         placed, found = place_examples(
             file.name, [_with_options(row) for row in rows], Layout(), table=False, name=file.stem

@@ -16,18 +16,18 @@ def normalised(text: str) -> str:
 
 
 def input_keys(task: Task) -> set[bytes]:
-    """One 16-byte key for each distinct input of the task, support pool included (BLAKE2b of the normalised text)."""
+    """The keys of a task's distinct inputs, support pool included."""
     rows = (*task.examples, *task.support_pool)
     return {input_key(row.prompt) for row in rows}
 
 
 def input_key(prompt: str) -> bytes:
-    """The key of one input."""
+    """The key of one input: 16 bytes of BLAKE2b of the normalised text."""
     return hashlib.blake2b(normalised(prompt).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def shared_inputs(tasks: Iterable[Task]) -> dict[tuple[str, str], int]:
-    """How many distinct inputs each pair of tasks shares, for pairs that share any; names in the order given."""
+    """How many distinct inputs each pair of tasks shares, for pairs that share any."""
     holders: dict[bytes, list[str]] = defaultdict(list)
     for task in tasks:
         for key in input_keys(task):

@@ -41,7 +41,7 @@ def errors(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def raise_errors(path: Path | str, problems: Sequence[Problem]) -> None:
-    """Raises one AbmllError that lists the first 10 errors and says how many more; nothing if there is no error."""
+    """Raises one AbmllError that lists the first 10 errors and counts the others; nothing if there is none."""
     bad = errors(problems)
     if not bad:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from abmll.core.types import Example
 from abmll.data.checks import check_rows
 from abmll.data.layout import PlacedExample, place_examples
 from abmll.data.problems import Problem, errors, raise_errors
@@ -17,7 +16,7 @@ from abmll.data.unifiedqa import HEADER, unifiedqa_rows
 
 @dataclass(frozen=True)
 class ParsedTask:
-    """All that a file gave: its rows with their lines, and its problems. `task` is None if any of them is an error."""
+    """All that a file gave: rows with their lines, and problems. `task` is None if one of them is an error."""
 
     task: Task | None
     placed: tuple[PlacedExample, ...]
@@ -35,14 +34,16 @@ def read_task(
 ) -> Task:
     """The task in a data file or a TOML spec.
 
-    Rows are {"id"?, "input" | "prompt" | "text", "options" | "choices", "target" | "label" | "answer"}: `target` is the
-    right choice's index, `label` its text. In CSV and TSV the choices are one cell with `|` between, or columns
-    choice_0, choice_1, …; if there are none, the choices are all labels of the file, sorted.
+    Rows are {"id"?, "input" | "prompt" | "text", "options" | "choices", "target" | "label" | "answer"}:
+    `target` is the right choice's index, `label` its text. In CSV and TSV the choices are one cell with `|`
+    between, or columns choice_0, choice_1, …; if there are none, the choices are all labels of the file,
+    sorted.
 
     name, question, family: take precedence over the file's name and over a spec's.
     labelled: False also takes rows without a label, whose target is then -1 (for prediction).
 
-    Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many more.
+    Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many
+    more.
     """
     parsed = parse_task(Path(path), name=name, question=question, family=family, labelled=labelled)
     raise_errors(path, parsed.problems)

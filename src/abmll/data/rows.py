@@ -22,7 +22,7 @@ SUFFIXES = (".jsonl", ".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Row:
-    """One record. line: 1-based line on which it starts. fields: by name; in CSV and TSV every value is text."""
+    """One record. line: 1-based, on which it starts. fields: by name; all text in CSV and TSV."""
 
     line: int
     fields: dict[str, Any]
@@ -46,7 +46,8 @@ def read_rows(
     """All rows of a file, and everything that kept a row from being read.
 
     delimiter: of CSV and TSV; by default a comma or a tab.
-    quoting: whether a double quote at a cell's start encloses the cell; if False, quotes are ordinary characters.
+    quoting: whether a double quote at a cell's start encloses the cell; if False, quotes are ordinary
+        characters.
     header: column names of a file without a header line.
     """
     text, problems = read_text(path)
@@ -141,8 +142,11 @@ def _table(
     rows: list[Row] = []
     problems: list[Problem] = []
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
-    style = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=True)
+    lines = io.StringIO(text, newline="")
+    if quoting:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     start = 1
     try:
         for cells in reader:

@@ -62,7 +62,7 @@ def read_spec(path: Path) -> tuple[TaskSpec | None, list[Problem]]:
 
 
 def spec_files(path: Path, spec: TaskSpec) -> list[Path]:
-    """The data files that a spec names: the rows', then the support pool's. Raises ValueError if one leaves the folder."""
+    """The files of the rows and of the support pool. Raises ValueError if a path leaves the spec's folder."""
     return [inside(path.parent, name) for name in (spec.file, spec.support_file) if name is not None]
 
 

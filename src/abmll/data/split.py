@@ -20,8 +20,8 @@ Overlap = Literal["error", "drop", "keep"]
 def groups(tasks: Sequence[Task], shares_rows: Iterable[Sequence[str]]) -> list[list[Task]]:
     """The tasks in groups that must not be torn apart, each in the order given.
 
-    Two tasks are in one group if they are of one family, are said to share rows, or have an input in common. A task
-    without a family is its own.
+    Two tasks are in one group if they are of one family, are said to share rows, or have an input in common.
+    A task without a family is its own.
     """
     leader = {task.name: task.name for task in tasks}
 
@@ -52,10 +52,11 @@ def groups(tasks: Sequence[Task], shares_rows: Iterable[Sequence[str]]) -> list[
 def hold_out(
     tasks: Sequence[Task], fraction: float, seed: int, shares_rows: Iterable[Sequence[str]] = ()
 ) -> tuple[list[Task], list[Task]]:
-    """Splits off about `fraction` of the tasks, in whole groups; returns (kept, held out), each in the order given.
+    """Splits off about `fraction` of the tasks, in whole groups; returns (kept, held out), in the order given.
 
-    The groups are shuffled by `seed` and held out one after the other, each unless it would take the number of tasks
-    above `fraction`; if that holds out nothing, the smallest group is. A pure function of the tasks and the seed.
+    The groups are shuffled by `seed` and held out one after the other, each unless it would take the number
+    of tasks above `fraction`; if that holds out nothing, the smallest group is. A pure function of the tasks
+    and the seed.
 
     Raises AbmllError if the fraction is not in (0, 1), or all tasks are one group.
     """
@@ -64,7 +65,7 @@ def hold_out(
     found = groups(tasks, shares_rows)
     if len(found) < 2:
         raise AbmllError(
-            f"nothing can be held out: all {len(tasks)} tasks form one group, by family or by rows that they share. "
+            f"nothing can be held out: all {len(tasks)} tasks form one group, by family or by shared rows. "
             "Add tasks of another family, give the tasks families that differ, or list test_tasks in a suite TOML."
         )
     shuffled = sorted(found, key=lambda group: derive_seed("held out", seed, group[0].name))
@@ -83,9 +84,9 @@ def separate(
 ) -> tuple[dict[Side, tuple[Task, ...]], list[str]]:
     """The sides without any input on two of them, and a note on whatever was dropped or kept.
 
-    overlap: "error" refuses inputs on two sides; "drop" takes them from the side that comes first in train, validation,
-        test; "keep" lets them pass with a note. Tasks declared to share rows (`shares_rows`) may share more than exact
-        inputs, so "drop" refuses them too.
+    overlap: "error" refuses inputs on two sides; "drop" takes them from the side that comes first in train,
+        validation, test; "keep" lets them pass with a note. Tasks declared to share rows (`shares_rows`) may
+        share more than exact inputs, so "drop" refuses them too.
 
     Raises AbmllError naming the tasks, the number of inputs they share and what to do.
     """
@@ -117,8 +118,8 @@ def separate(
         return result, [f"kept on two sides: {listed}"]
     if overlap == "error":
         raise AbmllError(
-            f"suite {suite!r} would train on rows that it tests on: {listed}. Move such tasks to one side, exclude one of "
-            'them, or set overlap = "drop" in the suite TOML to take the shared inputs out of the training side.'
+            f"suite {suite!r} would train on rows that it tests on: {listed}. Move such tasks to one side, exclude "
+            'one of them, or set overlap = "drop" in the suite TOML to take the shared inputs out of training.'
         )
     later: set[bytes] = set()
     for side in reversed(SIDES):

@@ -1,10 +1,10 @@
-"""Suites: named sets of tasks, split into those to train on, those to choose settings by and those to be judged on."""
+"""Suites: named sets of tasks, split into those to train on, to choose settings by and to be judged on."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -64,13 +64,17 @@ class Suite:
 class SuiteSpec(Schema):
     """The keys of a suite TOML.
 
-    folder: where the task files are, relative to this file. format: "files", or "metaicl" for MetaICL's layout.
+    folder: where the task files are, relative to this file. format: "files", or "metaicl" for MetaICL's
+        layout.
     train, validation, test: lists of task names; with `train` given, unlisted tasks are left out.
-    test_families, test_tasks, validation_families, validation_tasks: held out; all other tasks are trained on.
-    held_out, seed: instead of those, the fraction of tasks to hold out for test, in whole families, drawn by `seed`.
+    test_families, test_tasks, validation_families, validation_tasks: held out; all other tasks are trained
+        on.
+    held_out, seed: instead of those, the fraction of tasks to hold out for test, in whole families, drawn by
+        `seed`.
     exclude: tasks to leave out.
     shares_rows: groups of tasks that share rows and so must stand on one side.
-    overlap: what to do with inputs found on two sides: "error"; "drop" them from the side that trains; or "keep" them.
+    overlap: what to do with inputs found on two sides: "error"; "drop" them from the side that trains; or
+        "keep" them.
     """
 
     name: str | None = Field(default=None, min_length=1)
@@ -106,13 +110,15 @@ def load_suite(
 ) -> Suite:
     """The suite of a folder of tasks, of a suite TOML, or shipped under a name ("realtasks", "cls-45", …).
 
-    A folder is split by the `suite.toml` in it, if any. Otherwise all its tasks are trained on, unless `held_out` is
-    given. No input may stand on two sides, whatever the tasks' names say: the rows are compared.
+    A folder is split by the `suite.toml` in it, if any. Otherwise all its tasks are trained on, unless
+    `held_out` is given. No input may stand on two sides, whatever the tasks' names say: the rows are
+    compared.
 
     folder: where the task files are; takes precedence over the suite TOML's.
     held_out, seed: the fraction of tasks to hold out, in whole families drawn by `seed`; as in a suite TOML.
 
-    Raises AbmllError for an unknown suite or task, any defect in any file, a task on two sides, and rows on two sides.
+    Raises AbmllError for an unknown suite or task, any defect in any file, a task on two sides, and rows on
+    two sides.
     """
     path, shipped = _find(suite)
     spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else _read_spec(path)
@@ -175,7 +181,7 @@ def _folder(spec: SuiteSpec, path: Path, shipped: bool, folder: str | Path | Non
         if base:
             return Path(base) / spec.folder
         raise AbmllError(
-            f"the suite {spec.name or path.stem!r} comes without its data: give the folder that holds the task files "
+            f"the suite {spec.name or path.stem!r} comes without its data: give the folder of the task files "
             f"(folder=…), or set {SHARED_VARIABLE} to the folder above {spec.folder!r}"
         )
     try:
@@ -199,8 +205,9 @@ def _split(name: str, spec: SuiteSpec, found: FolderTasks, shares_rows: Sequence
         _require_known(name, kind, listed, known)
     tasks = [task for task in found.tasks if task.name not in spec.exclude]
     if spec.train is not None or spec.validation or spec.test:
-        listed = {*spec.validation, *spec.test}
-        train = spec.train if spec.train is not None else [task.name for task in tasks if task.name not in listed]
+        held_out = {*spec.validation, *spec.test}
+        rest = [task.name for task in tasks if task.name not in held_out]
+        train = spec.train if spec.train is not None else rest
         return {
             "train": [by_name[task] for task in train],
             "validation": [by_name[task] for task in spec.validation],
@@ -220,7 +227,7 @@ def _split(name: str, spec: SuiteSpec, found: FolderTasks, shares_rows: Sequence
     return sides
 
 
-def _require_known(suite: str, kind: str, names: Sequence[str], known: Sequence[str] | set[str] | dict) -> None:
+def _require_known(suite: str, kind: str, names: Sequence[str], known: Collection[str]) -> None:
     unknown = sorted({name for name in names if name not in known})
     if unknown:
         hints = []

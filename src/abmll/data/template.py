@@ -12,8 +12,8 @@ class Template:
 
     bare_is_column: a text without any place is a column's name, not itself.
 
-    Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a stranger can
-    therefore do nothing but insert text.
+    Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a
+    stranger can therefore do nothing but insert text.
 
     Raises ValueError for anything else between braces.
     """
@@ -24,7 +24,7 @@ class Template:
         for literal, column, code, conversion in string.Formatter().parse(text):
             if column is not None and (not column or code or conversion or any(mark in column for mark in ".[]")):
                 raise ValueError(
-                    f"{{{column}}} in {text!r} is not a plain column name; double a brace that is meant literally: {{{{"
+                    f"{{{column}}} in {text!r} is not a plain column name; write {{{{ for a literal brace"
                 )
             self._parts.append((literal, column))
         if bare_is_column and not self.columns:
@@ -36,12 +36,12 @@ class Template:
         return [column for _, column in self._parts if column is not None]
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """The text for one row. Raises KeyError for an absent column and TypeError for one that is neither text nor number."""
+        """One row's text. Raises KeyError for an absent column, TypeError for one neither text nor number."""
         return "".join(literal + (cell_text(fields[column]) if column else "") for literal, column in self._parts)
 
 
 def cell_text(value: Any) -> str:
-    """A cell as text: text as it is, numbers as written, true and false in JSON's spelling. Raises TypeError otherwise."""
+    """Text as it is, numbers as written, true and false in JSON's spelling. Raises TypeError otherwise."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

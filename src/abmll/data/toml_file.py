@@ -51,8 +51,8 @@ def read_table(path: Path) -> tuple[dict | None, list[Problem]]:
 def inside(folder: Path, name: str) -> Path:
     """The path that a TOML file in `folder` means by `name`.
 
-    Relative names must stay inside `folder`, links resolved, so that a spec from a stranger cannot reach other files;
-    an absolute path is taken as it is, since whoever wrote it meant this machine.
+    Relative names must stay inside `folder`, links resolved, so that a spec from a stranger cannot reach
+    other files; an absolute path is taken as it is, since whoever wrote it meant this machine.
 
     Raises ValueError for a relative path that leaves the folder.
     """

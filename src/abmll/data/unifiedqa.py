@@ -1,13 +1,14 @@
-"""UnifiedQA's one-line format: `question \\n (A) first (B) second \\n context`, with the answer's text as target.
+"""UnifiedQA's one-line format: `question \\n (A) first (B) second \\n context`; the target is the answer's text.
 
 The `\\n` between the parts is a backslash and the letter n. Choices and context are optional.
-Source: the UnifiedQA data files (Khashabi et al. 2020), tab-separated lines of input and answer without a header.
+Source: the UnifiedQA data files (Khashabi et al. 2020), tab-separated lines of input and answer without a
+    header.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from abmll.data.problems import Problem
 from abmll.data.rows import Row
@@ -26,7 +27,7 @@ class UnifiedQA(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """Context first where there is one, then the question: the choices follow in the library's own format."""
+        """Context first where there is one, then the question; the choices are kept apart."""
         return f"{self.context}\n{self.question}" if self.context else self.question
 
 
@@ -42,7 +43,7 @@ def parse_unifiedqa(text: str) -> UnifiedQA:
 
 
 def lettered_choices(text: str) -> tuple[str, tuple[str, ...]]:
-    """The text before "(A)", and the texts after (A), (B), …, letters in either case; ("…", ()) if there are not two.
+    """The text before "(A)", and the texts after (A), (B), … in either case; (text, ()) if there are not two.
 
     Each mark is the first one of its letter after the mark before, at the text's start or after white space.
     """
@@ -62,7 +63,7 @@ def lettered_choices(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def unifiedqa_rows(file: str, rows: list[Row]) -> tuple[list[Row], list[Problem]]:
-    """Rows with UnifiedQA's `input` and `answer` (or `output`, `target`) as rows with input, options and label."""
+    """Rows with UnifiedQA's `input` and `answer` (or `output`, `target`), as input, options and label."""
     made, problems = [], []
     for row in rows:
         answer = next((row.fields[name] for name in ("answer", "output", "target") if name in row.fields), None)
@@ -72,7 +73,7 @@ def unifiedqa_rows(file: str, rows: list[Row]) -> tuple[list[Row], list[Problem]
             problems.append(Problem(file, row.line, "input", message, cure))
             continue
         parts = parse_unifiedqa(row.fields["input"])
-        fields = {"input": parts.prompt, "label": _spelled_as(answer, parts.choices)}
+        fields: dict[str, Any] = {"input": parts.prompt, "label": _spelled_as(answer, parts.choices)}
         if parts.choices:
             fields["options"] = list(parts.choices)
         if "id" in row.fields:
