@@ -6,114 +6,52 @@ import math
 import sys
 from collections.abc import Callable
 
-from abmll.evaluation.metrics import METRICS, Difference, Row, Summary
-from abmll.evaluation.statistics import Interval
-
-MINUS = "−"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """0.123, −0.123 with a real minus sign, a dash for NaN; never a negative zero."""
-    if math.isnan(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", MINUS)
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """As `number`, with a plus sign before positive numbers."""
-    text = number(value, digits)
-    return f"+{text}" if value > 0 and float(f"{value:.{digits}f}") != 0 else text
-
-
-def p_value(value: float) -> str:
-    """p = 0.012, p < 0.001, or nothing if there is none."""
-    if math.isnan(value):
-        return ""
-    return "p < 0.001" if value < 0.0005 else f"p = {value:.3f}"
-
-
-def mean_and_half_width(interval: Interval) -> str:
-    """0.712 ± 0.031: the mean and half the width of the 95 % interval."""
-    return number(interval.mean) + ("" if math.isnan(interval.low) else f" ± {number(interval.half_width)}")
-
-
-def mean_and_bounds(interval: Interval) -> str:
-    """−0.021 [−0.044, +0.001]"""
-    if math.isnan(interval.low):
-        return signed(interval.mean)
-    return f"{signed(interval.mean)} [{signed(interval.low)}, {signed(interval.high)}]"
-
-
-def losses(summary: Summary) -> list[str]:
-    """One sentence for each metric and support size where the baseline is not best: what beats it, by how much."""
-    sentences = []
-    for size in summary.support_sizes:
-        base = summary.row(summary.baseline, size)
-        if base is None:
-            continue
-        others = [r for r in summary.rows if r.support_size == size and r.method != summary.baseline]
-        for metric in summary.metrics:
-            better = METRICS[metric].better
-            if better is None:
-                continue
-            sign = 1 if better == "higher" else -1
-            gains = [(sign * r.differences[metric].interval.mean, r) for r in others]
-            gain, row = max(gains, key=lambda pair: pair[0] if pair[0] > 0 else 0, default=(0.0, base))
-            if gain > 0:
-                sentences.append(_loss(summary, row, metric, better))
-    return sentences
-
-
-def _loss(summary: Summary, row: Row, metric: str, better: str) -> str:
-    interval = row.differences[metric].interval
-    bounds = sorted((abs(interval.low), abs(interval.high)))
-    if interval.excludes_zero:
-        certainty = f"95 % interval {number(bounds[0])} to {number(bounds[1])}"
-    elif math.isnan(interval.low):
-        certainty = "no interval: one cell only"
-    else:
-        certainty = "the 95 % interval includes 0"
-    return (
-        f"On this suite {row.method} has {better} {METRICS[metric].label} than {summary.baseline} by "
-        f"{number(abs(interval.mean))} with {row.support_size} support examples ({certainty})."
-    )
+from abmll.evaluation.metrics import METRICS, Difference, Summary
+from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, signed
+from abmll.reports.verdicts import losses
 
 
 def text_table(summary: Summary, color: bool | None = None) -> str:
     """The summary for a terminal: means, then paired differences, per support size, then notes.
 
-    The winner of a metric (its paired 95 % interval against every other method excludes 0) carries a `*`, and
-    is bold if `color`; by default colour is used only where standard output is a terminal.
+    A winner (its paired 95 % interval against every other method excludes 0) and a difference whose interval
+    excludes 0 carry a `*`, and are bold if `color`: by default, where standard output is a terminal.
     """
     color = sys.stdout.isatty() if color is None else color
-    bold = (lambda text: f"\x1b[1m{text}\x1b[0m") if color else (lambda text: text)
+    bold = _bold if color else _plain
     blocks = []
     for size in summary.support_sizes:
-        title = f"{size} support examples: mean ± half of the 95 % interval over tasks × seeds"
-        rows = _mean_rows(summary, size, lambda text: f"{text} *", lambda text: f"{text}  ")
-        blocks.append(f"{title}\n{_aligned(rows, bold)}")
-        if len(rows := _difference_rows(summary, size)) > 1:
-            title = f"{size} support examples: difference to {summary.baseline} on the same (task, seed) cells"
-            blocks.append(f"{title}\n{_aligned(rows, lambda text: text)}")
-    marked = "* best: its paired 95 % interval against every other method excludes 0"
-    if summary.winners:
-        blocks[-1] += f"\n{marked}"
-    remarks = [f"- {note}" for note in (*losses(summary), *summary.notes)]
-    return "\n\n".join([*blocks, *(["\n".join(remarks)] if remarks else [])])
+        means = _mean_rows(summary, size, _starred, _padded)
+        blocks.append(f"{_mean_title(summary, size)}\n{_aligned(means, bold)}")
+        differences = _difference_rows(summary, size, _starred_difference)
+        if len(differences) > 1:
+            blocks.append(f"{_difference_title(summary, size)}\n{_aligned(differences, bold)}")
+    legend = (
+        "± half of the 95 % interval. * the paired interval excludes 0: "
+        f"against {summary.baseline} for a difference, against every other method for a mean."
+    )
+    return "\n\n".join([*blocks, legend, *_remarks(summary)]) + "\n"
 
 
 def markdown_table(summary: Summary) -> str:
     """The summary as GitHub-flavoured Markdown; winners in bold."""
     blocks = []
     for size in summary.support_sizes:
-        rows = _mean_rows(summary, size, lambda text: f"**{text}**", lambda text: text)
-        blocks.append(f"With {size} support examples, mean ± half of the 95 % interval:\n\n{_markdown(rows)}")
-        if len(rows := _difference_rows(summary, size)) > 1:
-            title = f"Difference to {summary.baseline} on the same (task, seed) cells, 95 % interval:"
-            blocks.append(f"{title}\n\n{_markdown(rows)}")
-    remarks = [f"- {note}" for note in (*losses(summary), *summary.notes)]
-    return "\n\n".join([*blocks, *(["\n".join(remarks)] if remarks else [])]) + "\n"
+        means = _mean_rows(summary, size, lambda text: f"**{text}**", _plain)
+        blocks.append(f"{_mean_title(summary, size)} (mean ± half of the 95 % interval)\n\n{_markdown(means)}")
+        differences = _difference_rows(summary, size, lambda d: mean_and_bounds(d.interval))
+        if len(differences) > 1:
+            blocks.append(f"{_difference_title(summary, size)} (95 % interval)\n\n{_markdown(differences)}")
+    return "\n\n".join([*blocks, *_remarks(summary)]) + "\n"
+
+
+def counts(summary: Summary, size: int) -> str | None:
+    """ "10 tasks × 3 seeds" if that holds for all rows of a support size."""
+    found = {(r.num_tasks, r.num_seeds, r.num_cells) for r in summary.rows if r.support_size == size}
+    tasks, seeds, cells = next(iter(found))
+    if len(found) > 1 or tasks * seeds != cells:
+        return None
+    return f"{tasks} task{'s' * (tasks > 1)} × {seeds} seed{'s' * (seeds > 1)}"
 
 
 Mark = Callable[[str], str]
@@ -123,27 +61,59 @@ def _header(summary: Summary) -> list[str]:
     return [f"{METRICS[m].label} {METRICS[m].arrow}".strip() for m in summary.metrics]
 
 
-def _mean_rows(summary: Summary, size: int, best: Mark, plain: Mark) -> list[list[str]]:
-    rows = [["Method", *_header(summary), "Tasks", "Seeds"]]
+def _mean_title(summary: Summary, size: int) -> str:
+    return f"{size} support examples, {counts(summary, size) or 'unequal sets of tasks and seeds'}"
+
+
+def _difference_title(summary: Summary, size: int) -> str:
+    return f"{size} support examples, difference to {summary.baseline} on the same tasks and seeds"
+
+
+def _mean_rows(summary: Summary, size: int, best: Mark, other: Mark) -> list[list[str]]:
+    unequal = counts(summary, size) is None
+    rows = [["Method", *_header(summary), *(["Cells"] if unequal else [])]]
     for row in summary.rows:
         if row.support_size == size:
-            marks = [best if summary.winners.get((size, m)) == row.method else plain for m in summary.metrics]
+            marks = [best if summary.winners.get((size, m)) == row.method else other for m in summary.metrics]
             texts = [mean_and_half_width(row.estimates[m]) for m in summary.metrics]
             cells = [mark(text) for mark, text in zip(marks, texts, strict=True)]
-            rows.append([row.method, *cells, str(row.num_tasks), str(row.num_seeds)])
+            rows.append([row.method, *cells, *([str(row.num_cells)] if unequal else [])])
     return rows
 
 
-def _difference_rows(summary: Summary, size: int) -> list[list[str]]:
+def _difference_rows(summary: Summary, size: int, show: Callable[[Difference], str]) -> list[list[str]]:
     rows = [["Method", *_header(summary)]]
     for row in summary.rows:
         if row.support_size == size and row.differences:
-            rows.append([row.method, *(_difference(row.differences[m]) for m in summary.metrics)])
+            rows.append([row.method, *(show(row.differences[m]) for m in summary.metrics)])
     return rows
 
 
-def _difference(difference: Difference) -> str:
-    return mean_and_bounds(difference.interval)
+def _remarks(summary: Summary) -> list[str]:
+    remarks = [*losses(summary), *summary.notes]
+    return ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
+
+
+def _plain(text: str) -> str:
+    return text
+
+
+def _bold(text: str) -> str:
+    return f"\x1b[1m{text}\x1b[0m"
+
+
+def _starred(text: str) -> str:
+    return f"{text} *"
+
+
+def _padded(text: str) -> str:
+    return f"{text}  "
+
+
+def _starred_difference(difference: Difference) -> str:
+    interval = difference.interval
+    half = "" if math.isnan(interval.low) else f" ± {number(interval.half_width)}"
+    return (_starred if interval.excludes_zero else _padded)(signed(interval.mean) + half)
 
 
 def _aligned(rows: list[list[str]], bold: Mark) -> str:

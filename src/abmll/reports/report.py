@@ -1,0 +1,251 @@
+"""The HTML report: one self-contained file, made from predictions alone."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from abmll.core import calibration
+from abmll.core.errors import AbmllError
+from abmll.evaluation.metrics import METRICS, Summary, cell_metrics, summarise
+from abmll.evaluation.predictions import Cell, read_cells
+from abmll.reports import figures, learning
+from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
+from abmll.reports.tables import counts
+from abmll.reports.verdicts import losses, wins
+
+TEMPLATE = "report.html.jinja"
+TASK_METRICS = ("accuracy", "nll")
+"""The metrics that are shown task by task."""
+
+NO_LOGS: Mapping[str, Path] = {}
+NO_INFO: Mapping[str, Any] = {}
+
+
+def render_report(
+    predictions: Path,
+    out: Path,
+    training_logs: Mapping[str, Path] = NO_LOGS,
+    run_info: Mapping[str, Any] = NO_INFO,
+    baseline: str = "abmll",
+) -> Path:
+    """Writes the report of a predictions file to `out` and returns it. Equal input gives equal bytes.
+
+    training_logs: run name -> training.jsonl; a name that begins with a method's ("abmll/0", "abmll seed 0") puts
+        its curve into that method's panel.
+    run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
+        the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"].
+    baseline: the method that differences are taken to.
+
+    The file is written whole or not at all; nothing in it is loaded from elsewhere.
+
+    Raises: AbmllError if there are no predictions or a log is damaged.
+    """
+    cells = read_cells(predictions)
+    curves = [curve for run, path in training_logs.items() for curve in learning.read_curves(run, Path(path))]
+    page = _environment().get_template(TEMPLATE).render(_context(cells, curves, run_info, baseline))
+    return _write_whole(Path(out), page)
+
+
+def _context(
+    cells: Sequence[Cell], curves: Sequence[learning.Curve], run_info: Mapping[str, Any], baseline: str
+) -> dict[str, Any]:
+    summary = summarise(cells, baseline)
+    size = summary.support_sizes[(len(summary.support_sizes) - 1) // 2]
+    looks = figures.looks(summary.methods)
+    pooled = {
+        method: figures.pooled(chosen)
+        for method in summary.methods
+        if (chosen := [c for c in cells if c.method == method and c.support_size == size])
+    }
+    info = {key: value for key, value in run_info.items() if key not in ("title", "held_out_families")}
+    return {
+        "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
+        "baseline": baseline,
+        "size": size,
+        "scope": _scope(cells, summary),
+        "swatches": {method: figures.swatch(look) for method, look in looks.items()},
+        "wins": wins(summary, size),
+        "losses": losses(summary),
+        "notes": summary.notes,
+        "tables": [_table(cells, summary, k) for k in _main_first(summary.support_sizes, size)],
+        "reliability": [
+            {
+                "method": method,
+                "figure": figures.reliability(method, probs, targets, looks[method]),
+                "ece": number(float(calibration.ece(probs, targets))),
+                "count": f"{len(targets):,}".replace(",", "\u202f"),
+            }
+            for method, (probs, targets) in pooled.items()
+        ],
+        "few": figures.FEW,
+        "risk_coverage": figures.risk_coverage(pooled, looks),
+        "support_curves": [figures.support_curve(summary, m, looks) for m in summary.metrics]
+        if len(summary.support_sizes) > 1
+        else [],
+        "task_blocks": [_task_tables(cells, summary, k, run_info) for k in _main_first(summary.support_sizes, size)],
+        "learning": _learning_panels(curves, summary, looks),
+        "info": {key: value for key, value in info.items() if not isinstance(value, Mapping)},
+        "folded_info": {key: _flat(value) for key, value in info.items() if isinstance(value, Mapping)},
+        "definitions": [METRICS[m] for m in summary.metrics],
+    }
+
+
+def _main_first(sizes: Sequence[int], size: int) -> list[int]:
+    return [size, *(k for k in sizes if k != size)]
+
+
+def _scope(cells: Sequence[Cell], summary: Summary) -> dict[str, str]:
+    """What the predictions cover, as label -> value."""
+    families = {c.family for c in cells if c.family}
+    samples = {c.log_probs.shape[0] for c in cells}
+    return {
+        "Methods": ", ".join(summary.methods),
+        "Tasks": str(len(summary.tasks)) + (f" in {len(families)} families" if len(families) > 1 else ""),
+        "Seeds": ", ".join(map(str, summary.seeds)),
+        "Support examples": ", ".join(map(str, summary.support_sizes)),
+        "Query examples per task": _span({len(c.targets) for c in cells}),
+        "Posterior samples": _span(samples),
+    }
+
+
+def _span(values: set[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)} to {max(values)}"
+
+
+def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]:
+    rows = []
+    for row in summary.rows:
+        if row.support_size != size:
+            continue
+        entries = []
+        for metric in summary.metrics:
+            difference = row.differences.get(metric)
+            entries.append(
+                {
+                    "metric": METRICS[metric],
+                    "value": mean_and_half_width(row.estimates[metric]),
+                    "best": summary.winners.get((size, metric)) == row.method,
+                    "difference": mean_and_bounds(difference.interval) if difference else "",
+                    "clear": bool(difference and difference.interval.excludes_zero),
+                    "p_value": p_value(difference.p_value) if difference else "",
+                    "rank": f"{row.ranks[metric]:.1f}" if metric in row.ranks else "",
+                }
+            )
+        seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
+        rows.append({"method": row.method, "entries": entries, "seconds": f"{seconds:.3g}", "cells": row.num_cells})
+    return {"size": size, "counts": counts(summary, size), "rows": rows}
+
+
+def _task_tables(cells: Sequence[Cell], summary: Summary, size: int, run_info: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over seeds, tasks as rows grouped by family: one table a metric, with shades from worst to best."""
+    chosen = [c for c in cells if c.support_size == size]
+    held_out = set(run_info.get("held_out_families", ()))
+    held_out |= {c.family for c in chosen if c.extra.get("held_out_family")}
+    family = {c.task: c.family for c in chosen}
+    tasks = sorted(family, key=lambda task: (family[task] not in held_out, family[task], task))
+    numbers = {c.key: cell_metrics(c) for c in chosen}
+    methods = [m for m in summary.methods if any(c.method == m for c in chosen)]
+    tables = []
+    for metric in TASK_METRICS:
+        means = np.array(
+            [
+                [
+                    np.mean([v[metric] for k, v in numbers.items() if (k.method, k.task) == (m, t)] or [np.nan])
+                    for m in methods
+                ]
+                for t in tasks
+            ]
+        )
+        tables.append({"metric": METRICS[metric], "rows": _shaded(means, METRICS[metric].better == "higher")})
+    groups = [
+        {
+            "family": name,
+            "held_out": name in held_out,
+            "tasks": [(i, task) for i, task in enumerate(tasks) if family[task] == name],
+        }
+        for name in dict.fromkeys(family[task] for task in tasks)
+    ]
+    return {"size": size, "methods": methods, "groups": groups, "tables": tables}
+
+
+def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, Any]]]:
+    """Per task and method: the text, the shade in [0, 1] (1 is the best of the table), best of its row or not."""
+    goodness = means if higher_is_better else -means
+    low, high = np.nanmin(goodness), np.nanmax(goodness)
+    best = np.nanmax(goodness, axis=1)
+    return [
+        [
+            {
+                "text": number(value, 2),
+                "shade": "0" if np.isnan(good) or high == low else f"{(good - low) / (high - low):.2f}",
+                "best": number(value, 2) == number(top if higher_is_better else -top, 2),
+            }
+            for value, good in zip(row, goods, strict=True)
+        ]
+        for row, goods, top in zip(means.tolist(), goodness.tolist(), best.tolist(), strict=True)
+    ]
+
+
+def _learning_panels(
+    curves: Sequence[learning.Curve], summary: Summary, looks: Mapping[str, figures.Look]
+) -> list[dict[str, str]]:
+    panels = []
+    other = figures.looks([*summary.methods, "other"])["other"]
+    groups = learning.by_method(curves, summary.methods)
+    for name in [*(m for m in summary.methods if m in groups), *(n for n in groups if n not in summary.methods)]:
+        group = groups[name]
+        for quantity in dict.fromkeys(c.quantity for c in group):
+            chosen = [c for c in group if c.quantity == quantity]
+            figure = figures.learning_curve(name, chosen, looks.get(name, other))
+            panels.append({"name": name, "runs": str(len(chosen)), "figure": figure})
+    return panels
+
+
+def _flat(info: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in info.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _environment() -> jinja2.Environment:
+    # Everything is escaped but the figures, which this package draws and which the template marks `safe`.
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("abmll.reports", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    """Writes a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise AbmllError(f"cannot write the report to {path}: {error.strerror}. Choose another place.") from error
+    return path
