@@ -18,11 +18,13 @@ class GaussianToy:
     """y ~ N(φ, noise_variance). Point parameters {"mean"}, or Gaussian ones {"mean", "log_var"}.
 
     expected: with `sample`, take E_q[NLL] in closed form instead of by one draw.
+    dropout: the probability that a draw of a point drops an element of φ.
     """
 
-    def __init__(self, dim=3, *, gaussian=True, noise_variance=0.5, expected=False, seed=0):
+    def __init__(self, dim=3, *, gaussian=True, noise_variance=0.5, expected=False, dropout=0.0, seed=0):
         generator = torch.Generator().manual_seed(seed)
         self.noise_variance, self.gaussian, self.expected = noise_variance, gaussian, expected
+        self.dropout = dropout
         theta = {"mean": torch.randn(dim, generator=generator, dtype=torch.float64)}
         if gaussian:
             theta["log_var"] = torch.full((dim,), -1.0, dtype=torch.float64)
@@ -33,10 +35,18 @@ class GaussianToy:
     def parameters(self, role):
         return dict(self._params[role])
 
+    @contextmanager
+    def at(self, params):
+        own, self._params = self._params, {**self._params, **params}
+        try:
+            yield
+        finally:
+            self._params = own
+
     def _draw(self):
         phi = self._params[TASK]
         if not self.gaussian:
-            return phi["mean"]
+            return torch.nn.functional.dropout(phi["mean"], self.dropout)
         return phi["mean"] + (0.5 * phi["log_var"]).exp() * torch.randn_like(phi["mean"])
 
     @contextmanager
@@ -65,15 +75,18 @@ class GaussianToy:
             hyper = -(mean_prior + precision_prior).sum()
         yield Terms(nll, divergence, hyper, len(examples))
 
+    def _choices(self, examples, phi):
+        candidates = torch.stack([torch.stack([observation(c) for c in e.choices]) for e in examples])
+        return (-0.5 * (candidates - phi).square().sum(-1) / self.noise_variance).log_softmax(-1)
+
     @torch.no_grad()
     def choice_log_probs(self, examples, *, num_samples=0):
-        out = []
-        for _ in range(max(1, num_samples)):
-            phi = self._draw() if num_samples else self._params[TASK]["mean"]
-            candidates = torch.stack([torch.stack([observation(c) for c in e.choices]) for e in examples])
-            score = -0.5 * (candidates - phi).square().sum(-1) / self.noise_variance
-            out.append(score.log_softmax(-1))
-        return torch.stack(out)
+        draws = [self._draw() if num_samples else self._params[TASK]["mean"] for _ in range(max(1, num_samples))]
+        return torch.stack([self._choices(examples, phi) for phi in draws])
+
+    @contextmanager
+    def choice_graph(self, examples):
+        yield self._choices(examples, self._params[TASK]["mean"])
 
 
 def observation(text):
@@ -108,4 +121,4 @@ class ToyEpisodes:
 
 def toy_for(spec: AdapterSpec, **options):
     """The toy with the kind of parameters that a method asks for."""
-    return GaussianToy(gaussian=spec.kind == "abmll", **options)
+    return GaussianToy(gaussian=spec.kind == "abmll", dropout=spec.dropout, **options)

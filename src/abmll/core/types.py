@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-META = "meta"
+META: Final = "meta"
 """Role (and PEFT adapter name) of the global, meta-learned parameters θ."""
-TASK = "task"
+TASK: Final = "task"
 """Role (and PEFT adapter name) of the current task's parameters φ."""
 Role = Literal["meta", "task"]
 
@@ -28,13 +28,17 @@ Metrics = dict[str, float]
 
 
 class Example(NamedTuple):
-    """One labelled row of a task, still text. `target` is the index of the right choice."""
+    """One labelled row of a task, still text. `target` is the index of the right choice.
+
+    demonstrations: solved rows of the same task, shown before this one in its prompt (in-context learning).
+    """
 
     prompt: str
     choices: tuple[str, ...]
     target: int
     question: str = ""
     id: str = ""
+    demonstrations: tuple[Example, ...] = ()
 
 
 class Episode(NamedTuple):
@@ -87,8 +91,29 @@ class Likelihood(Protocol):
         """
         ...
 
+    def choice_graph(self, examples: Sequence[Example]) -> AbstractContextManager[Tensor]:
+        """Log-probabilities (examples, choices) at the mean, as `choice_log_probs` gives them, but with gradient.
+
+        Differentiate inside the block. Normalised over the choices and free of dropout, unlike `terms`: what
+        curvatures and linearisations are made of.
+        """
+        ...
+
     def parameters(self, role: Role) -> dict[str, Tensor]:
         """The leaf tensors of a role; both roles have the same keys and shapes."""
+        ...
+
+
+@runtime_checkable
+class FunctionalLikelihood(Likelihood, Protocol):
+    """A likelihood that can be evaluated at tensors other than its own: what a gradient through an inner loop needs."""
+
+    def at(self, params: Mapping[Role, Mapping[str, Tensor]]) -> AbstractContextManager[None]:
+        """Until the block ends, `terms` takes these tensors for those of the roles named; twice differentiable.
+
+        The keys are those of `parameters(role)`. Roles that are not named keep their own tensors.
+        Raises: AbmllError if the model, as it is set up, would give a wrong gradient or none.
+        """
         ...
 
 
@@ -143,10 +168,13 @@ class AdapterSpec:
     """Which parameters a method has: an ordinary LoRA (a point) or ABMLL's Gaussian over a LoRA's output.
 
     log_var_offset: log-variance at initialisation; the published value is -20, a standard deviation of e^-10.
+    dropout: probability that an element of a LoRA's input is dropped, wherever a draw is asked for (`sample`); the
+        mean is taken without dropout.
     """
 
     kind: Literal["lora", "abmll"] = "lora"
     log_var_offset: float = -20.0
+    dropout: float = 0.0
 
 
 class Method(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
+from abmll.methods.rivals import ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -18,6 +19,13 @@ METHODS: dict[str, Callable[..., Method]] = {
     "lora": lora,
     "multitask": multitask,
     "reptile": reptile,
+    "fomaml": fomaml,
+    "maml": maml,
+    "metaicl": metaicl,
+    "in-context": in_context,
+    "mc-dropout": mc_dropout,
+    "ensemble": ensemble,
+    "temperature": temperature,
     "abmll": abmll,
     "abmll-paper": abmll_paper,
 }

@@ -1,0 +1,88 @@
+"""Deep ensembles: several adaptations that began in different places, averaged in probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import assign, clone
+from abmll.core.types import META, Adaptation, Example, Likelihood, Posterior
+from abmll.methods.gradient import GradientAdaptation
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """M members, each adapted on its own from its own start with its own order of the support set.
+
+    adaptation: what a member is; a point or itself a posterior.
+    num_members: M.
+    noise: how far apart the members start: θ_m = (θ + noise·rms(θ)·ε) / √(1 + noise²), tensor by tensor, which keeps
+        every tensor's size. A tensor of zeros (B of a fresh LoRA) stays zero, so members of a fresh LoRA begin
+        as different initialisations of one function. 0 starts all members at θ.
+    bootstrap: each member adapts to a sample of the support set with replacement instead of a permutation of it.
+
+    Source: Lakshminarayanan et al. 2017, arXiv 1612.01474, without adversarial training; it recommends no bootstrap.
+    """
+
+    adaptation: Adaptation = GradientAdaptation()
+    num_members: int = 5
+    noise: float = 1.0
+    bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_members < 1 or self.noise < 0:
+            raise AbmllError(
+                "ensemble: num_members must be at least 1 and noise at least 0; got "
+                f"num_members={self.num_members}, noise={self.noise}."
+            )
+
+    def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> EnsemblePosterior:
+        meta = likelihood.parameters(META)
+        theta, members = clone(meta), []
+        # Members start from META itself, so that any adaptation can be one; it is put back bit by bit.
+        try:
+            for _ in range(self.num_members):
+                assign(meta, self._start(theta))
+                members.append(self.adaptation.adapt(likelihood, self._order(support)))
+        finally:
+            assign(meta, theta)
+        return EnsemblePosterior(members)
+
+    def _start(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        shrink = math.sqrt(1 + self.noise**2)
+        return {
+            name: (tensor + self.noise * tensor.square().mean().sqrt() * torch.randn_like(tensor)) / shrink
+            for name, tensor in theta.items()
+        }
+
+    def _order(self, support: Sequence[Example]) -> list[Example]:
+        size = len(support)
+        chosen = torch.randint(size, (size,)) if self.bootstrap and size else torch.randperm(size)
+        return [support[i] for i in chosen.tolist()]
+
+
+class EnsemblePosterior:
+    """The members' predictions side by side: whoever averages samples averages members, in probability."""
+
+    def __init__(self, members: Sequence[Posterior]) -> None:
+        self.members = list(members)
+
+    def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
+        """Log-probabilities (samples, examples, choices), the same number of samples from every member.
+
+        Members that are points give one sample each; others share `num_samples`, at least one each.
+        """
+        share = max(1, num_samples // len(self.members))
+        return torch.cat([member.predict(query, share) for member in self.members])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            f"member{index}.{name}": tensor
+            for index, member in enumerate(self.members)
+            for name, tensor in member.state_dict().items()
+        }

@@ -1,0 +1,31 @@
+"""First-order MAML: θ moves by the query gradient taken where the inner loop ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abmll.core.params import add_to_grad, zero_grad
+from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
+from abmll.methods.inner import InnerLoop
+from abmll.methods.stateless import Stateless
+
+
+@dataclass(frozen=True)
+class Fomaml(Stateless):
+    """K inner steps on the support set, then ∇_φ NLL(query) at φ as θ's gradient: dφ/dθ is taken for the identity.
+
+    Any inner optimiser will do, gradient checkpointing too: no gradient passes through the inner loop.
+    Source: Finn et al. 2017, arXiv 1703.03400, section 5.2.
+    """
+
+    inner: InnerLoop = InnerLoop()
+
+    def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
+        inner_loss = self.inner.run(likelihood, episode.support)
+        phi = likelihood.parameters(TASK)
+        zero_grad(phi.values())
+        with likelihood.terms(episode.query) as terms:
+            loss = self.inner.objective.nll(terms)
+            loss.backward()
+        add_to_grad(likelihood.parameters(META), {name: tensor.grad for name, tensor in phi.items()})
+        return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}

@@ -1,0 +1,37 @@
+"""MetaICL: meta-training on prompts with demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from abmll.core.types import Episode, Likelihood, MetaLearner, Metrics
+from abmll.methods.in_context import demonstrate
+from abmll.methods.multitask import MultiTask
+
+
+@dataclass(frozen=True)
+class MetaIcl:
+    """Another meta-learner on the same episode, with demonstrations from the support set before every row.
+
+    meta_learner: multi-task training makes it MetaICL; ABMLL, its in-context variant.
+    num_demonstrations: k, chosen as in `InContext`; a support row is shown the other rows.
+
+    Source: Min et al. 2022, arXiv 2110.15943 (k = 16, rows drawn at random, the loss on the last row's answer).
+    Deliberate difference: demonstrations are chosen evenly over the labels, as at prediction.
+    """
+
+    meta_learner: MetaLearner = MultiTask()
+    num_demonstrations: int = 8
+
+    def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
+        support, count = episode.support, self.num_demonstrations
+        shown = Episode(episode.task, demonstrate(support, support, count), demonstrate(episode.query, support, count))
+        return self.meta_learner.meta_gradient(likelihood, shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.meta_learner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.meta_learner.load_state_dict(state)

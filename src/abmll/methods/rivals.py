@@ -1,0 +1,92 @@
+"""Rows of the field's other methods: meta-learners, and adaptations that know how sure they are."""
+
+from __future__ import annotations
+
+from abmll.core.types import AdapterSpec, Method, OuterOptimizer
+from abmll.methods.ensemble import Ensemble
+from abmll.methods.fomaml import Fomaml
+from abmll.methods.gradient import GradientAdaptation, NoAdaptation
+from abmll.methods.in_context import InContext
+from abmll.methods.inner import InnerLoop
+from abmll.methods.maml import Maml
+from abmll.methods.metaicl import MetaIcl
+from abmll.methods.multitask import MultiTask
+from abmll.methods.objective import Objective
+from abmll.methods.temperature import TemperatureScaled
+
+
+def fomaml(
+    num_steps: int = 5,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+) -> Method:
+    """First-order MAML on a LoRA."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), Fomaml(inner), outer)
+
+
+def maml(
+    num_steps: int = 5,
+    learning_rate: float = 0.1,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+) -> Method:
+    """Exact MAML on a LoRA, second order through plain gradient steps."""
+    inner = InnerLoop(num_steps, learning_rate, "sgd", batch_size)
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), Maml(inner), outer)
+
+
+def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> Method:
+    """MetaICL: a LoRA trained on prompts with demonstrations; no gradient step on a new task."""
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(
+        AdapterSpec(),
+        InContext(NoAdaptation(), num_demonstrations),
+        MetaIcl(MultiTask(), num_demonstrations),
+        outer,
+    )
+
+
+def in_context(num_demonstrations: int = 8) -> Method:
+    """The language model as it is, shown the support set in its prompt."""
+    return Method(AdapterSpec(), InContext(NoAdaptation(), num_demonstrations), None)
+
+
+def mc_dropout(
+    num_steps: int = 20, learning_rate: float = 3e-3, batch_size: int | None = None, dropout: float = 0.1
+) -> Method:
+    """A fresh LoRA fine-tuned with dropout on its input, and dropout kept at prediction: each mask is a sample.
+
+    Source: Gal & Ghahramani 2016, arXiv 1506.02142; p = 0.1 as in the baselines of BLoB.
+    """
+    objective = Objective(sample=True)
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size, objective=objective)
+    return Method(AdapterSpec(dropout=dropout), GradientAdaptation(inner, sample=True), None)
+
+
+def ensemble(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    num_members: int = 5,
+    noise: float = 1.0,
+    bootstrap: bool = False,
+) -> Method:
+    """A deep ensemble of fresh LoRAs; takes `num_members` times the seconds and bytes of one."""
+    member = GradientAdaptation(InnerLoop(num_steps, learning_rate, batch_size=batch_size))
+    return Method(AdapterSpec(), Ensemble(member, num_members, noise, bootstrap), None)
+
+
+def temperature(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    holdback: float = 0.25,
+    prior_std: float | None = 1.0,
+) -> Method:
+    """A fresh LoRA fine-tuned on three quarters of the support set, its temperature fitted on the last."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    return Method(AdapterSpec(), TemperatureScaled(GradientAdaptation(inner), holdback, prior_std), None)
