@@ -21,8 +21,8 @@ FOLDER = "lora"
 def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, str] | None = None) -> Path | None:
     """Writes `directory/lora` from the ABMLL weights in `directory`; returns it, or None if there are no weights.
 
-    The common denominator of what servers read: the scaling is folded into lora_B (so lora_alpha = r), target_modules
-    is a list of leaf names, nothing but lora_A and lora_B (and modules_to_save, where the adapter has some).
+    The common denominator of what servers read: the scaling is folded into lora_B (so lora_alpha = r),
+    target_modules is a list of leaf names, nothing but lora_A and lora_B (and modules_to_save, if there are any).
     """
     weights = directory / SAFETENSORS_WEIGHTS_NAME
     if not weights.is_file():

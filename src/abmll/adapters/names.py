@@ -19,8 +19,8 @@ _RESERVED = ("base_model", "model", "base_layer", "modules_to_save", "original_m
 def check_adapter_name(model: nn.Module, name: str) -> None:
     """Refuses an adapter name that cannot be told from a module's name in a state dict.
 
-    With an adapter named like a module (say "layers"), PEFT's filters write no tensors at all for the other adapters,
-    without a word.
+    With an adapter named like a module (say "layers"), PEFT's filters write no tensors at all for the other
+    adapters, without a word.
 
     Raises: AbmllError.
     """
@@ -38,8 +38,8 @@ def check_adapter_name(model: nn.Module, name: str) -> None:
         taken.setdefault(path.rpartition(".")[2], repr(path))
     if name in taken:
         raise AbmllError(
-            f"the adapter name {name!r} is also the name of a module of this model ({taken[name]}), and PEFT would then "
-            "save the other adapters empty: choose another name."
+            f"the adapter name {name!r} is also the name of a module of this model ({taken[name]}), and PEFT would "
+            "then save the other adapters empty: choose another name."
         )
 
 

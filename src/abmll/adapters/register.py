@@ -13,7 +13,7 @@ PREFIX = "abmll_"
 def register() -> None:
     """Makes `get_peft_model`, `PeftModel.from_pretrained` etc. know the type "ABMLL". Does nothing the second time.
 
-    `register_peft_method` accepts only members of the enum `PeftType`, and PEFT offers no way to add one from outside.
+    `register_peft_method` accepts only members of the enum `PeftType`, and PEFT has no way to add one from outside.
     """
     _add_peft_type(NAME)
     if PeftType[NAME] in PEFT_TYPE_TO_CONFIG_MAPPING:

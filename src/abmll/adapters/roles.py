@@ -28,14 +28,14 @@ _SHAPING = (
     *("peft_type", "r", "lora_alpha", "log_var_offset", "space", "use_rslora", "use_dora", "bias"),
     *("rank_pattern", "alpha_pattern", "fan_in_fan_out"),
 )
-"""What decides how an adapter's tensors are read: a folder in which one of these differs would load silently wrong."""
+"""What decides how an adapter's tensors are read: a folder in which one of these differs would load wrong."""
 
 
 def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Wraps `base_model` with the adapters META and TASK, equal to each other at first; TASK is the active one.
 
-    Works for `AbmllConfig` and `peft.LoraConfig`. A float16 or bfloat16 base gets float32 adapters. The base model is
-    changed in place, as PEFT does, and its own parameters are frozen.
+    Works for `AbmllConfig` and `peft.LoraConfig`. A float16 or bfloat16 base gets float32 adapters. The base model
+    is changed in place, as PEFT does, and its own parameters are frozen.
 
     Raises: AbmllError if the model already has adapters, or has not the target modules.
     """
@@ -155,7 +155,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
     if not path.is_file():
         hint = ""
         if (directory / "adapter_model.bin").exists():
-            hint = " There is an adapter_model.bin, which can run code when it is read: convert it to safetensors first."
+            hint = " There is an adapter_model.bin, which can run code when read: convert it to safetensors first."
         raise AbmllError(f"no adapter weights in {directory}: {SAFETENSORS_WEIGHTS_NAME} is missing.{hint}")
     try:
         return load_file(path)
@@ -171,21 +171,21 @@ def _check_fit(directory: Path, tensors: dict[str, Tensor], parameters: dict[str
     ):
         if names:
             raise AbmllError(
-                f"{path} {problem} {len(names)} tensors, the first of them {names[0]!r}: it was made for another model "
-                "or other target_modules."
+                f"{path} {problem} {len(names)} tensors, the first of them {names[0]!r}: it was made for another "
+                "model or other target_modules."
             )
     for name, tensor in tensors.items():
         if tensor.shape != parameters[name].shape:
             raise AbmllError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}: "
-                "it was made for another base model."
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}"
+                ": it was made for another base model."
             )
         if not torch.isfinite(tensor).all():
             raise AbmllError(f"{path}: {name!r} holds nan or infinity. Use an earlier checkpoint.")
 
 
 def _link_others(old: Path, new: Path) -> None:
-    """Brings files that are not the adapter's along. Links, not copies: a log open for appending stays the same file."""
+    """Brings other files along. Links, not copies: a log that is open for appending stays the same file."""
     for path in old.iterdir():
         if not (new / path.name).exists():
             if path.is_dir():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from torch import Tensor
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Estimator
 
-# A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers in a
-# thread of its own, and they must see the same pass there.
+# A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers
+# in a thread of its own, and they must see the same pass there.
 _active: StochasticPass | None = None
 
 
@@ -50,52 +50,60 @@ class StochasticPass:
         self._hyper: dict[Hashable, Tensor] = {}
 
     def report(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
-        """A layer's contribution: elementwise values (batch, tokens, out_features), summed here over counted tokens.
+        """A layer's contribution: elementwise values (batch, tokens, out_features), summed over counted tokens.
 
-        A layer that runs several times (shared weights, several forward passes) adds up. A recomputation by gradient
-        checkpointing does not: it happens inside `backward()`, after the loss has read the first report.
+        Flattened values (batch·tokens, out_features) are taken as well.
 
-        Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the pass
-        was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
+        A layer that runs several times (shared weights, several forward passes) adds up. A recomputation by
+        gradient checkpointing does not: it happens inside `backward()`, after the loss has read the first report.
+
+        Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the
+        pass was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
         """
-        # -1 outside a backward pass; torch.utils.checkpoint asks the same question in the same way.
-        if torch._C._current_graph_task_id() != -1:
-            return
         if self._wants_grad and not torch.is_grad_enabled():
             raise AbmllError(
-                "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's gradient "
-                "would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on with "
+                "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's "
+                "gradient would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on by "
                 "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}). "
                 "If you run the model under torch.no_grad(), open the stochastic pass inside it."
             )
-        self._add(self._kl, layer, kl)
+        # summed in a recomputation too, which must save the same tensors as the first run
+        totals = [(self._kl, self._sum_counted(kl))]
         if hyper is not None:
-            self._add(self._hyper, layer, hyper)
+            totals.append((self._hyper, self._sum_counted(hyper)))
+        if _inside_backward():
+            return
+        for record, total in totals:
+            record[layer] = record[layer] + total if layer in record else total
 
     def kl(self) -> Tensor:
-        """Sum of the reported KL over layers, counted tokens and output units, in nats; 0 if nothing was reported."""
+        """Sum of the reported KL over layers, counted tokens and units, in nats; 0 if nothing was reported."""
         return _total(self._kl)
 
     def hyper(self) -> Tensor:
         """Sum of the reported -log p(θ), likewise; 0 if nothing was reported."""
         return _total(self._hyper)
 
-    def _add(self, record: dict[Hashable, Tensor], layer: Hashable, values: Tensor) -> None:
-        total = self._sum_counted(values)
-        record[layer] = record[layer] + total if layer in record else total
-
     def _sum_counted(self, values: Tensor) -> Tensor:
         if self.mask is None:
             return values.sum()
-        if values.shape[:-1] != self.mask.shape:
+        mask = self.mask.to(values.device)
+        if values.ndim == 2 and len(values) == mask.numel():
+            mask = mask.flatten()  # some blocks (OPT's feed-forward) see (batch·tokens, features)
+        if values.shape[:-1] != mask.shape:
             raise AbmllError(
-                f"a layer's output has shape {tuple(values.shape)}, which does not fit the mask's (batch, tokens) = "
-                f"{tuple(self.mask.shape)}. Adapt only layers whose input is (batch, tokens, features) "
+                f"a layer's output has shape {tuple(values.shape)}, which does not fit the mask's (batch, tokens) "
+                f"= {tuple(self.mask.shape)}. Adapt only layers that see every token once "
                 "(see target_modules), or open the pass without a mask to count every row."
             )
         per_token = values.sum(-1)
         # where, not a product: 0·inf in a padded row would be nan
-        return torch.where(self.mask.to(per_token.device), per_token, per_token.new_zeros(())).sum()
+        return torch.where(mask, per_token, per_token.new_zeros(())).sum()
+
+
+def _inside_backward() -> bool:
+    # torch.utils.checkpoint asks the same question in the same way; -1 is "no backward pass in this thread"
+    return torch._C._current_graph_task_id() != -1
 
 
 def _total(record: dict[Hashable, Tensor]) -> Tensor:
@@ -110,17 +118,17 @@ def stochastic_pass(
     *,
     sample: bool = False,
     prior: str | None = None,
-    estimator: Estimator = "closed_form",
+    estimator: Estimator | str = "closed_form",  # str: a name from a configuration file, checked below
     hyper_prior: bool = False,
     mask: Tensor | None = None,
 ) -> Iterator[StochasticPass]:
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
 
-    Call `backward()` inside the block: gradient checkpointing runs the layers again there, and they must do the same.
-    Arguments are described in `StochasticPass`.
+    Call `backward()` inside the block: gradient checkpointing runs the layers again there, and they must do the
+    same. Arguments are described in `StochasticPass`.
 
-    Raises: AbmllError for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a prior,
-    a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
+    Raises: AbmllError for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a
+    prior, a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
     """
     global _active
     if estimator not in get_args(Estimator):
@@ -138,7 +146,7 @@ def stochastic_pass(
         )
     if _active is not None:
         raise AbmllError("a stochastic pass is already active: close it before opening another one.")
-    _active = StochasticPass(sample, prior, estimator, hyper_prior, mask)
+    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, mask)
     try:
         yield _active
     finally:

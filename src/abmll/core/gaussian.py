@@ -1,7 +1,7 @@
 """Low-rank conditional Gaussians over a layer's output: moments, samples, divergences, hyper-prior.
 
-Given a layer's input x, each output unit of each token has its own Gaussian. Its mean and its *log-variance* are both
-low-rank linear maps of x:
+Given a layer's input x, each output unit of each token has its own Gaussian. Its mean and its *log-variance* are
+both low-rank linear maps of x:
 
     mean(x)    = s·B_μ A_μ x
     log_var(x) = s·B_v A_v x + c
@@ -154,7 +154,7 @@ def hyper_prior(
     gamma_rate: float = 0.01,
     mean_variance: float = 1.0,
 ) -> Float[Tensor, "*shape"]:
-    """-log p(θ) elementwise, in nats: Normal(0, mean_variance) on the mean, Gamma(a, b) on the precision e^-log_var.
+    """-log p(θ) elementwise, in nats: Normal(0, v) on the mean, Gamma(a, b) on the precision e^-log_var.
 
         -log N(mean; 0, v) - [a log b - log Γ(a) + (a - 1) log τ - b τ],   τ = e^-log_var
 

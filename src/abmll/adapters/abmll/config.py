@@ -37,8 +37,8 @@ class AbmllConfig(PeftConfig):
     target_modules: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Names of the linear layers to adapt (suffixes), a regular expression, 'all-linear', or None for "
-            "the architecture's LoRA default."
+            "help": "Names of the linear layers to adapt (suffixes), a regular expression, 'all-linear', or None "
+            "for the architecture's LoRA default."
         },
     )
     exclude_modules: list[str] | str | None = field(

@@ -21,8 +21,8 @@ from .config import AbmllConfig
 class AbmllLayer(BaseTunerLayer):
     """Holds the four factors of each adapter, in flat dictionaries keyed by adapter.
 
-    Flat, because PEFT removes an adapter's name only from the end of a parameter's name: a nested module would be saved
-    under the first adapter's name and load silently wrong under another.
+    Flat, because PEFT removes an adapter's name only from the end of a parameter's name: a nested module would be
+    saved under the first adapter's name and load silently wrong under another.
     """
 
     adapter_layer_names = ("abmll_mean_A", "abmll_mean_B", "abmll_log_var_A", "abmll_log_var_B")
@@ -136,9 +136,7 @@ class Linear(nn.Module, AbmllLayer):
                 continue
             merged = self._shifted_weight(name, sign=1)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"NaNs or infinities in the merged weights. The adapter {name} seems to be broken."
-                )
+                raise ValueError(f"NaNs or infinities in the merged weights. The adapter {name} seems to be broken.")
             self.get_base_layer().weight.data = merged
             self.merged_adapters.append(name)
 
@@ -157,8 +155,8 @@ class Linear(nn.Module, AbmllLayer):
         weight = layer.weight.data
         if not weight.is_floating_point() or hasattr(layer.weight, "quant_state"):
             raise AbmllError(
-                f"cannot merge into a quantised weight ({type(layer).__name__}, {weight.dtype}): load the base model "
-                "in full precision to merge, or serve the adapter unmerged."
+                f"cannot merge into a quantised weight ({type(layer).__name__}, {weight.dtype}): load the base "
+                "model in full precision to merge, or serve the adapter unmerged."
             )
         delta = self.get_delta_weight(adapter_name).to(weight.device)
         if isinstance(layer, Conv1D):

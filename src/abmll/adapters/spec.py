@@ -1,0 +1,30 @@
+"""From what a method asks for to PEFT's own configuration of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import LoraConfig, PeftConfig
+
+from abmll.adapters.abmll import AbmllConfig
+from abmll.core.types import AdapterSpec
+
+
+def peft_config(
+    spec: AdapterSpec,
+    *,
+    r: int = 8,
+    lora_alpha: int = 16,
+    target_modules: str | Sequence[str] = "all-linear",
+) -> PeftConfig:
+    """The PEFT configuration of a method's adapter: `LoraConfig` for points, `AbmllConfig` for Gaussians."""
+    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
+    if spec.kind == "abmll":
+        return AbmllConfig(
+            r=r,
+            lora_alpha=lora_alpha,
+            target_modules=targets,
+            log_var_offset=spec.log_var_offset,
+            task_type="CAUSAL_LM",
+        )
+    return LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
