@@ -23,9 +23,7 @@ app = typer.Typer(
 def main(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version and stop.", is_eager=True, callback=lambda v: _version(v)
-        ),
+        typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=lambda v: _version(v)),
     ] = False,
 ) -> None:
     """Fine-tune a language model over many tasks, so that it adapts to a new one from a handful of examples and

@@ -48,9 +48,7 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", metavar="FILE", help="Where to write  [default: FILE's name + .predictions.jsonl]"
-        ),
+        typer.Option("-o", "--out", metavar="FILE", help="Where to write  [default: FILE's name + .predictions.jsonl]"),
     ] = None,
     num_samples: Annotated[
         int, typer.Option(min=0, metavar="N", help="Posterior samples to average; 0 predicts at the mean.")

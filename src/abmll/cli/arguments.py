@@ -9,9 +9,7 @@ import typer
 
 from abmll.core.errors import AbmllError
 
-RunFile = Annotated[
-    Path, typer.Argument(metavar="RUN.toml", help="Run file; `abmll config` prints one to start from.")
-]
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="Run file; `abmll config` prints one to start from.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -75,6 +75,4 @@ def _methods() -> Iterator[str]:
         defaults = ["unset" if p.default is None else toml_value(p.default) for p in parameters]
         width = max((len(p.name) for p in parameters), default=0)
         options = [f"  {p.name:{width}} = {default}" for p, default in zip(parameters, defaults, strict=True)]
-        yield "\n".join(
-            [name, *textwrap.wrap(summary, WIDTH, initial_indent="  ", subsequent_indent="  "), *options]
-        )
+        yield "\n".join([name, *textwrap.wrap(summary, WIDTH, initial_indent="  ", subsequent_indent="  "), *options])

@@ -55,9 +55,7 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", metavar="DIR", help="Folder for predictions.jsonl  [default: the run's output]"
-        ),
+        typer.Option("-o", "--out", metavar="DIR", help="Folder for predictions.jsonl  [default: the run's output]"),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -88,13 +86,11 @@ def evaluate(
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the runs and the report.")
-    ] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the runs and the report.")] = Path(
+        "runs/demo"
+    ),
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions; the intervals need at least 3.")] = 3,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke test of a minute: fewer steps and tasks.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke test of a minute: fewer steps and tasks.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """See the whole story in minutes, offline.

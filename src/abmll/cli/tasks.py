@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,18 +114,14 @@ def _suite(name: str, folder: Path | None) -> Suite:
 
 
 def _task_files(path: Path) -> list[Path]:
-    from abmll.data.rows import SUFFIXES, data_suffix
+    from abmll.data.folder import task_files
 
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise AbmllError(f"no task file or folder at {path}. Paths are relative to the folder that you are in.")
-    files = sorted(file for file in path.iterdir() if file.is_file() and data_suffix(file))
-    if not files:
-        raise AbmllError(
-            f"{path} holds no task files. Their names end with {', '.join(SUFFIXES)}, or one of these and .gz."
-        )
-    return files
+    if path.is_dir():
+        files = task_files(path)
+        if files:
+            return files
+        raise AbmllError(f"{path} holds no task: put .jsonl, .csv or .tsv files (or .gz of them) or .toml specs there.")
+    return [existing_file(path, "task file or folder")]
 
 
 def _row(example: Example) -> str:
@@ -135,6 +132,6 @@ def _row(example: Example) -> str:
     return f"\n[{example.id}] {text}\n    choices: {choices}\n    answer:  {example.choices[example.target]}"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -40,9 +40,7 @@ def field_rows() -> list[FieldRow]:
     return rows
 
 
-def _rows(
-    section: type[BaseModel], prefix: str, skip: dict[str, type[Section]] | None = None
-) -> Iterator[FieldRow]:
+def _rows(section: type[BaseModel], prefix: str, skip: dict[str, type[Section]] | None = None) -> Iterator[FieldRow]:
     for name, info in section.model_fields.items():
         if name not in (skip or {}):
             default = info.get_default(call_default_factory=True)
@@ -80,7 +78,7 @@ def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
     # Field(...) inside Annotated keeps its constraints one level deeper than Field(...) as a default.
     constraints = [inner for item in metadata for inner in (item, *getattr(item, "metadata", ()))]
     for constraint in constraints:
-        for attribute, words in (("gt", "above"), ("ge", "at least"), ("le", "at most")):
+        for attribute, words in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
             bound = getattr(constraint, attribute, None)
             if bound is not None:
                 yield f"{words} {bound:g}"

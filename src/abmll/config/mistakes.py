@@ -104,7 +104,7 @@ def _wrong(field: str, value: Any, rule: str) -> str:
     if rule.startswith("one of: ") and isinstance(value, str):
         hint = _hint(value, rule.removeprefix("one of: ").split(", "))
     elif rule.startswith("a list of") and not isinstance(value, (list, tuple, dict)):
-        hint = f" Write {field.rpartition('.')[2]} = [{_shown(value)}]"
+        hint = f" Write {_leaf(field)} = [{_shown(value)}]"
     elif isinstance(value, str) and rule.startswith(("a whole number", "a number", "true or false")):
         bare = value.strip().lower()
         if bare in ("true", "false") or bare.replace(".", "", 1).lstrip("-").isdigit():
@@ -122,17 +122,19 @@ def _unknown(path: str, value: Any) -> str:
         near = difflib.get_close_matches(key, tables, n=1)
         hint = f" Did you mean [{near[0]}]?" if near else ""
         return f"[{key}]: no such table.{hint} Tables: {', '.join(tables)}"
-    siblings = [one for one in paths if one.rpartition(".")[0] == table]
-    near = difflib.get_close_matches(path, siblings, n=1, cutoff=0.75 if table else 0.6)
-    if not near:
-        near = [one for one in paths if one.rpartition(".")[2] == key]
-    if not near:
-        near = difflib.get_close_matches(path, paths, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    if not near:
-        names = ", ".join(one.rpartition(".")[2] for one in siblings)
-        hint = f" Fields of [{table}]: {names}" if table else f" Fields outside a table: {names}"
+    siblings = [_leaf(one) for one in paths if one.rpartition(".")[0] == table]
+    by_leaf = {_leaf(one): one for one in reversed(paths)}  # of equal names, the first
+    near = [f"{table}.{one}".lstrip(".") for one in difflib.get_close_matches(key, siblings, n=1)]
+    near = near or [by_leaf[one] for one in difflib.get_close_matches(key, by_leaf, n=1, cutoff=0.75)]
+    if near:
+        hint = f" Did you mean {near[0]}?"
+    else:
+        hint = f" Fields {f'of [{table}]' if table else 'outside a table'}: {', '.join(siblings)}"
     return f"{path} = {_shown(value)}: no such field.{hint}"
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

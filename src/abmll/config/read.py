@@ -72,9 +72,7 @@ def _tell(
     mistakes: Sequence[Mistake], source: str, lines: Mapping[str, int], overridden: set[str] | frozenset[str]
 ) -> str:
     count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    placed = sorted(
-        ((_line(mistake, lines, overridden), mistake.text) for mistake in mistakes), key=lambda one: one[0]
-    )
+    placed = sorted(((_line(mistake, lines, overridden), mistake.text) for mistake in mistakes), key=lambda one: one[0])
     places = [COMMAND_LINE if line == 0 else f"line {line}" if line < NO_LINE else "" for line, _ in placed]
     indent = max(map(len, places)) + 2 if any(places) else 0
     told = [f"  {place.ljust(indent)}{text}" for place, (_, text) in zip(places, placed, strict=True)]

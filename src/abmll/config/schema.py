@@ -16,9 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A table of a run file. Frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -33,9 +31,7 @@ FilePath = Annotated[Path, Field(strict=False)]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)
 ]
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)
-]
+Counts = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)]
 
 
 class ModelConfig(Section):
@@ -78,8 +74,14 @@ class DataConfig(Section):
     folder: FilePath | None = Field(
         default=None, description="Where the suite's task files lie, for suites that ship without them."
     )
-    held_out: Names | None = Field(
-        default=None, description="Tasks or whole families to keep for the test; unset takes the suite's own split."
+    held_out: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Fraction of tasks to hold out, in whole families; unset takes the suite's own split.",
+    )
+    split_seed: int | None = Field(
+        default=None, ge=0, description="Draws the families that held_out takes; unset takes the suite's own."
     )
     max_rows: int | None = Field(
         default=None, ge=2, description="Read at most this many rows of each task; unset reads all."
@@ -107,9 +109,7 @@ class PromptConfig(Section):
         ge=16,
         description="Longest prompt; a longer one loses the middle of its text, never its choices.",
     )
-    chat: bool = Field(
-        default=False, description="Wrap the prompt in the tokenizer's chat template (instruct models)."
-    )
+    chat: bool = Field(default=False, description="Wrap the prompt in the tokenizer's chat template (instruct models).")
 
 
 class AdapterConfig(Section):
@@ -153,16 +153,12 @@ class MethodConfig(Section):
 class EpisodesConfig(Section):
     """One visit to one task: adapt on a support set, be judged on a query set."""
 
-    support_size: int = Field(
-        default=16, ge=1, description="Labelled examples to adapt on in each training episode."
-    )
+    support_size: int = Field(default=16, ge=1, description="Labelled examples to adapt on in each training episode.")
     query_size: int = Field(default=16, ge=1, description="Further examples of the same task to be judged on.")
     order: Literal["random", "sequential"] = Field(
         default="random", description="How tasks follow each other: drawn at random, or in the suite's order."
     )
-    balanced: bool = Field(
-        default=False, description="Draw support sets with equally many examples of every class."
-    )
+    balanced: bool = Field(default=False, description="Draw support sets with equally many examples of every class.")
 
 
 class TrainingConfig(Section):

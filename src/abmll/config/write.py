@@ -23,10 +23,8 @@ def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> str:
     lines += [f"{_key(key)} = {toml_value(value)}" for key, value in values.items()]
     text = "".join(f"{line}\n" for line in lines)
     for key, value in table.items():
-        # An empty table is the default of every table: it need not be written.
-        if isinstance(value, Mapping) and value:
-            inner = _table(value, (*path, key))
-            text += f"\n{inner}" if text and inner else inner
+        if isinstance(value, Mapping):
+            text += "\n" * bool(text) + _table(value, (*path, key))
     return text
 
 

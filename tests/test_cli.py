@@ -1,0 +1,414 @@
+"""The command line: what each command hands on, how it ends, and that help loads nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import abmll
+from abmll.cli import app
+from abmll.config import RunConfig, field_rows, load_config
+from abmll.core.errors import AbmllError
+from abmll.evaluation.predictions import Cell, append_cell, read_cells
+
+COMMANDS = ("train", "adapt", "predict", "evaluate", "report", "demo", "config", "tasks")
+HEAVY = ("torch", "transformers", "peft", "numpy", "matplotlib", "jinja2", "abmll.config")
+
+
+class FakePipeline(types.ModuleType):
+    """Records how it is called, and answers with the path it is told to write or raises what it is told to raise."""
+
+    def __init__(self) -> None:
+        super().__init__("abmll.pipeline")
+        self.calls: list[tuple] = []
+        self.failure: BaseException | None = None
+
+    def _called(self, *call):
+        self.calls.append(call)
+        if self.failure is not None:
+            raise self.failure
+
+    def train_run(self, config, *, resume, progress):
+        self._called("train", config, resume, progress)
+        return config.output / "adapter"
+
+    def adapt_run(self, adapter, task, out, *, support_size, seed, base_model):
+        self._called("adapt", adapter, task, out, support_size, seed, base_model)
+        return out
+
+    def predict_run(self, adapter, file, out, *, num_samples, base_model):
+        self._called("predict", adapter, file, out, num_samples, base_model)
+        return out
+
+    def evaluate_run(self, config, adapter, out, *, progress):
+        self._called("evaluate", config, adapter, out, progress)
+        predictions = out / "predictions.jsonl"
+        append_cell(predictions, cell("abmll"))
+        return predictions
+
+    def demo_run(self, out, *, seeds, progress, quick):
+        self._called("demo", out, seeds, progress, quick)
+        return out / "report.html"
+
+
+def cell(method: str, seed: int = 0, task: str = "t", right: float = 0.9) -> Cell:
+    log_probs = torch.tensor([[[right, 1 - right], [1 - right, right]]]).log()
+    return Cell(method, seed, task, "f", 16, ("a", "b"), torch.tensor([0, 1]), log_probs)
+
+
+@pytest.fixture
+def pipeline(monkeypatch) -> FakePipeline:
+    fake = FakePipeline()
+    monkeypatch.setitem(sys.modules, "abmll.pipeline", fake)
+    monkeypatch.setattr(abmll, "pipeline", fake, raising=False)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """Commands run in a folder of their own, with a run file, an adapter and a task in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "110")
+    Path("run.toml").write_text("[training]\nnum_steps = 5\n")
+    Path("adapter").mkdir()
+    Path("empty").mkdir()
+    Path("adapter/adapter_config.json").write_text("{}")
+    rows = [
+        {"id": f"r{n}", "input": f"text {n}", "options": ["bad", "good"], "target": int(n % 3 == 0)} for n in range(6)
+    ]
+    Path("task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def run(*words: str):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refused(*words: str) -> str:
+    """Runs a command that must end as a user's mistake does, and returns its message."""
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    return result.stderr
+
+
+# Help
+
+
+def test_help_loads_no_library():
+    code = (
+        "import sys\nfrom abmll.cli import app\n"
+        f"for words in [[], *[[c] for c in {COMMANDS}], ['tasks', 'list'], ['tasks', 'validate']]:\n"
+        "    app([*words, '--help'], standalone_mode=False)\n"
+        f"print('LOADED', sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_help_answers_at_once():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "abmll.cli", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 1.5  # 0.2 s on an idle machine; importing torch alone takes longer
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    first, _, rest = run(command, "--help").stdout.partition("\n\n")
+    assert f"abmll {command}" in first.replace("root", "abmll")
+    assert "..." not in next(line for line in run("--help").stdout.splitlines() if line.startswith(f"  {command} "))
+    if command != "tasks":
+        assert f"  abmll {command}" in rest, "an example"
+
+
+def test_version():
+    from importlib.metadata import version
+
+    result = run("--version")
+    assert (result.exit_code, result.stdout.strip()) == (0, f"abmll {version('abmll')}")
+
+
+# What is handed on
+
+
+def test_train_resolves_the_run_file_and_its_overrides(pipeline):
+    result = run("train", "run.toml", "seed=3", "output=runs/x", "--resume", "--quiet")
+    assert result.exit_code == 0, result.output
+    expected = load_config("run.toml", ["seed=3", "output=runs/x"])
+    assert pipeline.calls == [("train", expected, True, False)]
+    assert expected.training.num_steps == 5
+    assert "runs/x/adapter" in result.stdout
+    assert "abmll adapt" in result.stdout
+
+
+def test_train_shows_progress_and_starts_anew_by_default(pipeline):
+    run("train", "run.toml")
+    assert pipeline.calls[0][2:] == (False, True)
+
+
+def test_adapt_and_predict(pipeline):
+    words = ("adapt", "adapter", "task.jsonl", "-o", "out", "--support-size", 4, "--seed", 2, "--base-model", "m")
+    assert run(*words).exit_code == 0
+    assert run("predict", "adapter", "task.jsonl").exit_code == 0
+    assert run("predict", "adapter", "task.jsonl", "-o", "p.jsonl", "--num-samples", 0).exit_code == 0
+    adapter, task = Path("adapter"), Path("task.jsonl")
+    assert pipeline.calls == [
+        ("adapt", adapter, task, Path("out"), 4, 2, "m"),
+        ("predict", adapter, task, Path("task.predictions.jsonl"), 16, None),
+        ("predict", adapter, task, Path("p.jsonl"), 0, None),
+    ]
+
+
+def test_a_run_folder_stands_for_the_adapter_in_it(pipeline, folder):
+    (folder / "runs").mkdir()
+    (folder / "adapter").rename("runs/adapter")
+    assert run("adapt", "runs", "task.jsonl", "-o", "out").exit_code == 0
+    assert pipeline.calls[0][1] == Path("runs/adapter")
+
+
+def test_evaluate_writes_beside_the_run_and_prints_the_table(pipeline):
+    Path("runs/run").mkdir(parents=True)
+    result = run("evaluate", "run.toml", "--adapter", "adapter")
+    assert result.exit_code == 0, result.output
+    assert pipeline.calls == [("evaluate", load_config("run.toml"), Path("adapter"), Path("runs/run"), True)]
+    assert "accuracy" in result.stdout.lower()
+    assert "runs/run/predictions.jsonl" in result.stdout
+
+
+def test_demo(pipeline):
+    assert run("demo", "-o", "d", "--seeds", 2, "--quick").exit_code == 0
+    assert run("demo").exit_code == 0
+    assert pipeline.calls == [("demo", Path("d"), 2, True, True), ("demo", Path("runs/demo"), 3, True, False)]
+
+
+# Reports
+
+
+@pytest.fixture
+def rendered(monkeypatch) -> list:
+    """What the report was asked to show."""
+    calls: list = []
+
+    def render_report(predictions, out, training_logs, run_info):
+        calls.append((read_cells(predictions), out, training_logs, run_info))
+        return out
+
+    module = types.ModuleType("abmll.reports.report")
+    module.render_report = render_report
+    monkeypatch.setitem(sys.modules, "abmll.reports.report", module)
+    return calls
+
+
+def predictions(folder: str, *cells: Cell) -> Path:
+    path = Path(folder, "predictions.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for one in cells:
+        append_cell(path, one)
+    return path
+
+
+def test_report_takes_what_lies_beside_the_predictions(rendered):
+    path = predictions("runs/a", cell("abmll"), cell("lora"))
+    Path("runs/a/train/abmll").mkdir(parents=True)
+    Path("runs/a/train/abmll/training.jsonl").touch()
+    Path("runs/a/provenance.json").write_text('{"commit": "abc"}')
+    result = run("report", path, "-o", "r.html")
+    assert result.exit_code == 0, result.output
+    [(cells, out, logs, info)] = rendered
+    assert [one.method for one in cells] == ["abmll", "lora"]
+    assert out == Path("r.html")
+    assert logs == {"runs/a/train/abmll": Path("runs/a/train/abmll/training.jsonl")}
+    assert info == {"commit": "abc"}
+
+
+def test_report_merges_evaluations_and_drops_repeated_cells(rendered):
+    one = predictions("a", cell("abmll"), cell("lora"))
+    two = predictions("b", cell("lora"), cell("reptile"))
+    Path("b/provenance.json").write_text('{"commit": "abc"}')
+    assert run("report", one, two).exit_code == 0
+    [(cells, _, _, info)] = rendered
+    assert [one.method for one in cells] == ["abmll", "lora", "reptile"]
+    assert info == {"b/predictions.jsonl": {"commit": "abc"}}
+
+
+def test_report_refuses_evaluations_that_contradict_each_other(rendered):
+    one, two = predictions("a", cell("abmll")), predictions("b", cell("abmll", right=0.6))
+    told = refused("report", one, two)
+    assert "a/predictions.jsonl and b/predictions.jsonl hold different predictions" in told
+    assert rendered == []
+
+
+def test_report_names_a_damaged_provenance_file(rendered):
+    path = predictions("a", cell("abmll"))
+    Path("a/provenance.json").write_text("{")
+    assert "a/provenance.json cannot be read" in refused("report", path)
+
+
+# Configuration
+
+
+def test_config_prints_every_field_explained_as_a_run_file_of_defaults():
+    printed = run("config").stdout
+    Path("printed.toml").write_text(printed)
+    assert load_config("printed.toml") == RunConfig()
+    flat = " ".join(line.removeprefix("# ") for line in printed.splitlines())
+    for row in field_rows():
+        assert f"{row.path.rpartition('.')[2]} =" in printed
+        assert f"{row.description} ({row.rule})" in flat, row.path
+
+
+def test_config_resolves_a_run_file():
+    printed = tomllib.loads(run("config", "run.toml", "seed=9").stdout)
+    assert (printed["seed"], printed["training"]["num_steps"], printed["adapter"]["r"]) == (9, 5, 8)
+
+
+def test_config_lists_methods_with_their_options():
+    from abmll.methods import METHODS
+
+    blocks = {block.splitlines()[0]: block for block in run("config", "--methods").stdout.strip().split("\n\n")}
+    assert list(blocks) == list(METHODS)
+    assert "kl_weight" in blocks["abmll"]
+
+
+# Tasks
+
+
+def test_tasks_show():
+    shown = run("tasks", "show", "task.jsonl", "-n", 1).stdout
+    assert "task: 6 rows" in shown
+    assert "Classes: bad (4), good (2)" in shown
+    assert "[r0] text 0\n    choices: bad | good\n    answer:  good" in shown
+    assert "[r1]" not in shown
+
+
+def test_tasks_list():
+    Path("tasks").mkdir()
+    for name in ("one", "two"):
+        Path(f"tasks/{name}.jsonl").write_text(Path("task.jsonl").read_text().replace("text", name))
+    lines = run("tasks", "list", "tasks").stdout.splitlines()
+    assert lines[0].split() == ["split", "task", "family", "rows", "choices"]
+    assert [line.split() for line in lines[1:3]] == [["train", "one", "6", "2"], ["train", "two", "6", "2"]]
+    assert lines[-1] == "tasks: 2 to train on, 0 for validation, 0 held out"
+
+
+def test_tasks_validate_names_the_row_and_fails():
+    assert run("tasks", "validate", "task.jsonl").exit_code == 0
+    with open("task.jsonl", "a") as file:
+        file.write('{"id": "r9", "input": "x", "options": ["bad", "good"], "target": 5}\n')
+    result = run("tasks", "validate", ".")
+    assert result.exit_code == 1
+    assert "task.jsonl:7 [target]: error:" in result.stderr
+    assert "1 errors" in result.stdout
+
+
+# How a command ends
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "absent.toml"], "no run file at absent.toml. Run files there: run.toml"),
+        (["train", "run.toml", "training.num_stepz=3"], "Did you mean training.num_steps?"),
+        (["train", "run.toml", 'method.name=["lora", "abmll"]'], "names 2 methods, but train takes one"),
+        (["evaluate", "run.toml", 'method.name=["lora", "abmll"]', "--adapter", "adapter"], "an adapter has one"),
+        (["evaluate", "run.toml", "--adapter", "absent"], "absent does not exist"),
+        (["adapt", "empty", "task.jsonl", "-o", "out"], "empty is no adapter folder: it holds no adapter_config.json"),
+        (["adapt", "adapter", "absent.jsonl", "-o", "out"], "no task file at absent.jsonl"),
+        (["adapt", "adapter", "adapter", "-o", "out"], "adapter is a folder; give one task file"),
+        (["adapt", "adapter", "task.jsonl", "-o", "."], "is a folder with other things in it"),
+        (["adapt", "adapter", "task.jsonl", "-o", "adapter"], "already holds a result"),
+        (["adapt", "adapter", "task.jsonl", "-o", "run.toml"], "run.toml is a file"),
+        (["predict", "adapter", "task.jsonl", "-o", "run.toml"], "run.toml exists"),
+        (["predict", "adapter", "task.jsonl", "-o", "adapter", "--overwrite"], "adapter is a folder"),
+        (["report", "absent.jsonl"], "no predictions file at absent.jsonl"),
+        (["demo", "-o", "run.toml"], "run.toml is a file"),
+        (["tasks", "show", "absent.jsonl"], "no task file at absent.jsonl"),
+        (["tasks", "validate", "empty"], "empty holds no task"),
+        (["tasks", "list", "absent"], "unknown suite 'absent'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_nothing_runs(pipeline, words, told):
+    message = refused(*words)
+    assert message.startswith("Error: ")
+    assert told in " ".join(message.split())
+    assert pipeline.calls == []
+
+
+def test_a_result_is_replaced_when_asked_for(pipeline):
+    Path("p.jsonl").write_text("old")
+    assert run("adapt", "adapter", "task.jsonl", "-o", "adapter", "--overwrite").exit_code == 0
+    assert run("predict", "adapter", "task.jsonl", "-o", "p.jsonl", "--overwrite").exit_code == 0
+    assert len(pipeline.calls) == 2
+
+
+def test_a_mistake_found_later_is_told_the_same_way(pipeline):
+    pipeline.failure = AbmllError("task 'x' has 3 rows, 32 are needed. Add rows.")
+    assert refused("train", "run.toml") == "Error: task 'x' has 3 rows, 32 are needed. Add rows.\n"
+
+
+def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
+    pipeline.failure = KeyboardInterrupt()
+    monkeypatch.setattr(sys, "argv", ["/somewhere/abmll", "train", "run.toml", "output=my runs"])
+    result = run("train", "run.toml", "output=my runs")
+    assert result.exit_code == 130
+    assert "abmll train run.toml 'output=my runs' --resume" in result.stderr
+    assert run("demo").exit_code == 130
+
+
+def test_a_bug_keeps_its_traceback_and_a_mistake_has_none():
+    code = (
+        "import sys, types\nfrom abmll.core.errors import AbmllError\n"
+        "fake = types.ModuleType('abmll.pipeline')\n"
+        "def demo_run(*_, **__): raise {error}\n"
+        "fake.demo_run = demo_run\nsys.modules['abmll.pipeline'] = fake\n"
+        "import abmll; abmll.pipeline = fake\n"
+        "from abmll.cli import app; app(['demo'])"
+    )
+
+    def end(error: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-c", code.format(error=error)], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    status, told = end("RuntimeError('a bug')")
+    assert status == 1
+    assert told.startswith("Traceback")
+    assert told.rstrip().endswith("RuntimeError: a bug")
+    assert end("AbmllError('too few rows')") == (2, "Error: too few rows\n")
+    assert end("KeyboardInterrupt()")[0] == 130
+
+
+def test_red_only_where_it_is_wanted(pipeline, monkeypatch):
+    def message() -> str:
+        return CliRunner().invoke(app, ["train", "absent.toml"], color=True).stderr
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert message().startswith("\x1b[31mError: ")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert message().startswith("Error: ")
+
+
+def test_completion_offers_the_fields_of_a_run_file():
+    environment = {
+        **os.environ,
+        "_ABMLL_COMPLETE": "complete_bash",
+        "COMP_WORDS": "abmll train run.toml training.num",
+        "COMP_CWORD": "3",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "abmll.cli"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["training.num_steps="]
