@@ -11,6 +11,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
+from abmll.methods.bayesian_rows import laplace
 from abmll.methods.rivals import ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mc-dropout": mc_dropout,
     "ensemble": ensemble,
     "temperature": temperature,
+    "laplace": laplace,
     "abmll": abmll,
     "abmll-paper": abmll_paper,
 }

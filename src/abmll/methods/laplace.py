@@ -1,0 +1,139 @@
+"""Laplace-LoRA: a Gaussian around the adapted adapter, as wide as the support set's curvature leaves it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import assign, clone
+from abmll.core.types import META, TASK, Adaptation, Example, Likelihood
+from abmll.methods.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
+from abmll.methods.evidence import best_precision, log_evidence
+from abmll.methods.gradient import GradientAdaptation
+from abmll.methods.jacobian import choice_jacobians, fisher_rows
+from abmll.methods.weights import WeightPosterior
+
+Structure = Literal["diagonal", "kronecker", "full"]
+Scope = Literal["all", "last_layer"]
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """φ* from the point adaptation inside, then q(φ) = N(φ*, (H + λI)^-1).
+
+    point: any adaptation that ends with TASK at a point.
+    structure: of H, the Fisher information (= generalised Gauss-Newton matrix) of the choices over the support set.
+    scope: which tensors are Gaussian; the others stay at φ*.
+    rank: leading directions that a Kronecker factor keeps (Laplace-LoRA: 10); None keeps them all.
+    prior_precision: λ; None takes the one of the greatest evidence on the support set.
+    prior_mean: of the prior N(μ, I/λ), which matters to the evidence alone: zero as published, or "meta" for θ.
+    linearized: predict with logits f(φ*) + J(φ - φ*); else with the network at draws of φ.
+
+    H is that of the probabilities normalised over the choices, dropout off, whatever loss φ* was trained with.
+    Source: Yang et al. 2024, arXiv 2308.13111. Deliberate difference: the Kronecker factors come from per-example
+    Jacobians (`KroneckerCurvature`), not from activations and output gradients.
+    """
+
+    point: Adaptation = GradientAdaptation()
+    structure: Structure = "kronecker"
+    scope: Scope = "all"
+    rank: int | None = None
+    prior_precision: float | None = None
+    prior_mean: Literal["zero", "meta"] = "zero"
+    linearized: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.rank or 1) < 1 or (self.prior_precision is not None and self.prior_precision <= 0):
+            raise AbmllError(
+                "Laplace: rank must be at least 1 and prior_precision above 0 (leave either out for the default); "
+                f"got rank={self.rank}, prior_precision={self.prior_precision}."
+            )
+
+    def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> LaplacePosterior | WeightPosterior:
+        self.point.adapt(likelihood, support)
+        mean = clone(likelihood.parameters(TASK))
+        names = last_layer(mean) if self.scope == "last_layer" else list(mean)
+        curvature = self._new_curvature({name: mean[name] for name in names})
+        log_likelihood = 0.0
+        for example, (log_probs, jacobian) in zip(support, choice_jacobians(likelihood, support, names), strict=True):
+            curvature.add(fisher_rows(log_probs, jacobian))
+            log_likelihood += log_probs[example.target].item()
+        square_distance = self._square_distance(mean, likelihood.parameters(META), names)
+        eigenvalues = curvature.eigenvalues()
+        precision = self.prior_precision or best_precision(square_distance, eigenvalues)
+        evidence = log_evidence(log_likelihood, square_distance, eigenvalues, precision)
+        distribution = LaplaceDistribution(mean, names, curvature, precision, evidence)
+        return (LaplacePosterior if self.linearized else WeightPosterior)(likelihood, distribution)
+
+    def _new_curvature(self, like: Mapping[str, Tensor]) -> Curvature:
+        if self.structure == "kronecker":
+            return KroneckerCurvature(like, self.rank)
+        return {"diagonal": DiagonalCurvature, "full": FullCurvature}[self.structure](like)
+
+    def _square_distance(self, mean: Mapping[str, Tensor], theta: Mapping[str, Tensor], names: list[str]) -> float:
+        centres = theta if self.prior_mean == "meta" else {name: torch.zeros_like(mean[name]) for name in names}
+        return sum((mean[name] - centres[name]).detach().square().sum().item() for name in names)
+
+
+@dataclass(frozen=True)
+class LaplaceDistribution:
+    """N(mean, (H + precision·I)^-1) over the tensors in `names`; log_evidence in nats."""
+
+    mean: Mapping[str, Tensor]
+    names: list[str]
+    curvature: Curvature
+    precision: float
+    log_evidence: float
+
+    def draw(self) -> dict[str, Tensor]:
+        noise = {name: torch.randn_like(self.mean[name])[None] for name in self.names}
+        return {**self.mean, **{n: self.mean[n] + step[0] for n, step in self.whiten(noise).items()}}
+
+    def whiten(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.curvature.whiten(vectors, self.precision)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        scalars = {"precision": self.precision, "log_evidence": self.log_evidence}
+        return {
+            **{f"mean.{name}": tensor for name, tensor in self.mean.items()},
+            **self.curvature.state_dict(),
+            **{name: torch.tensor(value, dtype=torch.float64) for name, value in scalars.items()},
+        }
+
+
+class LaplacePosterior(WeightPosterior):
+    """The linearised predictive: f ~ N(f(φ*), J(H + λI)^-1Jᵀ), then softmax of each draw of f.
+
+    The network runs once a question, however many samples are asked for: draws of f cost nothing.
+    """
+
+    distribution: LaplaceDistribution
+
+    def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
+        """Log-probabilities (samples, examples, choices), on the CPU; `num_samples` = 0 predicts at φ*."""
+        if not num_samples:
+            return super().predict(query, 0)
+        assign(self._likelihood.parameters(TASK), self.distribution.mean)
+        width = max((len(example.choices) for example in query), default=0)
+        out = []
+        for logits, jacobian in choice_jacobians(self._likelihood, query, self.distribution.names):
+            root = torch.cat([part.flatten(1) for part in self.distribution.whiten(jacobian).values()], dim=1)
+            # a square root of the covariance root·rootᵀ that is no wider than there are choices
+            triangle = torch.linalg.qr(root.mT, mode="r").R
+            draws = logits + torch.randn(num_samples, len(triangle)).to(logits) @ triangle
+            out.append(torch.nn.functional.pad(draws.log_softmax(-1), (0, width - len(logits)), value=-torch.inf))
+        return torch.stack(out, dim=1).cpu()
+
+
+def last_layer(names: Iterable[str]) -> list[str]:
+    """The tensors nearest to the output: those of `lm_head`, else of the highest layer number, else all."""
+    names = list(names)
+    numbers = {name: max((int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", name)), default=-1) for name in names}
+    top = max(numbers.values(), default=-1)
+    return [name for name in names if "lm_head" in name] or [name for name in names if numbers[name] == top]
