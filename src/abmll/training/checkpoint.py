@@ -118,7 +118,7 @@ def read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         checksum = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: {_MANIFEST} is unreadable ({error})") from error
     if checksum != _sha256(_canonical(manifest)):
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: {_MANIFEST} does not match its checksum")
