@@ -23,9 +23,7 @@ def check_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
     return sorted(problems, key=lambda problem: problem.line)
 
 
-def check_first_tokens(
-    file: str, placed: Sequence[PlacedExample], first_token: Callable[[str], int]
-) -> list[Problem]:
+def check_first_tokens(file: str, placed: Sequence[PlacedExample], first_token: Callable[[str], int]) -> list[Problem]:
     """Choices that begin with the same token: scoring by the first token cannot tell them apart.
 
     first_token: the id of a text's first token, under the tokenizer that will be used.

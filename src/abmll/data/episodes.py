@@ -143,9 +143,7 @@ class EpisodeSampler:
             raise AbmllError(f"two tasks share a name: {', '.join(map(repr, twice))}. Rename one of each.")
         if self.order == "sequential":
             if self.support_size[0] != self.support_size[1] or self.query_size[0] != self.query_size[1]:
-                raise AbmllError(
-                    'order="sequential" needs fixed sizes: give one number each, or use order="random"'
-                )
+                raise AbmllError('order="sequential" needs fixed sizes: give one number each, or use order="random"')
             if self.balanced or self.size_power:
                 raise AbmllError('balanced and size_power go with order="random": drop them, or change the order')
         small = [

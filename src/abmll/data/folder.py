@@ -45,9 +45,7 @@ def read_folder(folder: Path) -> FolderTasks:
     shares_rows = []
     for path in task_files(folder):
         entry = manifest.get(path.name, {})
-        parsed = parse_task(
-            path, name=entry.get("name"), question=entry.get("question"), family=entry.get("family")
-        )
+        parsed = parse_task(path, name=entry.get("name"), question=entry.get("question"), family=entry.get("family"))
         problems += parsed.problems
         if parsed.task is not None:
             tasks.append(parsed.task)
@@ -98,9 +96,7 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         manifest = json.loads(text or "")
     except json.JSONDecodeError as error:
-        raise AbmllError(
-            f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from error
+        raise AbmllError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
     entries = manifest.get("tasks") if isinstance(manifest, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise AbmllError(f'{path}: needs a list of objects under "tasks", or remove the file')

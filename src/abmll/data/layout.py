@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from abmll.core.types import Example
-from abmll.data.problems import Problem
+from abmll.data.problems import Problem, errors
 from abmll.data.rows import Row, kind_of
 from abmll.data.template import Template, cell_text
 
@@ -18,6 +18,7 @@ CHOICES_NAMES = ("options", "choices")
 TARGET_NAMES = ("target",)
 LABEL_NAMES = ("label", "answer", "output")
 ID_NAMES = ("id",)
+USUAL_NAMES = INPUT_NAMES + CHOICES_NAMES + TARGET_NAMES + LABEL_NAMES + ID_NAMES
 UNKNOWN_TARGET = -1
 """The target of a row without a label, where such rows are allowed."""
 
@@ -52,16 +53,17 @@ class PlacedExample(NamedTuple):
 
 
 def place_examples(
-    file: str, rows: Sequence[Row], layout: Layout, *, table: bool, name: str
+    file: str, rows: Sequence[Row], layout: Layout, *, table: bool, whole: bool = True, name: str
 ) -> tuple[list[PlacedExample], list[Problem]]:
     """Every row that makes an example, and a problem for everything that keeps one from it.
 
     table: the rows come from CSV or TSV, so every value is text.
+    whole: these are all rows of the file, so that what the labels are can be concluded from them.
     name: the task's, for the ids of rows that have none ("name:line").
     """
-    converter = _Converter(file, rows, layout, table)
+    converter = _Converter(file, rows, layout, table, whole)
     examples = []
-    if not converter.problems:
+    if not errors(converter.problems):
         for row in rows:
             example = converter.convert(row, f"{name}:{row.line}")
             if example is not None:
@@ -72,8 +74,8 @@ def place_examples(
 class _Converter:
     """Finds the columns once for the file, then turns row after row into an example."""
 
-    def __init__(self, file: str, rows: Sequence[Row], layout: Layout, table: bool) -> None:
-        self.file, self.layout, self.table = file, layout, table
+    def __init__(self, file: str, rows: Sequence[Row], layout: Layout, table: bool, whole: bool) -> None:
+        self.file, self.layout, self.table, self.whole = file, layout, table, whole
         self.problems: list[Problem] = []
         self.first_line = rows[0].line if rows else 0
         self.known = list(dict.fromkeys(name for row in rows for name in row.fields))
@@ -135,13 +137,17 @@ class _Converter:
         found = [row.fields[self.label.columns[0]] for row in rows if self.label.columns[0] in row.fields]
         if any(isinstance(label, (int, float)) and not isinstance(label, bool) for label in found):
             message = "the label is a number, and there are no choices to look it up in"
-            cure = (
-                "Add a field 'options' and name the number 'target', or map numbers to texts under labels in a spec"
-            )
+            cure = "Add a field 'options' and name the number 'target', or map numbers to texts under labels in a spec"
             self._problem(self.first_line, "label", message, cure)
             return None
         texts = [cell_text(label).strip() for label in found if isinstance(label, (str, bool))]
         distinct = sorted({text for text in texts if text})
+        if not self.whole:
+            return None
+        if len(distinct) == 1:
+            message = f"all {len(texts)} rows have one class only, {distinct[0]!r}"
+            self._problem(0, self.label.columns[0], message, "Add rows of the other classes, or list all choices")
+            return None
         if len(texts) > 8 and len(distinct) > len(texts) / 2:
             message = f"{len(texts)} rows have {len(distinct)} different labels, and no field 'options'"
             self._problem(self.first_line, "label", message, "Give every row its choices in a field 'options'")
@@ -185,9 +191,7 @@ class _Converter:
                 cells.pop()
             choices, field_name = tuple(cells), self.choice_columns[0]
         elif isinstance(self.choices, tuple):
-            parts = [
-                self._text(row, part, "choice") if isinstance(part, Template) else part for part in self.choices
-            ]
+            parts = [self._text(row, part, "choice") if isinstance(part, Template) else part for part in self.choices]
             if None in parts:
                 return None
             choices = tuple(part for part in parts if part is not None)
@@ -208,9 +212,7 @@ class _Converter:
                 message = f"choice {position} (counted from 0) is empty"
                 self._problem(row.line, field_name, message, "Fill it, or remove it and adjust the target")
         for choice in sorted({choice for choice in choices if choice.strip() and choices.count(choice) > 1}):
-            self._problem(
-                row.line, field_name, f"the choice {choice!r} stands there twice", "Make the choices differ"
-            )
+            self._problem(row.line, field_name, f"the choice {choice!r} stands there twice", "Make the choices differ")
         return choices if len(self.problems) == before else None
 
     def _listed(self, row: Row, column: str) -> tuple[str, ...] | None:
@@ -319,7 +321,8 @@ class _Converter:
         self._problem(row.line, name, f"the row has no field {name!r}", self._nearest((name,), list(row.fields)))
 
     def _nearest(self, names: Sequence[str], found: Sequence[str]) -> str:
-        near = [match for name in names for match in difflib.get_close_matches(name, found, n=1)]
+        free = [name for name in found if name not in USUAL_NAMES]
+        near = [match for name in names for match in difflib.get_close_matches(name, free, n=1)]
         hint = f"Did you mean {near[0]!r} to be it? Rename it, or name it in a TOML spec. " if near else ""
         return f"{hint}The fields found are: {_listing(found)}"
 

@@ -106,7 +106,9 @@ def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[
         problems, table = problems + found, False
     if not rows:
         return [], problems
-    placed, found = place_examples(path.name, rows, spec.layout(labelled), table=table, name=name)
+    placed, found = place_examples(
+        path.name, rows, spec.layout(labelled), table=table, whole=not errors(problems), name=name
+    )
     problems += found
     # Findings about all rows together would mislead while some rows are missing.
     if not errors(problems):

@@ -71,9 +71,7 @@ def read_text(path: Path) -> tuple[str | None, list[Problem]]:
     except FileNotFoundError:
         return None, [Problem(path.name, 0, "", f"there is no file {path}", "Check the path")]
     except OSError as error:
-        return None, [
-            Problem(path.name, 0, "", f"cannot be read: {error.strerror}", "Check the path and its rights")
-        ]
+        return None, [Problem(path.name, 0, "", f"cannot be read: {error.strerror}", "Check the path and its rights")]
     if path.name.lower().endswith(".gz"):
         try:
             raw = gzip.decompress(raw)
@@ -119,9 +117,7 @@ def _jsonl(name: str, text: str) -> tuple[list[Row], list[Problem]]:
             fields = json.loads(content, object_pairs_hook=_unique)
         except _RepeatedKey as error:
             cure = "Keep one of them"
-            problems.append(
-                Problem(name, line, str(error), f"the field {str(error)!r} stands twice in the row", cure)
-            )
+            problems.append(Problem(name, line, str(error), f"the field {str(error)!r} stands twice in the row", cure))
         except (json.JSONDecodeError, RecursionError) as error:
             message = f"broken JSON at line {line}"
             if isinstance(error, json.JSONDecodeError):
@@ -165,9 +161,7 @@ def _table(
             else:
                 rows.append(Row(line, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
-        cure = (
-            "Double each quote inside a quoted cell, or set quoting = false in a TOML spec if quotes mean nothing"
-        )
+        cure = "Double each quote inside a quoted cell, or set quoting = false in a TOML spec if quotes mean nothing"
         problems.append(Problem(name, start, "", f"broken quoting in the row that starts here ({error})", cure))
     return rows, problems
 
@@ -175,9 +169,7 @@ def _table(
 def _check_header(name: str, line: int, header: list[str]) -> list[Problem]:
     problems = []
     for column in sorted({column for column in header if header.count(column) > 1}):
-        what = (
-            f"the header names the column {column!r} twice" if column else "the header has columns without a name"
-        )
+        what = f"the header names the column {column!r} twice" if column else "the header has columns without a name"
         problems.append(Problem(name, line, column, what, "Give every column its own name"))
     return problems
 

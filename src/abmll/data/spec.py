@@ -48,9 +48,7 @@ class TaskSpec(Schema):
     def layout(self, labelled: bool) -> Layout:
         """Where the spec says that things stand."""
         choices = tuple(self.choices) if isinstance(self.choices, list) else self.choices
-        return Layout(
-            self.input, choices, self.target, self.label, self.id, self.labels, self.first_index, labelled
-        )
+        return Layout(self.input, choices, self.target, self.label, self.id, self.labels, self.first_index, labelled)
 
 
 def read_spec(path: Path) -> tuple[TaskSpec | None, list[Problem]]:

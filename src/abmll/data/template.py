@@ -23,9 +23,7 @@ class Template:
         self._parts: list[tuple[str, str | None]] = []
         for literal, column, code, conversion in string.Formatter().parse(text):
             if column is not None and (not column or code or conversion or any(mark in column for mark in ".[]")):
-                raise ValueError(
-                    f"{{{column}}} in {text!r} is not a plain column name; write {{{{ for a literal brace"
-                )
+                raise ValueError(f"{{{column}}} in {text!r} is not a plain column name; write {{{{ for a literal brace")
             self._parts.append((literal, column))
         if bare_is_column and not self.columns:
             self._parts = [("", text)]
