@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import adapter_config, base_model, randomise
+from adapter_models import adapter_config, base_model, randomise
 from torch.distributions import Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles
@@ -166,7 +166,7 @@ def test_broken_and_quantised_weights_are_not_merged(layer):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.base_layer.weight, weight)
     layer.base_layer.weight.quant_state = "as bitsandbytes has it"
-    with pytest.raises(AbmllError, match="quantised weight.*full precision"):
+    with pytest.raises(AbmllError, match=r"quantised weight.*full precision"):
         layer.merge()
 
 

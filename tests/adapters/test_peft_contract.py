@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, adapter_config, base_model, randomise
+from adapter_models import ARCHITECTURES, adapter_config, base_model, randomise
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file

@@ -23,6 +23,8 @@ def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, st
 
     The common denominator of what servers read: the scaling is folded into lora_B (so lora_alpha = r),
     target_modules is a list of leaf names, nothing but lora_A and lora_B (and modules_to_save, if there are any).
+    A regular expression in target_modules may have chosen fewer modules than the leaf names do: PEFT then fills the
+    rest with LoRAs of no effect, and says that their keys are missing.
     """
     weights = directory / SAFETENSORS_WEIGHTS_NAME
     if not weights.is_file():
