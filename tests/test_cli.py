@@ -366,7 +366,10 @@ def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
     result = run("train", "run.toml", "output=my runs")
     assert result.exit_code == 130
     assert "abmll train run.toml 'output=my runs' --resume" in result.stderr
-    assert run("demo").exit_code == 130
+    monkeypatch.setattr(sys, "argv", ["/somewhere/abmll", "demo"])
+    result = run("demo")
+    assert result.exit_code == 130
+    assert "The same command goes on from there:\n  abmll demo\n" in result.stderr
 
 
 def test_a_bug_keeps_its_traceback_and_a_mistake_has_none():

@@ -35,7 +35,9 @@ def complain(message: str) -> None:
 
 
 def _how_to_go_on(command: str | None) -> str:
-    if command != "train":
-        return ""
     typed = [word for word in sys.argv[1:] if word != "--resume"]
-    return f"The last checkpoint is safe. Resume with --resume:\n  {shlex.join(['abmll', *typed, '--resume'])}"
+    if command == "train":
+        return f"The last checkpoint is safe. Resume with --resume:\n  {shlex.join(['abmll', *typed, '--resume'])}"
+    if command in ("evaluate", "demo"):
+        return f"What is finished is kept. The same command goes on from there:\n  {shlex.join(['abmll', *typed])}"
+    return ""

@@ -1,0 +1,126 @@
+"""What a user installs: the wheel holds every file of the package, and importing it loads nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "abmll"
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a clean copy of the sources, built by the build backend itself."""
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(PACKAGE, sources / "src" / "abmll", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    # No isolation: the backend is installed with torch, and a test must not wait for a network.
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, sources]
+    subprocess.run(command, check=True)
+    [path] = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def contents(wheel) -> dict[str, int]:
+    """The wheel's files and their sizes in bytes."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {info.filename: info.file_size for info in archive.infolist()}
+
+
+def test_every_file_of_the_package_is_in_the_wheel(contents):
+    in_tree = {
+        path.relative_to(PACKAGE.parent).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    in_wheel = {name for name in contents if name.startswith("abmll/")}
+    assert in_wheel == in_tree
+    for kind in (
+        "py.typed",
+        "data/suites/realtasks.toml",
+        "data/specs/classification.toml",
+        "reports/report.html.jinja",
+    ):
+        assert f"abmll/{kind}" in in_wheel
+    assert any(name.startswith("abmll/default/model/") and name.endswith(".safetensors") for name in in_wheel)
+
+
+def test_nothing_else_is_in_the_wheel_but_its_metadata(contents):
+    assert {name.split("/")[0] for name in contents} == {"abmll", "abmll-0.1.0.dist-info"}
+    assert "abmll-0.1.0.dist-info/licenses/LICENSE" in contents
+
+
+def test_the_wheel_stays_small(wheel, contents):
+    weights = [size for name, size in contents.items() if name.endswith(".safetensors")]
+    assert max(weights) <= 6 * MEGABYTE
+    assert wheel.stat().st_size <= 8 * MEGABYTE
+
+
+def test_the_wheel_works_where_it_is_unpacked_and_loads_neither_transformers_nor_peft(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = (
+        "import sys, abmll\n"
+        "print(abmll.__file__)\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+        "from abmll.data.suite import shipped_suites\n"
+        "print(*sorted(shipped_suites()))\n"
+        "abmll.Task, abmll.Example, abmll.AbmllError\n"
+        "print(sorted({'transformers', 'peft'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    file, at_import, suites, afterwards = done.stdout.splitlines()
+    assert Path(file) == tmp_path / "abmll" / "__init__.py"
+    assert at_import == "[]"
+    assert suites.split() == sorted(path.stem for path in (PACKAGE / "data" / "suites").glob("*.toml"))
+    assert afterwards == "[]"
+
+
+def test_every_public_name_exists_and_is_announced():
+    import abmll
+
+    assert sorted(abmll.__all__) == sorted(dir(abmll))
+    for name in abmll.__all__:
+        assert getattr(abmll, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Lerner'"):
+        _ = abmll.Lerner
+
+
+def test_the_pins_satisfy_the_declared_dependencies():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+    assert all("+" not in version for version in pins.values()), "a local version exists on one machine only"
+    for requirement in map(Requirement, declared):
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
+def test_the_versions_agree():
+    from importlib.metadata import version
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == version("abmll")
+    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
