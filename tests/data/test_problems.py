@@ -50,12 +50,14 @@ def test_a_file_in_order_has_no_problem(tmp_path):
         ),
         (
             {"input": None, "imput": "a"},
-            "t.jsonl:3 [input]: the row has no field 'input'. Did you mean 'imput' to be it? Rename it, or name it in a "
+            "t.jsonl:3 [input]: the row has no field 'input'. Did you mean 'imput' to be it? Rename it, or name "
+            "it in a "
             "TOML spec. The fields found are: 'id', 'options', 'target', 'imput'.",
         ),
         (
             {"target": 2},
-            "t.jsonl:3 [target]: the target 2 is out of range: 2 choices are counted 0 … 1. Correct it; if targets count "
+            "t.jsonl:3 [target]: the target 2 is out of range: 2 choices are counted 0 … 1. Correct it; if "
+            "targets count "
             "from 1, set first_index = 1 in a TOML spec.",
         ),
         ({"target": -1}, "t.jsonl:3 [target]: the target -1 is out of range: 2 choices are counted 0 … 1."),
@@ -96,7 +98,8 @@ def test_a_label_that_is_no_choice_names_the_nearest(tmp_path):
     assert found == [
         "t.jsonl:5 [label]: the label 'Positive' is not among the choices. Did you mean 'positive'? The choices are: "
         "'negative', 'positive'.",
-        "t.jsonl:6 [label]: the label '1' is not among the choices. A label is a choice's text; if the number is its index, "
+        "t.jsonl:6 [label]: the label '1' is not among the choices. A label is a choice's text; if the "
+        "number is its index, "
         "name the field 'target'. The choices are: 'negative', 'positive'.",
     ]
 
@@ -146,7 +149,8 @@ def test_one_label_only(tmp_path):
 def test_the_right_choice_always_in_one_place_is_a_warning(tmp_path):
     rows = [row | {"options": [f"a{n}", f"b{n}"], "target": 1} for n, row in enumerate(GOOD)]
     assert problems_of(tmp_path, "\n".join(map(json.dumps, rows))) == [
-        "t.jsonl [target]: in all 40 rows the right choice is number 1 (counted from 0). Shuffle the choices of each row."
+        "t.jsonl [target]: in all 40 rows the right choice is number 1 (counted from 0). Shuffle the choices "
+        "of each row."
     ]
 
 
@@ -161,7 +165,8 @@ def test_broken_json_names_line_and_column(tmp_path):
     lines[6] = '{"input": "a", "options": ["no", "yes"] "target": 1}'
     (problem,) = problems_of(tmp_path, "\n".join(lines))
     assert problem == (
-        "t.jsonl:7: broken JSON at line 7, column 41: Expecting ',' delimiter. Write one whole JSON object on this line."
+        "t.jsonl:7: broken JSON at line 7, column 41: Expecting ',' delimiter. Write one whole JSON object "
+        "on this line."
     )
 
 
@@ -196,7 +201,8 @@ def test_an_encoding_other_than_utf8_names_line_and_byte(tmp_path):
     offset = content.index(b"\xe9")
     (problem,) = problems_of(tmp_path, content)
     assert problem == (
-        f"t.jsonl:5: byte 0xe9 at byte offset {offset} is not UTF-8. Save it as UTF-8, e.g. iconv -f latin1 -t utf-8 t.jsonl."
+        f"t.jsonl:5: byte 0xe9 at byte offset {offset} is not UTF-8. Save it as UTF-8, e.g. iconv -f latin1 "
+        "-t utf-8 t.jsonl."
     )
     marked = b"\xef\xbb\xbf" + content
     assert f"byte offset {offset + 3} is" in problems_of(tmp_path, marked)[1]
@@ -248,7 +254,8 @@ def test_no_such_file(tmp_path):
 def test_an_unknown_format(tmp_path):
     (problem,) = problems_of(tmp_path, "x", "t.parquet")
     assert problem == (
-        "t.parquet: the file's format is not known from its name 't.parquet'. Name it .jsonl, .csv, .tsv (or any of them "
+        "t.parquet: the file's format is not known from its name 't.parquet'. Name it .jsonl, .csv, .tsv (or "
+        "any of them "
         "with .gz), or write a .toml spec."
     )
 
@@ -257,15 +264,18 @@ def test_ragged_csv_rows(tmp_path):
     rows = "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(40))
     found = problems_of(tmp_path, "text,label\n" + rows + "one, two,a\nalone\n", "t.csv")
     assert found == [
-        "t.csv:42: the row has 3 cells, the header has 2. Give it 2 cells; put double quotes around a cell that contains ','.",
-        "t.csv:43: the row has 1 cells, the header has 2. Give it 2 cells; put double quotes around a cell that contains ','.",
+        "t.csv:42: the row has 3 cells, the header has 2. Give it 2 cells; put double quotes around a cell "
+        "that contains ','.",
+        "t.csv:43: the row has 1 cells, the header has 2. Give it 2 cells; put double quotes around a cell "
+        "that contains ','.",
     ]
 
 
 def test_an_unclosed_quote_is_not_swallowed(tmp_path):
     found = problems_of(tmp_path, 'text,label\nfine,a\n"open,b\nlast,a\n', "t.csv")
     assert found == [
-        "t.csv:3: broken quoting in the row that starts here (unexpected end of data). Double each quote inside a quoted "
+        "t.csv:3: broken quoting in the row that starts here (unexpected end of data). Double each quote "
+        "inside a quoted "
         "cell, or set quoting = false in a TOML spec if quotes mean nothing."
     ]
 
@@ -281,7 +291,8 @@ def test_a_field_that_no_row_has_is_named_once(tmp_path):
         "t.csv:2 [input]: no row has a field 'input' or 'prompt' or 'text'. The fields found are: 'sentence', 'lable'."
     ]
     assert problems_of(tmp_path, "text,lable\na,x\nb,y\n", "t.csv") == [
-        "t.csv:2 [target]: no row has a field 'target' or 'label' or 'answer' or 'output'. Did you mean 'lable' to be it? "
+        "t.csv:2 [target]: no row has a field 'target' or 'label' or 'answer' or 'output'. Did you mean "
+        "'lable' to be it? "
         "Rename it, or name it in a TOML spec. The fields found are: 'text', 'lable'."
     ]
 
@@ -321,6 +332,7 @@ def test_choices_that_begin_with_the_same_token(tmp_path):
     (problem,) = validate_task(path, first_token=lambda text: words.index(text.split()[0]))
     assert problem.severity == "warning"
     assert str(problem).startswith(
-        "t.jsonl:1 [options]: the choices 'not sure' and 'not at all' begin with the same token (0). Score whole answers"
+        "t.jsonl:1 [options]: the choices 'not sure' and 'not at all' begin with the same token (0). Score "
+        "whole answers"
     )
     assert validate_task(path, first_token=lambda text: hash(text)) == []

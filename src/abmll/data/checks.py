@@ -65,7 +65,7 @@ def _duplicate_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]
     first: dict[tuple[str, frozenset[str]], tuple[int, Example]] = {}
     problems = []
     for line, example in placed:
-        key = (normalised(example.prompt), frozenset(map(normalised, example.choices)))
+        key = (normalised(example.prompt), frozenset(example.choices))
         if key not in first:
             first[key] = (line, example)
             continue

@@ -62,7 +62,7 @@ def target_files(folder: Path, task: str, form: MetaICLFormat, split: str) -> li
 def require_files(folder: Path, train: Sequence[str], held_out: Sequence[str], form: MetaICLFormat) -> None:
     """Raises one AbmllError that lists every task whose files are absent and says how to make them."""
     needed = [(task, train_files(folder, task, form)) for task in train]
-    for split in ("test", form.support_split):
+    for split in (form.support_split, "test"):
         needed += [(task, target_files(folder, task, form, split)) for task in held_out]
     missing = {task: files[0] for task, files in needed if not any(file.is_file() for file in files)}
     if missing:

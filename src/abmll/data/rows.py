@@ -109,12 +109,13 @@ def _jsonl(name: str, text: str) -> tuple[list[Row], list[Problem]]:
         message = "the file is one JSON array, or its first row is a list"
         cure = "Write one JSON object a line, e.g. jq -c '.[]' FILE"
         return rows, [Problem(name, 1, "", message, cure)]
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
     # Not splitlines(): U+2028 and its like may stand inside a JSON string.
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
-            fields = json.loads(content, object_pairs_hook=_unique)
+            fields = decoder.decode(content)
         except _RepeatedKey as error:
             cure = "Keep one of them"
             problems.append(Problem(name, line, str(error), f"the field {str(error)!r} stands twice in the row", cure))

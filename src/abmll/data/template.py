@@ -10,6 +10,7 @@ from typing import Any
 class Template:
     """A text with {column} places; `{{` and `}}` are literal braces.
 
+    columns: the columns that it needs, in order.
     bare_is_column: a text without any place is a column's name, not itself.
 
     Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a
@@ -25,25 +26,21 @@ class Template:
             if column is not None and (not column or code or conversion or any(mark in column for mark in ".[]")):
                 raise ValueError(f"{{{column}}} in {text!r} is not a plain column name; write {{{{ for a literal brace")
             self._parts.append((literal, column))
+        self.columns = [column for _, column in self._parts if column is not None]
         if bare_is_column and not self.columns:
-            self._parts = [("", text)]
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that it needs, in order."""
-        return [column for _, column in self._parts if column is not None]
+            self._parts, self.columns = [("", text)], [text]
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """One row's text. Raises KeyError for an absent column, TypeError for one neither text nor number."""
-        return "".join(literal + (cell_text(fields[column]) if column else "") for literal, column in self._parts)
+        return "".join([literal + (cell_text(fields[column]) if column else "") for literal, column in self._parts])
 
 
 def cell_text(value: Any) -> str:
     """Text as it is, numbers as written, true and false in JSON's spelling. Raises TypeError otherwise."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, str):
-        return value
     raise TypeError("neither text nor a number")
