@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, Estimator, Example, Role, Terms
 from abmll.language.batch import Batch, pack, score
+from abmll.language.dropout import adapter_dropouts, switch
+from abmll.language.functional import called_at
 from abmll.language.prompt import Encoded, PromptFormat, encode
 
 MASKS_4D = {"eager", "sdpa"}
@@ -51,11 +53,28 @@ class CausalLMLikelihood:
         self._attention = getattr(base.config, "_attn_implementation", "eager")
         self._encoded: dict[Example, Encoded] = {}
         self._parameters: dict[str, dict[str, Tensor]] = {}
+        self._dropouts = adapter_dropouts(model)
+        self._substituted: Callable[..., Any] | None = None
 
     def parameters(self, role: Role) -> dict[str, Tensor]:
         if role not in self._parameters:
             self._parameters[role] = dict(adapter_parameters(self.model, role))
         return dict(self._parameters[role])
+
+    @contextmanager
+    def at(self, params: Mapping[Role, Mapping[str, Tensor]]) -> Iterator[None]:
+        """See `FunctionalLikelihood.at`. Raises AbmllError under gradient checkpointing or fused attention."""
+        own = {id(tensor): name for name, tensor in self.model.named_parameters()}
+        tensors = {
+            own[id(parameter)]: params[role][name]
+            for role in params
+            for name, parameter in self.parameters(role).items()
+        }
+        with called_at(self.model, tensors) as self._substituted:
+            try:
+                yield
+            finally:
+                self._substituted = None
 
     @contextmanager
     def terms(
@@ -76,6 +95,7 @@ class CausalLMLikelihood:
         else:
             batch = self._pack(encoded, [item.choices for item in encoded])
         self.model.train()
+        switch(self._dropouts, sample)
         with stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
@@ -102,6 +122,7 @@ class CausalLMLikelihood:
         out = torch.full((samples, len(encoded), width), -torch.inf)
         step = max(1, self.batch_size // samples)
         self.model.eval()
+        switch(self._dropouts, num_samples > 0)
         for start in range(0, len(order), step):
             chosen = order[start : start + step]
             items = [encoded[i] for i in chosen] * samples
@@ -111,8 +132,22 @@ class CausalLMLikelihood:
             out[:, chosen, : log_probs.shape[1]] = log_probs.view(samples, len(chosen), -1).to("cpu", out.dtype)
         return out
 
+    @contextmanager
+    def choice_graph(self, examples: Sequence[Example]) -> Iterator[Tensor]:
+        """See `Likelihood.choice_graph`; one pass over all `examples`."""
+        encoded = [self.encode(example) for example in examples]
+        batch = self._pack(encoded, [item.choices for item in encoded])
+        self.model.eval()
+        with stochastic_pass(mask=batch.token_mask):
+            yield self._choices(score(self._logits(batch), batch), batch)
+
     def encode(self, example: Example) -> Encoded:
-        """Token ids of an example; each distinct example is tokenised once."""
+        """Token ids of an example; each distinct example is tokenised once, if it has no demonstrations.
+
+        Demonstrations make every prompt of a long meta-training new, and keeping them all would fill the memory.
+        """
+        if example.demonstrations:
+            return encode(example, self.tokenizer, self.prompt)
         if example not in self._encoded:
             self._encoded[example] = encode(example, self.tokenizer, self.prompt)
         return self._encoded[example]
@@ -147,7 +182,7 @@ class CausalLMLikelihood:
             inputs["position_ids"] = batch.position_ids
         if self._keeps_logits:
             inputs["logits_to_keep"] = batch.keep
-        return self.model(**inputs).logits[:, -batch.keep :]
+        return (self._substituted or self.model)(**inputs).logits[:, -batch.keep :]
 
     def _choices(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """(n, c): normalised over the choices that exist; -inf where there is none."""

@@ -28,7 +28,8 @@ class PromptFormat:
     loss: "choices" is the NLL of the right choice among the choices; "tokens" the NLL of its tokens in the whole
         vocabulary, as published.
     instruction: put before every prompt, verbatim.
-    max_tokens: the longest prompt, in tokens; longer ones lose the middle of their text.
+    max_tokens: the longest prompt, in tokens; longer ones lose their demonstrations, the first ones first, and only
+        then the middle of their text.
     chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
     """
 
@@ -56,7 +57,20 @@ class Encoded(NamedTuple):
 
 
 def render(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]]:
-    """The prompt's text (without chat markup) and the answer's text for every choice."""
+    """The prompt's text (without chat markup) and the answer's text for every choice.
+
+    Demonstrations come first, each written like the question itself, followed by its right answer and a blank line.
+    """
+    shown = []
+    for solved in example.demonstrations:
+        body, answers = _body(solved, prompt_format)
+        shown.append(f"{body} {answers[solved.target]}\n\n")
+    body, answers = _body(example, prompt_format)
+    return prompt_format.instruction + "".join(shown) + body, answers
+
+
+def _body(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]]:
+    """One question up to its answer, and the answers, without instruction or demonstrations."""
     lines = [line for line in (example.question, example.prompt) if line]
     if prompt_format.answer == "letters":
         if len(example.choices) > len(LETTERS):
@@ -69,12 +83,19 @@ def render(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str
         answers = list(letters)
     else:
         answers = list(example.choices)
-    return prompt_format.instruction + "\n".join([*lines, "Answer:"]), answers
+    return "\n".join([*lines, "Answer:"]), answers
 
 
 def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Encoded:
-    """Token ids of an example, its text shortened until the prompt has at most `max_tokens` tokens."""
+    """Token ids of an example, shortened until the prompt has at most `max_tokens` tokens.
+
+    Demonstrations go first, from the front, so that the last one shown stays next to the question; then the middle
+    of the example's own text.
+    """
     whole = _encode_whole(example, tokenizer, prompt_format)
+    while example.demonstrations and len(whole.prefix) > prompt_format.max_tokens:
+        example = example._replace(demonstrations=example.demonstrations[1:])
+        whole = _encode_whole(example, tokenizer, prompt_format)
     excess = len(whole.prefix) - prompt_format.max_tokens
     if excess <= 0:
         return whole

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abmll.core.params import add_to_grad, zero_grad
+import torch
+
+from abmll.core.params import add_to_grad
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.stateless import Stateless
@@ -23,9 +25,8 @@ class Fomaml(Stateless):
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         inner_loss = self.inner.run(likelihood, episode.support)
         phi = likelihood.parameters(TASK)
-        zero_grad(phi.values())
         with likelihood.terms(episode.query) as terms:
             loss = self.inner.objective.nll(terms)
-            loss.backward()
-        add_to_grad(likelihood.parameters(META), {name: tensor.grad for name, tensor in phi.items()})
+            gradient = torch.autograd.grad(loss, list(phi.values()), materialize_grads=True)
+        add_to_grad(likelihood.parameters(META), dict(zip(phi, gradient, strict=True)))
         return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}
