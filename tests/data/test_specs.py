@@ -153,6 +153,33 @@ def test_a_support_file_is_the_support_pool(tmp_path):
     assert [row.prompt for row in task.support_pool] == ["c", "d", "e"]
 
 
+def test_support_rows_that_are_judged_on_are_left_out_with_a_warning(tmp_path):
+    path = spec(tmp_path, 'file = "test.csv"\nsupport_file = "train.csv"\n',
+                test_csv="text,label\na,x\nb,y\n", train_csv="text,label\nA ,x\nd,y\ne,x\n")  # fmt: skip
+    task = read_task(path)
+    assert [row.prompt for row in task.support_pool] == ["d", "e"]
+    assert [row.id for row in (*task.examples, *task.support_pool)] == [
+        "task:2",
+        "task:3",
+        "task:support:3",
+        "task:support:4",
+    ]
+    assert (
+        "task.toml [support_file]: 1 rows of the support file have an input that is judged on; they are left out."
+        in [str(problem).removesuffix(" Remove them from one of the files.") for problem in validate_task(path)]
+    )
+
+
+def test_choices_that_differ_between_the_two_files_are_refused(tmp_path):
+    files = {"test_csv": "text,label\na,x\nb,y\n", "train_csv": "text,label\nc,x\nd,y\ne,w\n"}
+    toml = 'file = "test.csv"\nsupport_file = "train.csv"\n'
+    message = r"\[choices\]: the choices are 'x', 'y' in the one file and 'w', 'x', 'y' in the other. List all"
+    with pytest.raises(AbmllError, match=message):
+        read_task(spec(tmp_path, toml, **files))
+    task = read_task(spec(tmp_path, toml + 'choices = ["w", "x", "y"]\n', **files))
+    assert [row.target for row in (*task.examples, *task.support_pool)] == [1, 2, 1, 2, 0]
+
+
 def comment_block(text: str) -> list[str]:
     """The lines of the indented example in a spec's comment."""
     return [line[4:] for line in text.splitlines() if line.startswith("#   ")]

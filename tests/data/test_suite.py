@@ -56,10 +56,15 @@ def test_a_folder_without_a_split_is_all_training(folder):
     assert suite.task("carrot").question == "Is it carrot?"
     assert suite.task("carrot").family == "root"
     with pytest.raises(
-        AbmllError, match=r"has no test tasks \(6 tasks in all\). Hold some out: held_out = 0.3, or list test_fam"
+        AbmllError,
+        match=r"has no test tasks \(6 tasks in all\). Hold some out: give held_out = 0.3, or list test_families or",
     ):
         suite.require("test")
+    with pytest.raises(AbmllError, match=r"has no validation tasks .* Hold some out: list validation_families or"):
+        suite.require("validation")
     assert len(suite.require("train")) == 6
+    with pytest.raises(AbmllError, match=r"suite 's' has no train tasks .* all are held out"):
+        Suite("s", test=suite.train).require("train")
 
 
 def test_a_file_that_the_manifest_does_not_list_is_a_task_too(folder):
@@ -197,6 +202,15 @@ def test_held_out_families_are_whole_and_seeded(folder):
         assert held & {"apple", "banana", "date"} in (set(), {"apple", "banana", "date"})
     assert names(found[3]) == names(load_suite(folder, held_out=0.5, seed=3))
     assert len({tuple(names(suite)[2]) for suite in found}) > 1
+
+
+def test_a_fraction_given_replaces_the_split_of_the_suite(folder):
+    path = suite_toml(folder, 'test_families = ["fruit"]\nexclude = ["fennel"]\n')
+    suite = load_suite(path, held_out=0.2)
+    assert (len(suite.train), len(suite.test)) == (4, 1)
+    assert {task.name for task in suite.test} < {"carrot", "endive"}
+    with pytest.raises(AbmllError, match="MetaICL's files are made for one side each"):
+        load_suite("nli", folder=folder, held_out=0.2)
 
 
 def tiny(name: str, family: str = "", *texts: str) -> Task:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from abmll.core.types import Example
 from abmll.data.checks import check_rows
 from abmll.data.layout import PlacedExample, place_examples
+from abmll.data.overlap import input_key
 from abmll.data.problems import Problem, errors, raise_errors
 from abmll.data.rows import SUFFIXES, data_suffix, read_rows, task_name
 from abmll.data.spec import TaskSpec, read_spec, spec_files
@@ -69,19 +71,26 @@ def parse_task(
     else:
         spec, files = TaskSpec(file=path.name), [path]
     name = name or spec.name or task_name(path)
-    read = [_parse_file(file, spec, name, labelled) for file in files]
+    # The support pool's rows get ids of their own, whatever line they stand on.
+    read = [
+        _parse_file(file, spec, prefix, labelled)
+        for file, prefix in zip(files, (name, f"{name}:support"), strict=False)
+    ]
     placed = tuple(row for rows, _ in read for row in rows)
     problems += [problem for _, found in read for problem in found]
+    examples, pool = (tuple(row.example for row in rows) for rows, _ in [*read, ([], [])][:2])
+    if pool and not errors(problems):
+        pool, found = _apart(path.name, examples, pool)
+        problems += found
     if errors(problems):
         return ParsedTask(None, placed, tuple(problems))
-    examples, *pool = [tuple(row.example for row in rows) for rows, _ in read]
     task = Task(
         name=name,
         examples=examples,
         question=spec.question if question is None else question,
         family=spec.family if family is None else family,
         source=str(path),
-        support_pool=pool[0] if pool else (),
+        support_pool=pool,
     )
     return ParsedTask(task, placed, tuple(problems), tuple(spec.shares_rows_with))
 
@@ -114,3 +123,21 @@ def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[
     if not errors(problems):
         problems += check_rows(path.name, placed)
     return placed, problems
+
+
+def _apart(
+    file: str, examples: tuple[Example, ...], pool: tuple[Example, ...]
+) -> tuple[tuple[Example, ...], list[Problem]]:
+    """The support pool without inputs that the rows to be judged on have too, and what is wrong between the two."""
+    problems = []
+    judged = {input_key(row.prompt) for row in examples}
+    kept = tuple(row for row in pool if input_key(row.prompt) not in judged)
+    if len(kept) < len(pool):
+        message = f"{len(pool) - len(kept)} rows of the support file have an input that is judged on; they are left out"
+        problems.append(Problem(file, 0, "support_file", message, "Remove them from one of the files", "warning"))
+    choices = [{row.choices for row in rows} for rows in (examples, pool)]
+    if all(len(found) == 1 for found in choices) and choices[0] != choices[1]:
+        ours, theirs = (", ".join(map(repr, *found)) for found in choices)
+        message = f"the choices are {ours} in the one file and {theirs} in the other"
+        problems.append(Problem(file, 0, "choices", message, "List all choices under choices in the spec"))
+    return kept, problems

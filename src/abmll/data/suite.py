@@ -51,14 +51,13 @@ class Suite:
     def require(self, side: Side) -> tuple[Task, ...]:
         """The tasks of one side. Raises AbmllError, saying how to get some, if there are none."""
         tasks: tuple[Task, ...] = getattr(self, side)
-        if not tasks:
-            raise AbmllError(
-                f"suite {self.name!r} has no {side} tasks ({len(self.tasks)} tasks in all). Hold some out: "
-                "held_out = 0.3, or list test_families or test_tasks in a suite TOML (docs/tasks.md)."
-                if side != "train"
-                else f"suite {self.name!r} has no train tasks: all are held out. Hold out fewer, or add tasks."
-            )
-        return tasks
+        if tasks:
+            return tasks
+        found = f"suite {self.name!r} has no {side} tasks ({len(self.tasks)} tasks in all)"
+        if side == "train":
+            raise AbmllError(f"{found}: all are held out. Hold out fewer, or add tasks.")
+        fraction = "give held_out = 0.3, or " if side == "test" else ""
+        raise AbmllError(f"{found}. Hold some out: {fraction}list {side}_families or {side}_tasks in a suite TOML.")
 
 
 class SuiteSpec(Schema):
@@ -115,15 +114,18 @@ def load_suite(
     compared.
 
     folder: where the task files are; takes precedence over the suite TOML's.
-    held_out, seed: the fraction of tasks to hold out, in whole families drawn by `seed`; as in a suite TOML.
+    held_out, seed: the fraction of tasks to hold out, in whole families drawn by `seed`, in place of the split of
+        the suite TOML.
 
     Raises AbmllError for an unknown suite or task, any defect in any file, a task on two sides, and rows on
     two sides.
     """
     path, shipped = _find(suite)
     spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else _read_spec(path)
-    changes = {"held_out": held_out, "seed": seed}
-    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if held_out is not None:
+        spec = _with_fraction(spec, path, held_out)
+    if seed is not None:
+        spec = spec.model_copy(update={"seed": seed})
     where = _folder(spec, path, shipped, folder)
     name = spec.name or path.stem
     if spec.format == "metaicl":
@@ -169,6 +171,15 @@ def _read_spec(path: Path) -> SuiteSpec:
     if spec.format == "metaicl" and not lists:
         raise AbmllError(f'{path}: format = "metaicl" needs the lists train and test')
     return spec
+
+
+def _with_fraction(spec: SuiteSpec, path: Path, held_out: float) -> SuiteSpec:
+    """The spec with its split replaced by a fraction to hold out."""
+    if spec.format == "metaicl":
+        raise AbmllError(f"{path}: MetaICL's files are made for one side each, so held_out cannot split them anew")
+    split = ("train", "validation", "test", "validation_families", "validation_tasks", "test_families", "test_tasks")
+    unset = {key: SuiteSpec.model_fields[key].get_default(call_default_factory=True) for key in split}
+    return spec.model_copy(update=unset | {"held_out": held_out})
 
 
 def _folder(spec: SuiteSpec, path: Path, shipped: bool, folder: str | Path | None) -> Path:
