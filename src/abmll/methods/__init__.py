@@ -11,7 +11,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
-from abmll.methods.bayesian_rows import laplace
+from abmll.methods.bayesian_rows import blob, laplace, swag, tfb
 from abmll.methods.rivals import ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
@@ -28,6 +28,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ensemble": ensemble,
     "temperature": temperature,
     "laplace": laplace,
+    "swag": swag,
+    "blob": blob,
+    "tfb": tfb,
     "abmll": abmll,
     "abmll-paper": abmll_paper,
 }

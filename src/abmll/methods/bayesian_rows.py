@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from abmll.core.types import AdapterSpec, Method, OuterOptimizer
+from abmll.core.types import Adaptation, AdapterSpec, Method, OuterOptimizer
+from abmll.methods.blob import Blob
 from abmll.methods.gradient import GradientAdaptation
 from abmll.methods.inner import InnerLoop
 from abmll.methods.laplace import Laplace, Scope, Structure
 from abmll.methods.multitask import MultiTask
 from abmll.methods.reptile import Reptile
+from abmll.methods.swag import Swag
+from abmll.methods.tfb import TrainingFreeBayes
 
 Start = Literal["none", "multitask", "reptile"]
 """Where adaptation starts: a fresh LoRA as published, or one that a meta-learner trained over all tasks."""
 
 
-def _row(adaptation, start: Start, inner: InnerLoop) -> Method:
+def _row(adaptation: Adaptation, start: Start, inner: InnerLoop) -> Method:
     """A LoRA, this adaptation, and the meta-learner (with the outer optimiser of its own row) that `start` names."""
     if start == "multitask":
         return Method(AdapterSpec(), adaptation, MultiTask(), OuterOptimizer("adamw", 3e-3, "linear"))
@@ -40,3 +43,54 @@ def laplace(
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
     adaptation = Laplace(GradientAdaptation(inner), structure, scope, rank, prior_precision, prior_mean, linearized)
     return _row(adaptation, start, inner)
+
+
+def swag(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    first_step: int = 10,
+    every: int = 1,
+    rank: int = 5,
+    swag_learning_rate: float | None = None,
+) -> Method:
+    """SWAG-LoRA: the first half of the steps adapts, the second half is the sample."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    return _row(Swag(inner, first_step, every, rank, swag_learning_rate), start, inner)
+
+
+def tfb(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    tolerance: float = 0.003,
+    min_sigma: float = 0.001,
+    max_sigma: float = 0.2,
+    num_iterations: int = 5,
+    num_search_samples: int = 10,
+) -> Method:
+    """Training-free Bayesianization of a fine-tuned LoRA."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    adaptation = TrainingFreeBayes(
+        GradientAdaptation(inner), tolerance, min_sigma, max_sigma, num_iterations, num_search_samples
+    )
+    return _row(adaptation, start, inner)
+
+
+def blob(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    prior_std: float = 0.2,
+    prior_mean: Literal["zero", "meta"] = "zero",
+    initial_std: float = 0.05,
+    kl_learning_rate: float = 0.01,
+    gamma: float = 8.0,
+    flipout: bool = True,
+) -> Method:
+    """BLoB with its published prior, initialisation and schedule."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    return _row(Blob(inner, prior_std, prior_mean, initial_std, kl_learning_rate, gamma, flipout), start, inner)

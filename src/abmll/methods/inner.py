@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
@@ -41,10 +42,13 @@ class InnerLoop:
 
     def new_optimizer(self, likelihood: Likelihood) -> torch.optim.Optimizer:
         """A fresh optimiser of the task parameters."""
-        params = list(likelihood.parameters(TASK).values())
+        return self.optimizer_of(likelihood.parameters(TASK).values())
+
+    def optimizer_of(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """A fresh optimiser of these tensors."""
         if self.optimizer == "sgd":
-            return torch.optim.SGD(params, lr=self.learning_rate)
-        return torch.optim.AdamW(params, lr=self.learning_rate, weight_decay=0.0)
+            return torch.optim.SGD(list(tensors), lr=self.learning_rate)
+        return torch.optim.AdamW(list(tensors), lr=self.learning_rate, weight_decay=0.0)
 
     def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
         """The K batches of the inner loop."""
