@@ -118,6 +118,13 @@ def test_a_label_may_lack_in_some_rows_only_on_request(tmp_path):
         read_task(path)
 
 
+def test_rows_that_are_only_predicted_may_be_of_one_class(tmp_path):
+    path = write(tmp_path / "t.jsonl", jsonl([{"text": text, "options": ["x", "y"], "target": 1} for text in "ab"]))
+    assert len(read_task(path, labelled=False)) == 2
+    with pytest.raises(AbmllError, match="all 2 rows have one class only, 'y'"):
+        read_task(path)
+
+
 def test_extra_fields_are_ignored(tmp_path):
     rows = [{"text": "a", "label": label, "note": {"deep": [1]}, "score": 0.5} for label in "xy"]
     assert len(read_task(write(tmp_path / "t.jsonl", jsonl(rows)))) == 2

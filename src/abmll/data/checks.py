@@ -14,10 +14,15 @@ FEW_ROWS = 32
 """Fewer rows than this leave little to judge on after 16 support rows: a warning."""
 
 
-def check_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
-    """All findings about a task's rows taken together, in the order of their lines."""
-    problems = [*_duplicate_ids(file, placed), *_duplicate_rows(file, placed), *_classes(file, placed)]
-    if 0 < len(placed) < FEW_ROWS:
+def check_rows(file: str, placed: Sequence[PlacedExample], *, labelled: bool = True) -> list[Problem]:
+    """All findings about a task's rows taken together, in the order of their lines.
+
+    labelled: False for rows that are only predicted; they may be few, and all of one class.
+    """
+    problems = [*_duplicate_ids(file, placed), *_duplicate_rows(file, placed)]
+    if labelled:
+        problems += _classes(file, placed)
+    if labelled and 0 < len(placed) < FEW_ROWS:
         cure = f"Add rows: at least {FEW_ROWS} let 16 be adapted on and 16 be judged on"
         problems.append(Problem(file, 0, "", f"the task has only {len(placed)} rows", cure, "warning"))
     return sorted(problems, key=lambda problem: problem.line)

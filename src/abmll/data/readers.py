@@ -121,7 +121,7 @@ def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[
     problems += found
     # Findings about all rows together would mislead while some rows are missing.
     if not errors(problems):
-        problems += check_rows(path.name, placed)
+        problems += check_rows(path.name, placed, labelled=labelled)
     return placed, problems
 
 
