@@ -79,6 +79,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     """Commands run in a folder of their own, with a run file, an adapter and a task in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
+    # Commands quieten libraries for their own process: here that process is the tests'.
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "warning")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     Path("run.toml").write_text("[training]\nnum_steps = 5\n")
     Path("adapter").mkdir()
     Path("empty").mkdir()
@@ -313,6 +316,30 @@ def test_tasks_validate_names_the_row_and_fails():
     assert result.exit_code == 1
     assert "task.jsonl:7 [target]: error:" in result.stderr
     assert "1 errors" in result.stdout
+
+
+def test_tasks_validate_asks_the_model_whether_choices_begin_alike(monkeypatch):
+    class Tokenizer:
+        @classmethod
+        def from_pretrained(cls, name):
+            if name != "by-letter":
+                raise OSError(f"{name} is not a local folder\nand more")
+            return cls()
+
+        def encode(self, text, add_special_tokens):
+            return [ord(letter) for letter in text.strip()]
+
+    fake = types.ModuleType("transformers")
+    fake.AutoTokenizer = Tokenizer
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+    row = '{"input": "%s", "options": ["no", "not at all"], "target": %d}\n'
+    Path("alike.jsonl").write_text(row % ("one", 0) + row % ("two", 1))
+    result = run("tasks", "validate", "alike.jsonl", "--model", "by-letter")
+    assert result.exit_code == 0, "a warning is no error"
+    assert "alike.jsonl:1 [options]: warning: the choices 'no' and 'not at all' begin with the same" in result.stdout
+    assert run("tasks", "validate", "alike.jsonl").stdout == "1 file checked: 0 errors, 0 warnings\n"
+    told = refused("tasks", "validate", "alike.jsonl", "--model", "absent")
+    assert told == "Error: cannot load the tokenizer of 'absent' (--model): absent is not a local folder\n"
 
 
 # How a command ends

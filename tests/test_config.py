@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -261,9 +262,14 @@ def test_prompt_defaults_are_those_of_the_prompt_format():
     assert RunConfig().prompt.model_dump() == vars(PromptFormat())
 
 
-def test_every_method_is_accepted_with_its_own_defaults():
-    for name in method_names():
-        assert parse_config({"method": {"name": name}}).method.names == (name,)
+@pytest.mark.parametrize("name", method_names())
+def test_every_option_of_every_method_can_be_written_at_its_default(run_file, name):
+    from abmll.methods import METHODS
+
+    parameters = inspect.signature(METHODS[name]).parameters.values()
+    options = {one.name: one.default for one in parameters if one.default is not None}
+    config = parse_config({"method": {"name": name, "options": options}})
+    assert load_config(run_file(dump_toml(config))).method.options_for(name) == options
 
 
 def test_options_reach_the_methods_that_know_them():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -19,6 +20,7 @@ class Commands(TyperGroup):
     """The group of all commands."""
 
     def invoke(self, ctx: Any) -> Any:
+        _quieten_libraries()
         try:
             return super().invoke(ctx)
         except AbmllError as error:
@@ -32,6 +34,14 @@ class Commands(TyperGroup):
 def complain(message: str) -> None:
     """Writes to standard error, in red where it is a terminal and NO_COLOR is not set."""
     typer.secho(message, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _quieten_libraries() -> None:
+    """Keeps the libraries below from writing between our lines; what the user has set stays."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|huggingface_hub)\.")
 
 
 def _how_to_go_on(command: str | None) -> str:

@@ -53,7 +53,7 @@ def print_table(predictions: Path) -> None:
     from abmll.evaluation.predictions import read_cells
     from abmll.reports.tables import text_table
 
-    typer.echo(text_table(summarise(read_cells(predictions))))
+    typer.echo(text_table(summarise(read_cells(predictions))).rstrip())
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,19 +79,25 @@ def show(
 @app.command()
 def validate(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Task files, or folders of them.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Also check that this model's tokens tell the choices apart at once."),
+    ] = None,
 ) -> None:
     """Check task files.
 
     Names every bad row with its file, line, field and cure. The exit status is 1 if there is an error.
 
     \b
-    Example:
+    Examples:
       abmll tasks validate my_tasks/
+      abmll tasks validate my_tasks/ --model meta-llama/Meta-Llama-3-8B
     """
     from abmll.data.validate import validate_task
 
+    first_token = None if model is None else _first_token(model)
     files = [file for path in paths for file in _task_files(path)]
-    problems = [(file, problem) for file in files for problem in validate_task(file)]
+    problems = [(file, problem) for file in files for problem in validate_task(file, first_token=first_token)]
     for file, problem in problems:
         place = str(file) if Path(problem.file).name == file.name else f"{file} ({problem.file})"
         at = (f":{problem.line}" if problem.line else "") + (f" [{problem.field}]" if problem.field else "")
@@ -111,6 +117,20 @@ def _suite(name: str, folder: Path | None) -> Suite:
     from abmll.data.suite import load_suite
 
     return load_suite(name, folder=folder)
+
+
+def _first_token(model: str) -> Callable[[str], int]:
+    """A choice's first token id where it is an answer, that is after a space."""
+    from transformers import AutoTokenizer
+
+    from abmll.default import MODEL_DIRECTORY
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(MODEL_DIRECTORY if model == "default" else model)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise AbmllError(f"cannot load the tokenizer of {model!r} (--model): {first}") from error
+    return lambda text: int(tokenizer.encode(f" {text}", add_special_tokens=False)[0])
 
 
 def _task_files(path: Path) -> list[Path]:
