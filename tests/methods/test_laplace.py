@@ -277,3 +277,5 @@ def test_absent_choices_stay_absent():
 def test_wrong_options_are_told():
     with pytest.raises(AbmllError, match="rank must be at least 1 and prior_precision above 0"):
         Laplace(prior_precision=-1.0)
+    with pytest.raises(AbmllError, match="Did you mean 'kronecker'"):
+        Laplace(structure="kroneker")

@@ -11,9 +11,12 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone
 from abmll.core.types import META, TASK
+from abmll.methods import build_method
 from abmll.methods.blob import Blob, divergence, flip, kl_weight, perturbed, schedule_length
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.inner import InnerLoop
+from abmll.methods.multitask import MultiTask
+from abmll.methods.reptile import Reptile
 from abmll.methods.swag import RunningMoments, Swag, SwagGaussian
 from abmll.methods.tfb import TrainingFreeBayes, balance, largest, mixture_nll
 from abmll.methods.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll
@@ -311,6 +314,15 @@ def test_posterior_owns_its_tensors_and_predicts_without_dropout(adaptation):
     assert torch.equal(posterior.predict(support, 3), first)
     assert not torch.equal(first[0], first[1])
     assert torch.equal(posterior.predict(support, 0), posterior.predict(support, 0))
+
+
+@pytest.mark.parametrize("name", ["laplace", "swag", "blob", "tfb", "bayesian-lora"])
+def test_rows_start_from_any_meta_learner(name):
+    starts = {"none": type(None), "multitask": MultiTask, "reptile": Reptile}
+    for start, kind in starts.items():
+        assert type(build_method(name, start=start).meta_learner) is kind
+    with pytest.raises(AbmllError, match="Did you mean 'reptile'"):
+        build_method(name, start="reptil")
 
 
 def test_wrong_options_are_told():

@@ -11,7 +11,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
-from abmll.methods.bayesian_rows import blob, laplace, swag, tfb
+from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
 from abmll.methods.rivals import ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
@@ -31,6 +31,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "swag": swag,
     "blob": blob,
     "tfb": tfb,
+    "bayesian-lora": bayesian_lora,
     "abmll": abmll,
     "abmll-paper": abmll_paper,
 }

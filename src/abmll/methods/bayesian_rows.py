@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
+from abmll.core.errors import unknown_name
 from abmll.core.types import Adaptation, AdapterSpec, Method, OuterOptimizer
+from abmll.methods.bayesian_lora import BayesianLora
 from abmll.methods.blob import Blob
-from abmll.methods.gradient import GradientAdaptation
+from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.inner import InnerLoop
 from abmll.methods.laplace import Laplace, Scope, Structure
 from abmll.methods.multitask import MultiTask
@@ -20,6 +22,8 @@ Start = Literal["none", "multitask", "reptile"]
 
 def _row(adaptation: Adaptation, start: Start, inner: InnerLoop) -> Method:
     """A LoRA, this adaptation, and the meta-learner (with the outer optimiser of its own row) that `start` names."""
+    if start not in get_args(Start):
+        raise unknown_name("start", start, get_args(Start))
     if start == "multitask":
         return Method(AdapterSpec(), adaptation, MultiTask(), OuterOptimizer("adamw", 3e-3, "linear"))
     if start == "reptile":
@@ -94,3 +98,18 @@ def blob(
     """BLoB with its published prior, initialisation and schedule."""
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
     return _row(Blob(inner, prior_std, prior_mean, initial_std, kl_learning_rate, gamma, flipout), start, inner)
+
+
+def bayesian_lora(
+    num_steps: int = 20,
+    learning_rate: float = 3e-2,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    num_inducing: int = 9,
+    prior_std: float = 1.0,
+    kl_weight: float = 1.0,
+) -> Method:
+    """Bayesian-LoRA around where adaptation starts."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    adaptation = BayesianLora(NoAdaptation(), inner, num_inducing, prior_std, kl_weight)
+    return _row(adaptation, start, inner)

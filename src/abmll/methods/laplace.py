@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import assign, clone
 from abmll.core.types import META, TASK, Adaptation, Example, Likelihood
 from abmll.methods.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
@@ -49,6 +49,13 @@ class Laplace:
     linearized: bool = True
 
     def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("structure", self.structure, get_args(Structure)),
+            ("scope", self.scope, get_args(Scope)),
+            ("prior_mean", self.prior_mean, ("zero", "meta")),
+        ):
+            if name not in known:
+                raise unknown_name(f"{kind} of Laplace", name, known)
         if (self.rank or 1) < 1 or (self.prior_precision is not None and self.prior_precision <= 0):
             raise AbmllError(
                 "Laplace: rank must be at least 1 and prior_precision above 0 (leave either out for the default); "
