@@ -337,7 +337,7 @@ def test_tasks_validate_asks_the_model_whether_choices_begin_alike(monkeypatch):
     result = run("tasks", "validate", "alike.jsonl", "--model", "by-letter")
     assert result.exit_code == 0, "a warning is no error"
     assert "alike.jsonl:1 [options]: warning: the choices 'no' and 'not at all' begin with the same" in result.stdout
-    assert run("tasks", "validate", "alike.jsonl").stdout == "1 file checked: 0 errors, 0 warnings\n"
+    assert "begin with the same" not in run("tasks", "validate", "alike.jsonl").output
     told = refused("tasks", "validate", "alike.jsonl", "--model", "absent")
     assert told == "Error: cannot load the tokenizer of 'absent' (--model): absent is not a local folder\n"
 
