@@ -27,7 +27,7 @@ from abmll.core.errors import AbmllError
         ({"lora_alpha": float("inf")}, "got inf"),
         ({"log_var_offset": float("nan")}, "log_var_offset must be finite"),
         ({"space": "outputs"}, "unknown AbmllConfig.space 'outputs'. Did you mean 'output'"),
-        ({"space": "weight"}, "Choose one of: output"),
+        ({"space": "weight"}, "Choose one of: factors, output"),
         ({"bias": "all"}, "bias='all' is not supported.*bias='none'"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform cannot be combined"),
         ({"target_modules": ".*q_proj", "layers_pattern": "layers"}, "layers_pattern cannot be combined"),
@@ -80,7 +80,7 @@ def test_an_unknown_architecture_needs_target_modules():
         def forward(self, x):
             return self.first(x)
 
-    with pytest.raises(AbmllError, match="no default target_modules.*'all-linear' or to some of: first"):
+    with pytest.raises(AbmllError, match=r"no default target_modules.*'all-linear' or to some of: first"):
         get_peft_model(Small(), AbmllConfig())
     assert get_peft_model(Small(), AbmllConfig(target_modules=["first"]))(torch.ones(1, 4)).shape == (1, 4)
 
@@ -129,5 +129,5 @@ def test_names_inside_other_adapters_are_free():
 
 def test_another_adapter_for_each_row_is_refused_not_ignored(ids):
     model = randomise(attach_roles(base_model(), adapter_config()))
-    with pytest.raises(AbmllError, match="adapter_names.*set_adapter"):
+    with pytest.raises(AbmllError, match=r"adapter_names.*set_adapter"):
         model(ids, adapter_names=["meta", "task", "meta"])

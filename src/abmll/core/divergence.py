@@ -60,13 +60,7 @@ class StochasticPass:
         Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the
         pass was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
         """
-        if self._wants_grad and not torch.is_grad_enabled():
-            raise AbmllError(
-                "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's "
-                "gradient would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on by "
-                "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}). "
-                "If you run the model under torch.no_grad(), open the stochastic pass inside it."
-            )
+        self._require_grad()
         # summed in a recomputation too, which must save the same tensors as the first run
         totals = [(self._kl, self._sum_counted(kl))]
         if hyper is not None:
@@ -75,6 +69,27 @@ class StochasticPass:
             return
         for record, total in totals:
             record[layer] = record[layer] + total if layer in record else total
+
+    def report_sum(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
+        """A layer's contribution if its Gaussian is over weights: scalars, whatever the batch and its mask.
+
+        A layer that runs several times has one KL all the same. Raises: AbmllError as `report` does.
+        """
+        self._require_grad()
+        if _inside_backward():
+            return
+        self._kl[layer] = kl
+        if hyper is not None:
+            self._hyper[layer] = hyper
+
+    def _require_grad(self) -> None:
+        if self._wants_grad and not torch.is_grad_enabled():
+            raise AbmllError(
+                "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's "
+                "gradient would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on by "
+                "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}). "
+                "If you run the model under torch.no_grad(), open the stochastic pass inside it."
+            )
 
     def kl(self) -> Tensor:
         """Sum of the reported KL over layers, counted tokens and units, in nats; 0 if nothing was reported."""

@@ -165,8 +165,9 @@ class OuterOptimizer:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """Which parameters a method has: an ordinary LoRA (a point) or ABMLL's Gaussian over a LoRA's output.
+    """Which parameters a method has: an ordinary LoRA (a point) or a Gaussian around one.
 
+    space: what the Gaussian is over: the LoRA's "output" (ABMLL), or each element of its two "factors" (ABML).
     log_var_offset: log-variance at initialisation; the published value is -20, a standard deviation of e^-10.
     dropout: probability that an element of a LoRA's input is dropped, wherever a draw is asked for (`sample`); the
         mean is taken without dropout.
@@ -175,6 +176,7 @@ class AdapterSpec:
     kind: Literal["lora", "abmll"] = "lora"
     log_var_offset: float = -20.0
     dropout: float = 0.0
+    space: Literal["output", "factors"] = "output"
 
 
 class Method(NamedTuple):

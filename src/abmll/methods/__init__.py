@@ -12,7 +12,7 @@ from typing import Any
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
 from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
-from abmll.methods.rivals import ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
+from abmll.methods.rivals import abml, ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -22,6 +22,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "reptile": reptile,
     "fomaml": fomaml,
     "maml": maml,
+    "abml": abml,
     "metaicl": metaicl,
     "in-context": in_context,
     "mc-dropout": mc_dropout,

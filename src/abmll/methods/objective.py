@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abmll.core.types import Estimator, Terms
 
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "example"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Objective:
     prior_weight: γ, the weight of the hyper-prior; only the outer loop can use it.
     reduction: "sum" adds everything up, as published (NLL over the batch's supervised tokens, KL and prior over
         all its non-padding tokens); "mean" takes the NLL per example and the KL and prior per token, so that β
-        does not change its meaning with the length of the text or the size of the batch.
+        does not change its meaning with the length of the text or the size of the batch; "example" takes all of
+        them per example, which with β = 1 is the exact bound for a Gaussian over weights: its KL is one number,
+        however long the text.
     estimator: of the KL: "closed_form", or the published one-sample estimate.
     sample: draw φ from its Gaussian in the NLL; without it, the NLL is taken at the mean.
 
@@ -39,12 +41,14 @@ class Objective:
         return self.estimator if self.kl_weight else None
 
     def nll(self, terms: Terms) -> Tensor:
-        return terms.nll.mean() if self.reduction == "mean" else terms.nll.sum()
+        return terms.nll.sum() if self.reduction == "sum" else terms.nll.mean()
 
     def regulariser(self, terms: Terms) -> Tensor:
         """β·KL + γ·(-log p(θ)): the part of the objective that reaches θ."""
         penalty = self.kl_weight * terms.kl + self.prior_weight * terms.hyper
-        return penalty / terms.num_tokens if self.reduction == "mean" else penalty
+        if self.reduction == "sum":
+            return penalty
+        return penalty / (terms.num_tokens if self.reduction == "mean" else len(terms.nll))
 
     def __call__(self, terms: Terms) -> Tensor:
         return self.nll(terms) + self.regulariser(terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abmll.core.types import AdapterSpec, Method, OuterOptimizer
+from abmll.methods.abml import Abml
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.fomaml import Fomaml
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
@@ -90,3 +91,28 @@ def temperature(
     """A fresh LoRA fine-tuned on three quarters of the support set, its temperature fitted on the last."""
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
     return Method(AdapterSpec(), TemperatureScaled(GradientAdaptation(inner), holdback, prior_std), None)
+
+
+def abml(
+    num_steps: int = 5,
+    learning_rate: float = 0.1,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+    kl_weight: float = 1e-3,
+    prior_weight: float = 0.0,
+    log_var_offset: float = -7.0,
+) -> Method:
+    """The original ABML, on the factors of a LoRA: a variational inner loop, differentiated through.
+
+    kl_weight: 1 in the paper, which had to lower it for few-shot tasks; the same in both loops.
+    log_var_offset: initial log-variance of every element; public implementations draw the log of the standard
+        deviation from (-4, -3).
+    """
+    inner_objective = Objective(kl_weight, 0.0, "example", sample=True)
+    inner = InnerLoop(num_steps, learning_rate, "sgd", batch_size, inner_objective)
+    return Method(
+        AdapterSpec("abmll", log_var_offset, space="factors"),
+        GradientAdaptation(inner, sample=True),
+        Abml(inner, Objective(kl_weight, prior_weight, "example", sample=True)),
+        OuterOptimizer("adamw", outer_learning_rate, "linear"),
+    )

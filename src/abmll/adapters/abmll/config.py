@@ -13,12 +13,14 @@ from peft.utils import CONFIG_NAME, PeftType
 
 from abmll.core.errors import AbmllError, unknown_name
 
-SPACES = ("output",)
+SPACES = ("output", "factors")
 
 
 @dataclass
 class AbmllConfig(PeftConfig):
     """Configuration of an [`AbmllModel`]: a low-rank Gaussian over the output of every adapted linear layer.
+
+    With `space="factors"` it is instead a Gaussian over each element of a LoRA's two factors (ABML's weight space).
 
     A folder saved with `model.save_pretrained(dir)` also holds `lora/`, the posterior mean as an ordinary LoRA.
 
@@ -28,11 +30,15 @@ class AbmllConfig(PeftConfig):
     r: int = field(default=8, metadata={"help": "Rank of each of the two products (mean, log-variance)."})
     lora_alpha: float = field(default=16, metadata={"help": "Both products are scaled by lora_alpha / r."})
     log_var_offset: float = field(
-        default=-20.0, metadata={"help": "Log-variance of every output unit at initialisation, in nats."}
+        default=-20.0,
+        metadata={"help": "Log-variance at initialisation (of every output unit, or of every element), in nats."},
     )
     space: str = field(
         default="output",
-        metadata={"help": "What the Gaussian is over: 'output' (of each layer, per token and unit)."},
+        metadata={
+            "help": "What the Gaussian is over: 'output' (of each layer, per token and unit) or 'factors' (each "
+            "element of a LoRA's A and B)."
+        },
     )
     target_modules: list[str] | str | None = field(
         default=None,

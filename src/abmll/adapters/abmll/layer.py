@@ -16,6 +16,7 @@ from abmll.core.divergence import StochasticPass, current_pass
 from abmll.core.errors import AbmllError
 
 from .config import AbmllConfig
+from .factors import factor_output
 
 
 class AbmllLayer(BaseTunerLayer):
@@ -26,7 +27,7 @@ class AbmllLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("abmll_mean_A", "abmll_mean_B", "abmll_log_var_A", "abmll_log_var_B")
-    other_param_names = ("r", "scaling", "log_var_offset")
+    other_param_names = ("r", "scaling", "log_var_offset", "space")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -37,6 +38,7 @@ class AbmllLayer(BaseTunerLayer):
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.log_var_offset: dict[str, float] = {}
+        self.space: dict[str, str] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.kwargs = kwargs
@@ -48,14 +50,20 @@ class AbmllLayer(BaseTunerLayer):
             self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def update_layer(self, adapter_name: str, config: AbmllConfig) -> None:
-        """Adds an adapter. Every A is Kaiming-uniform(a=√5), every B zero: mean 0 and log-variance c at first."""
+        """Adds an adapter. Every A is Kaiming-uniform(a=√5), every B zero: mean 0 and log-variance c at first.
+
+        In the space of the factors both log-variance tensors are zero, for they stand for themselves.
+        """
         self.r[adapter_name] = config.r
         self.scaling[adapter_name] = config.scaling
         self.log_var_offset[adapter_name] = config.log_var_offset
+        self.space[adapter_name] = config.space
         for A, B in ((self.abmll_mean_A, self.abmll_mean_B), (self.abmll_log_var_A, self.abmll_log_var_B)):
             A[adapter_name] = nn.Parameter(torch.empty(config.r, self.in_features))
             B[adapter_name] = nn.Parameter(torch.zeros(self.out_features, config.r))
             nn.init.kaiming_uniform_(A[adapter_name], a=math.sqrt(5))
+        if config.space == "factors":
+            nn.init.zeros_(self.abmll_log_var_A[adapter_name])
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -79,10 +87,12 @@ class AbmllLayer(BaseTunerLayer):
     def adapter_output(self, x: Tensor, adapter_name: str, record: StochasticPass | None) -> Tensor:
         """What one adapter adds to the output: its mean, or a sample if the pass asks for one. Reports the KL."""
         q = self.factors(adapter_name)
-        reports = record is not None and record.prior is not None and record.prior in self.abmll_mean_A
-        if record is None or not (record.sample or reports):
+        priors = [name for name in self.abmll_mean_A if record is not None and name == record.prior]
+        if record is None or not (record.sample or priors):
             return gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
-        asked = [q, self.factors(record.prior)] if reports else [q]
+        asked = [q, *map(self.factors, priors)]
+        if self.space[adapter_name] == "factors":
+            return factor_output(self, x, asked, record)
         moments, *prior_moments = gaussian.conditionals(x, *asked)
         value = gaussian.sample(*moments) if record.sample else moments.mean
         for prior in prior_moments:
@@ -151,8 +161,8 @@ class Linear(nn.Module, AbmllLayer):
         return True
 
     def _shifted_weight(self, adapter_name: str, sign: int) -> Tensor:
-        layer = self.get_base_layer()
-        weight = layer.weight.data
+        layer: Any = self.get_base_layer()
+        weight: Tensor = layer.weight.data
         if not weight.is_floating_point() or hasattr(layer.weight, "quant_state"):
             raise AbmllError(
                 f"cannot merge into a quantised weight ({type(layer).__name__}, {weight.dtype}): load the base "

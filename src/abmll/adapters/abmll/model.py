@@ -14,7 +14,6 @@ from transformers.pytorch_utils import Conv1D
 from abmll.adapters.names import check_adapter_name, check_target_modules
 from abmll.core.errors import AbmllError
 
-from .config import AbmllConfig
 from .layer import AbmllLayer, Linear
 
 
@@ -29,7 +28,7 @@ class AbmllModel(BaseTuner):
 
     prefix: str = "abmll_"
     tuner_layer_cls = AbmllLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: dict[str, Any] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As in PEFT, but refuses names that PEFT would save wrongly, and target modules that the model has not.
@@ -42,22 +41,22 @@ class AbmllModel(BaseTuner):
 
     def _create_and_replace(
         self,
-        config: AbmllConfig,
+        peft_config: Any,  # an AbmllConfig
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **kwargs: Any,
+        parameter_name: str | None = None,
     ) -> None:
         if isinstance(target, AbmllLayer):
-            target.update_layer(adapter_name, config)
+            target.update_layer(adapter_name, peft_config)
             return
         if type(target) is nn.modules.linear.NonDynamicallyQuantizableLinear:
             raise _unsupported(current_key, target, "its weight is used without calling it")
         if isinstance(target, BaseTunerLayer) or not isinstance(target, nn.Linear | Conv1D):
             raise _unsupported(current_key, target, "only torch.nn.Linear and transformers' Conv1D are")
-        layer = Linear(target, adapter_name, config)
+        layer = Linear(target, adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an additional adapter is not trained until it is made active
         self._replace_module(parent, target_name, layer, target)

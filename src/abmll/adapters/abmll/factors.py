@@ -1,0 +1,48 @@
+"""A Gaussian over the two factors of a LoRA, element by element: the weight space of the original ABML."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from abmll.core import gaussian
+from abmll.core.divergence import StochasticPass
+
+
+def mean_field(factors: gaussian.Factors) -> tuple[gaussian.Moments, gaussian.Moments]:
+    """The Gaussians of A and of B, in float32 at least: log-variances are the offset plus the stored tensor."""
+    dtype = gaussian.at_least_float32(factors.mean_A)
+    return (
+        gaussian.Moments(factors.mean_A.to(dtype), factors.log_var_A.to(dtype) + factors.offset),
+        gaussian.Moments(factors.mean_B.to(dtype), factors.log_var_B.to(dtype) + factors.offset),
+    )
+
+
+def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors], record: StochasticPass) -> Tensor:
+    """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch and shared by its tokens.
+
+    x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
+    are independent draws, so that the samples of a prediction may share a pass and gradients vary less.
+    asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
+    layer, as a sum over elements; the one-sample estimate is its mean over rows.
+    """
+    q, *priors = (mean_field(factors) for factors in asked)
+    rows = len(x) if record.mask is None else len(record.mask)
+    tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
+    A, B = (gaussian.sample(*(m.expand(rows, *m.shape) for m in part)) if record.sample else part.mean for part in q)
+    for prior in priors:
+        if record.estimator == "sample":
+            drawn = zip((A, B), q, prior, strict=True)
+            kl = sum_of(gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in drawn) / rows
+        else:
+            kl = sum_of(gaussian.kl_divergence(*part, *p) for part, p in zip(q, prior, strict=True))
+        hyper = sum_of(gaussian.hyper_prior(*p) for p in prior) if record.hyper_prior else None
+        record.report_sum(layer, kl, hyper)
+    return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
+
+
+def sum_of(values: Iterable[Tensor]) -> Tensor:
+    """The sum over all elements of all tensors."""
+    return torch.stack([value.sum() for value in values]).sum()
