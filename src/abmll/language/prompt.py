@@ -99,7 +99,7 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Enc
     excess = len(whole.prefix) - prompt_format.max_tokens
     if excess <= 0:
         return whole
-    text_ids = tokenizer.encode(example.prompt, add_special_tokens=False)
+    text_ids = _ids(tokenizer, example.prompt, special=False)
     keep = len(text_ids) - excess
     while keep > 0:
         shorter = _encode_whole(
@@ -115,6 +115,11 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Enc
     )
 
 
+def _ids(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
+    # Not verbose: a text that is longer than the model's context is about to be cut, and needs no warning.
+    return tokenizer.encode(text, add_special_tokens=special, verbose=False)
+
+
 def _middle_cut(tokenizer: Any, ids: list[int], keep: int) -> str:
     head, tail = ids[: (keep + 1) // 2], ids[len(ids) - keep // 2 :]
     # A cut inside a character decodes to U+FFFD, which the text never meant.
@@ -126,7 +131,7 @@ def _encode_whole(example: Example, tokenizer: Any, prompt_format: PromptFormat)
     text, answers = render(example, prompt_format)
     if prompt_format.chat:
         return _encode_chat(example, tokenizer, text, answers)
-    prefix = tokenizer.encode(text)
+    prefix = _ids(tokenizer, text)
     eos = tokenizer.eos_token_id
     if prefix and eos is not None and prefix[-1] == eos:  # some tokenizers close every text
         prefix = prefix[:-1]
@@ -136,12 +141,12 @@ def _encode_whole(example: Example, tokenizer: Any, prompt_format: PromptFormat)
 
 def _continue(tokenizer: Any, text: str, prefix: list[int], answer: str) -> list[int]:
     """The tokens that `answer` adds to `text`, tokenised together where the boundary allows."""
-    both = tokenizer.encode(text + answer)
+    both = _ids(tokenizer, text + answer)
     if both and both[-1] == tokenizer.eos_token_id:
         both = both[:-1]
     if both[: len(prefix)] == prefix and len(both) > len(prefix):
         return both[len(prefix) :]
-    return tokenizer.encode(answer, add_special_tokens=False)
+    return _ids(tokenizer, answer, special=False)
 
 
 def _encode_chat(example: Example, tokenizer: Any, text: str, answers: list[str]) -> Encoded:
@@ -155,12 +160,12 @@ def _encode_chat(example: Example, tokenizer: Any, text: str, answers: list[str]
     bare, opened = template(user), template(user, add_generation_prompt=True)
     closed = template([*user, {"role": "assistant", "content": answers[0]}])
     after = closed.removeprefix(opened + answers[0])
-    ending = tokenizer.encode(after, add_special_tokens=False) if after != closed else []
-    prefix = tokenizer.encode(opened, add_special_tokens=False)
-    header = tokenizer.encode(opened.removeprefix(bare), add_special_tokens=False) if opened != bare else []
+    ending = _ids(tokenizer, after, special=False) if after != closed else []
+    prefix = _ids(tokenizer, opened, special=False)
+    header = _ids(tokenizer, opened.removeprefix(bare), special=False) if opened != bare else []
     choices = []
     for answer in answers:
-        both = tokenizer.encode(opened + answer, add_special_tokens=False)
+        both = _ids(tokenizer, opened + answer, special=False)
         same = both[: len(prefix)] == prefix and len(both) > len(prefix)
-        choices.append(both[len(prefix) :] if same else tokenizer.encode(answer, add_special_tokens=False))
+        choices.append(both[len(prefix) :] if same else _ids(tokenizer, answer, special=False))
     return Encoded(prefix, choices, example.target, ending, len(header))

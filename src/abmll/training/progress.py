@@ -1,4 +1,4 @@
-"""The progress bar of training: steps, rate, time left and the last loss; silent where there is no terminal."""
+"""The progress bar of long work: steps, rate, time left and the last loss; silent where there is no terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 
 @contextmanager
-def progress_bar(start: int, total: int, *, visible: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def progress_bar(
+    start: int, total: int, *, visible: bool, title: str = "meta-training"
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yields a function that takes a step's log record and moves the bar to its step."""
     console = None
     if visible:
@@ -34,7 +36,7 @@ def progress_bar(start: int, total: int, *, visible: bool) -> Iterator[Callable[
             return Text(f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
 
     columns = (
-        TextColumn("meta-training"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),

@@ -1,0 +1,209 @@
+"""The library in one object: a language model that learns over many tasks and adapts to new ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from abmll.adapters import attach_roles, load_adapter, save_adapter
+from abmll.adapters.spec import peft_config
+from abmll.core.errors import AbmllError
+from abmll.core.params import assign
+from abmll.core.seeds import derive_seed, seeded
+from abmll.core.types import META, TASK, AdapterSpec, Example, Method, OuterOptimizer, Posterior, Role
+from abmll.data.episodes import EpisodeSampler
+from abmll.data.task import Task
+from abmll.evaluation.evaluate import evaluate
+from abmll.evaluation.predictions import Cell
+from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.methods import build_method
+from abmll.methods.posterior import AdapterPosterior
+from abmll.training.loop import TrainingResult, train
+from abmll.training.settings import Training
+
+CARD = "abmll.json"
+"""File beside a saved adapter: which method and which prompts it was made with."""
+CARD_FORMAT = 1
+
+
+class Learner:
+    """A causal LM with one method of `METHODS` attached.
+
+    model: any Hugging Face causal LM with linear layers; it is wrapped in place by PEFT and its weights stay frozen.
+    tokenizer: its tokenizer.
+    method: a name in `abmll.METHODS`; `options` are that method's keyword options.
+    prompt: how questions are put and answers scored.
+    r, lora_alpha, target_modules: as in LoRA.
+    log_var_offset: initial log-variance of a Gaussian adapter; None takes the method's own.
+    seed: of the adapter's initialisation.
+
+    Raises AbmllError for an unknown method, option or target module.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        method: str = "abmll",
+        *,
+        prompt: PromptFormat | None = None,
+        r: int = 8,
+        lora_alpha: int = 16,
+        target_modules: str | Sequence[str] = "all-linear",
+        log_var_offset: float | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        built = build_method(method, **options)
+        if log_var_offset is not None:
+            built = built._replace(adapter=replace(built.adapter, log_var_offset=log_var_offset))
+        self.name, self.options, self.method = method, options, built
+        config = peft_config(built.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
+        with seeded(derive_seed("init", seed)):
+            peft_model = attach_roles(model, config)
+        self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=batch_size)
+
+    @property
+    def model(self) -> Any:
+        """The PEFT model, with the adapters "meta" and "task"."""
+        return self.likelihood.model
+
+    @property
+    def adapter(self) -> AdapterSpec:
+        return self.method.adapter
+
+    def use_outer(self, outer: OuterOptimizer) -> None:
+        """Replaces the method's outer optimiser."""
+        self.method = self.method._replace(outer=outer)
+
+    def meta_train(
+        self,
+        tasks: Sequence[Task],
+        *,
+        num_steps: int = 500,
+        support_size: int = 16,
+        query_size: int = 16,
+        episodes_per_step: int = 1,
+        seed: int = 0,
+        directory: str | Path | None = None,
+        resume: bool = False,
+        progress: bool = True,
+    ) -> TrainingResult:
+        """Learns θ over `tasks`. For more control use `abmll.training.train` with `learner.likelihood`."""
+        return train(
+            self.likelihood,
+            self.method,
+            EpisodeSampler(tuple(tasks), seed, support_size, query_size),
+            Training(num_steps, episodes_per_step, seed),
+            directory=None if directory is None else Path(directory),
+            resume=resume,
+            progress=progress,
+        )
+
+    def adapt(self, support: Sequence[Example], *, seed: int = 0) -> Posterior:
+        """The posterior of a task given its labelled examples. Earlier posteriors stay valid."""
+        with seeded(derive_seed("adapt", seed)):
+            return self.method.adaptation.adapt(self.likelihood, list(support))
+
+    def evaluate(self, tasks: Sequence[Task], *, name: str | None = None, **options: Any) -> Iterator[Cell]:
+        """Predictions on held-out tasks; options of `abmll.evaluation.evaluate.evaluate`."""
+        return evaluate(self.likelihood, self.method, name or self.name, tasks, **options)
+
+    def save(self, directory: str | Path, *, role: Role = META, posterior: Posterior | None = None) -> Path:
+        """Writes θ (or, with `posterior`, one task's φ) as a PEFT adapter folder, with `lora/` for plain servers.
+
+        Raises AbmllError for a posterior that is more than one setting of the adapter.
+        """
+        directory = Path(directory)
+        if posterior is not None:
+            role = TASK
+            state = posterior.state_dict()
+            if state.keys() != self.likelihood.parameters(TASK).keys():
+                raise AbmllError(
+                    f"a posterior of method {self.name!r} is more than one adapter and cannot be saved as one. "
+                    "Save its state_dict() with safetensors, or adapt with a method that ends in one adapter."
+                )
+            assign(self.likelihood.parameters(TASK), state)
+        save_adapter(self.model, role, directory)
+        config = self.model.peft_config[role]
+        card = {
+            "format": CARD_FORMAT,
+            "role": role,
+            "method": self.name,
+            "options": self.options,
+            "base_model": config.base_model_name_or_path,
+            "prompt": asdict(self.likelihood.prompt),
+            "adapter": {
+                "r": config.r,
+                "lora_alpha": config.lora_alpha,
+                "target_modules": _plain(config.target_modules),
+                "log_var_offset": self.adapter.log_var_offset if self.adapter.kind == "abmll" else None,
+            },
+        }
+        _write_json(directory / CARD, card)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path, model: Any, tokenizer: Any, *, batch_size: int = 32) -> Learner:
+        """The learner that `save` wrote, on its base model. META and TASK both hold what was saved.
+
+        Raises AbmllError if the folder or its card is missing, damaged or made for another base model.
+        """
+        directory = Path(directory)
+        card = read_card(directory)
+        adapter = {key: value for key, value in card["adapter"].items() if value is not None}
+        learner = cls(
+            model,
+            tokenizer,
+            card["method"],
+            prompt=PromptFormat(**card["prompt"]),
+            batch_size=batch_size,
+            **adapter,
+            **card["options"],
+        )
+        for role in (META, TASK):
+            load_adapter(learner.model, role, directory)
+        return learner
+
+    def posterior(self) -> AdapterPosterior:
+        """The task adapter as it stands, e.g. after `load` of a folder that holds an adapted task."""
+        sample = bool(getattr(self.method.adaptation, "sample", False))
+        return AdapterPosterior(self.likelihood, self.likelihood.parameters(TASK), sample=sample)
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """The card beside a saved adapter. Raises AbmllError if it is missing or damaged."""
+    path = directory / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card["format"] != CARD_FORMAT:
+            raise AbmllError(f"{path} has format {card['format']}, this version reads {CARD_FORMAT}. Update abmll.")
+        PromptFormat(**card["prompt"])
+        return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")}
+    except FileNotFoundError:
+        raise AbmllError(
+            f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
+            "`abmll adapt` named."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, AbmllError):
+            raise
+        raise AbmllError(f"{path} is damaged ({error}). Restore it, or save the adapter again.") from error
+
+
+def _plain(target_modules: Any) -> Any:
+    return target_modules if isinstance(target_modules, str) else sorted(target_modules)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+__all__ = ["CARD", "Learner", "Method", "read_card"]

@@ -1,0 +1,8 @@
+"""The stages as the command line runs them: from a validated run file to files on disk."""
+
+from abmll.pipeline.demo import demo_run
+from abmll.pipeline.evaluate import evaluate_run
+from abmll.pipeline.predict import adapt_run, predict_run
+from abmll.pipeline.train import train_run
+
+__all__ = ["adapt_run", "demo_run", "evaluate_run", "predict_run", "train_run"]
