@@ -226,6 +226,10 @@ def test_an_empty_file(tmp_path, name, content):
     assert problems_of(tmp_path, content, name) == [f"{name}: the file holds no rows. Add rows, or leave the file out."]
 
 
+def test_a_byte_order_mark_and_nothing_else_is_empty(tmp_path):
+    assert "t.jsonl: the file holds no rows. Add rows, or leave the file out." in problems_of(tmp_path, b"\xef\xbb\xbf")
+
+
 def test_a_csv_with_a_header_only_is_empty(tmp_path):
     assert problems_of(tmp_path, "text,label\n", "t.csv") == [
         "t.csv: the file holds no rows. Add rows, or leave the file out."

@@ -96,6 +96,20 @@ def test_numbered_choice_columns_are_ordered_by_number_and_may_end_early(tmp_pat
     assert contents(read_task(path)) == [("p", ("a", "b", "c"), 2), ("q", ("a", "b"), 1)]
 
 
+def test_numbered_choices_in_json_lines_may_be_numbers_or_absent(tmp_path):
+    rows = [
+        {"text": "a", "choice_0": 0, "choice_1": False, "target": 1},
+        {"text": "b", "choice_0": "x", "choice_1": "y", "choice_2": None, "target": 0},
+    ]
+    assert contents(read_task(write(tmp_path / "t.jsonl", jsonl(rows)))) == [
+        ("a", ("0", "false"), 1),
+        ("b", ("x", "y"), 0),
+    ]
+    rows[1]["choice_1"] = ["y"]
+    with pytest.raises(AbmllError, match=r"t.jsonl:2 \[choice_1\]: the choice is not text: 'choice_1' is a list"):
+        read_task(write(tmp_path / "t.jsonl", jsonl(rows)))
+
+
 def test_line_separators_of_unicode_do_not_split_a_jsonl_row(tmp_path):
     row = '{"text": "a\u2028b", "options": ["x", "y"], "target": 0}\n'
     task = read_task(write(tmp_path / "t.jsonl", row))

@@ -186,10 +186,12 @@ class _Converter:
     def _row_choices(self, row: Row) -> tuple[str, ...] | None:
         field_name = "options"
         if self.choice_columns:
-            cells = [cell_text(row.fields.get(name) or "") for name in self.choice_columns]
-            while cells and not cells[-1].strip():
+            cells = [self._choice_cell(row, name) for name in self.choice_columns]
+            if None in cells:
+                return None
+            while cells and not (cells[-1] or "").strip():
                 cells.pop()
-            choices, field_name = tuple(cells), self.choice_columns[0]
+            choices, field_name = tuple(cell or "" for cell in cells), self.choice_columns[0]
         elif isinstance(self.choices, tuple):
             parts = [self._text(row, part, "choice") if isinstance(part, Template) else part for part in self.choices]
             if None in parts:
@@ -214,6 +216,12 @@ class _Converter:
         for choice in sorted({choice for choice in choices if choice.strip() and choices.count(choice) > 1}):
             self._problem(row.line, field_name, f"the choice {choice!r} stands there twice", "Make the choices differ")
         return choices if len(self.problems) == before else None
+
+    def _choice_cell(self, row: Row, column: str) -> str | None:
+        """One numbered choice; "" where the row has none."""
+        if row.fields.get(column) is None:
+            return ""
+        return self._text(row, Template(column), "choice")
 
     def _listed(self, row: Row, column: str) -> tuple[str, ...] | None:
         if column not in row.fields:

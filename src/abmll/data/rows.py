@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abmll.data.problems import Problem
+from abmll.data.problems import Problem, errors
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 """What a data file's name ends with, before an optional .gz."""
@@ -59,7 +59,7 @@ def read_rows(
     else:
         rows, found = _table(path.name, text, delimiter or {".tsv": "\t"}.get(suffix, ","), quoting, header)
     problems += found
-    if not rows and not problems:
+    if not rows and not errors(problems):
         problems.append(Problem(path.name, 0, "", "the file holds no rows", "Add rows, or leave the file out"))
     return rows, problems
 
