@@ -9,9 +9,11 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone, reset_task, train_only
 from abmll.core.types import META, TASK, Episode, Example, FunctionalLikelihood
 from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.methods.abml import Abml
 from abmll.methods.fomaml import Fomaml
 from abmll.methods.inner import InnerLoop
 from abmll.methods.maml import Maml
+from abmll.methods.objective import Objective
 from tiny import tiny_llama, tiny_tokenizer
 
 SUPPORT = [
@@ -21,15 +23,14 @@ SUPPORT = [
 QUERY = [Example("the cat sat", ("A", "not a cat"), 1), Example("Premise: it is true.", ("yes", "no"), 0)]
 
 
-def likelihood_of(*, dtype=torch.float64, attention="sdpa", kind="lora", dropout=0.0, answer="letters"):
+def likelihood_of(*, dtype=torch.float64, attention="sdpa", kind="lora", space="output", dropout=0.0, answer="letters"):
     from peft import LoraConfig
 
     from abmll.adapters import AbmllConfig, attach_roles
 
     options = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    config = (
-        AbmllConfig(log_var_offset=-4.0, **options) if kind == "abmll" else LoraConfig(lora_dropout=dropout, **options)
-    )
+    gaussian = {"log_var_offset": -4.0, "space": space}
+    config = AbmllConfig(**gaussian, **options) if kind == "abmll" else LoraConfig(lora_dropout=dropout, **options)
     model = attach_roles(tiny_llama(dtype=dtype, attention=attention), config).to(dtype)
     likelihood = CausalLMLikelihood(model, tiny_tokenizer(), PromptFormat(answer=answer))
     generator = torch.Generator().manual_seed(1)
@@ -85,6 +86,30 @@ def test_the_prior_may_be_given_too():
     assert all(slope.abs().sum() > 0 for slope in slopes)
 
 
+def numeric_slope(likelihood, direction, after_adapting):
+    """Central difference of `after_adapting()` along a unit direction in θ.
+
+    The step is wide because transformers computes norms, rotary angles and softmax in float32 even in a float64 model.
+    """
+    start, values = clone(likelihood.parameters(META)), []
+    parts = direction.split([tensor.numel() for tensor in start.values()])
+    for step in (2e-3, -2e-3):
+        moved = {n: t + step * d.view_as(t) for (n, t), d in zip(start.items(), parts, strict=True)}
+        assign(likelihood.parameters(META), moved)
+        values.append(after_adapting())
+    assign(likelihood.parameters(META), start)
+    return (values[0] - values[1]) / 4e-3
+
+
+def meta_gradient(learner, likelihood, episode):
+    learner.meta_gradient(likelihood, episode)
+    theta = likelihood.parameters(META).values()
+    gradient = torch.cat([tensor.grad.flatten() for tensor in theta])
+    for tensor in theta:
+        tensor.grad = None
+    return gradient
+
+
 @pytest.mark.parametrize(("attention", "answer"), [("sdpa", "letters"), ("eager", "text")])
 def test_mamls_gradient_is_that_of_the_whole_inner_loop(attention, answer):
     likelihood = likelihood_of(attention=attention, answer=answer)
@@ -92,32 +117,44 @@ def test_mamls_gradient_is_that_of_the_whole_inner_loop(attention, answer):
     # transformers' eager softmax is float32, where the float64 mask of a padded row is -inf throughout: no padding
     rows = 1 if attention == "eager" else 2
     episode = Episode("tiny", SUPPORT[:rows], QUERY[:rows])
-    gradients = {}
-    for learner in (Maml(inner), Fomaml(inner)):
-        learner.meta_gradient(likelihood, episode)
-        theta = likelihood.parameters(META)
-        gradients[type(learner)] = torch.cat([tensor.grad.flatten() for tensor in theta.values()])
-        for tensor in theta.values():
-            tensor.grad = None
-    exact, first_order = gradients[Maml], gradients[Fomaml]
+    exact = meta_gradient(Maml(inner), likelihood, episode)
+    first_order = meta_gradient(Fomaml(inner), likelihood, episode)
 
-    start = clone(theta)
-    generator = torch.Generator().manual_seed(7)
-    # along the exact gradient, and along what first order misses of it
-    for direction in (exact, exact - first_order, torch.randn(exact.shape, generator=generator, dtype=exact.dtype)):
+    def query_loss():
+        inner.run(likelihood, episode.support)
+        with torch.no_grad(), likelihood.terms(episode.query) as terms:
+            return terms.nll.mean().item()
+
+    # along the exact gradient, along what first order misses of it, and anywhere
+    anywhere = torch.randn(exact.shape, generator=torch.Generator().manual_seed(7), dtype=exact.dtype)
+    for direction in (exact, exact - first_order, anywhere):
         unit = direction / direction.norm()
-        values = []
-        for step in (2e-3, -2e-3):
-            parts = unit.split([tensor.numel() for tensor in start.values()])
-            moved = {n: t + step * d.view_as(t) for (n, t), d in zip(start.items(), parts, strict=True)}
-            assign(likelihood.parameters(META), moved)
-            inner.run(likelihood, episode.support)
-            with torch.no_grad(), likelihood.terms(episode.query) as terms:
-                values.append(terms.nll.mean().item())
-        numeric = (values[0] - values[1]) / 4e-3
+        numeric = numeric_slope(likelihood, unit, query_loss)
         assert (exact @ unit).item() == pytest.approx(numeric, rel=2e-2, abs=2e-4)
-    missed = (exact - first_order).norm()
-    assert missed > 0.1 * exact.norm(), "first order would pass this test too"
+    assert (exact - first_order).norm() > 0.1 * exact.norm(), "first order would pass this test too"
+
+
+def test_abmls_gradient_is_that_of_the_whole_variational_inner_loop():
+    """With the same noise, which the global generator repeats: φ, θ as the prior, and the KL all move with θ."""
+    likelihood = likelihood_of(kind="abmll", space="factors")
+    inner = InnerLoop(2, 0.1, "sgd", objective=Objective(0.01, 0.0, "example", sample=True))
+    outer = Objective(0.01, 1e-4, "example", sample=True)
+    episode = Episode("tiny", SUPPORT, QUERY)
+    torch.manual_seed(5)
+    exact = meta_gradient(Abml(inner, outer), likelihood, episode)
+
+    def bound():
+        torch.manual_seed(5)
+        inner.run(likelihood, SUPPORT)
+        union = [*SUPPORT, *QUERY]
+        with torch.no_grad(), likelihood.terms(union, sample=True, kl="closed_form", hyper_prior=True) as terms:
+            return outer(terms).item()
+
+    anywhere = torch.randn(exact.shape, generator=torch.Generator().manual_seed(7), dtype=exact.dtype)
+    for direction in (exact, anywhere):
+        unit = direction / direction.norm()
+        numeric = numeric_slope(likelihood, unit, bound)
+        assert (exact @ unit).item() == pytest.approx(numeric, rel=2e-2, abs=2e-4)
 
 
 def test_gradient_checkpointing_is_refused_with_the_cure():

@@ -25,6 +25,13 @@ def peft_config(
             lora_alpha=lora_alpha,
             target_modules=targets,
             log_var_offset=spec.log_var_offset,
+            space=spec.space,
             task_type="CAUSAL_LM",
         )
-    return LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=r,
+        lora_alpha=lora_alpha,
+        target_modules=targets,
+        lora_dropout=spec.dropout,
+        task_type="CAUSAL_LM",
+    )
