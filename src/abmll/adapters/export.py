@@ -43,7 +43,8 @@ def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, st
         lora_alpha=config.r,
         target_modules=sorted(_leaf_names(tensors)),
         exclude_modules=config.exclude_modules,
-        layers_to_transform=config.layers_to_transform,
+        # a list, because older PEFTs take the single layer 0 for "not given"
+        layers_to_transform=[layers] if isinstance(layers := config.layers_to_transform, int) else layers,
         layers_pattern=config.layers_pattern,
         modules_to_save=config.modules_to_save,
         task_type=config.task_type,

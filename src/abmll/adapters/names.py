@@ -48,7 +48,7 @@ def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
 
     Raises: AbmllError that names the nearest layers and lists all that can be adapted.
     """
-    targets = config.target_modules
+    targets = getattr(config, "target_modules", None)
     if targets is None:
         architecture = getattr(getattr(model, "config", None), "model_type", None)
         if architecture not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:

@@ -29,7 +29,7 @@ def _add_peft_type(name: str) -> None:
         return
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
-    member._sort_order_ = len(PeftType.__members__)
+    setattr(member, "_sort_order_", len(PeftType.__members__))  # noqa: B010 (type checkers do not know it)
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
