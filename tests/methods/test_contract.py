@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy import ToyEpisodes, toy_for
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.methods import METHODS, build_method
+from toy import ToyEpisodes, toy_for
 
 
 def same(first, second):
@@ -91,6 +91,36 @@ def test_predictions_are_normalised_and_deterministic_given_a_seed(method, likel
     assert torch.equal(*predictions)
     assert predictions[0].shape[1:] == (4, 2)
     torch.testing.assert_close(predictions[0].exp().sum(-1), torch.ones_like(predictions[0][..., 0]))
+
+
+def test_predicting_leaves_meta_and_keeps_no_graph(method, likelihood, episodes):
+    before = clone(likelihood.parameters(META))
+    predicted = method.adaptation.adapt(likelihood, episodes[0].support).predict(episodes[0].query, 3)
+    assert same(before, clone(likelihood.parameters(META)))
+    assert not predicted.requires_grad
+
+
+def test_adapting_forgets_the_task_before(method, likelihood, episodes):
+    predictions = []
+    for before in ((), (episodes[1].support,)):
+        for support in before:
+            method.adaptation.adapt(likelihood, support)
+        torch.manual_seed(4)
+        posterior = method.adaptation.adapt(likelihood, episodes[0].support)
+        predictions.append(posterior.predict(episodes[0].query, 2))
+    assert torch.equal(*predictions)
+
+
+def test_meta_gradients_are_deterministic_given_a_seed(method, episodes):
+    if method.meta_learner is None:
+        pytest.skip("learns nothing across tasks")
+    grads = []
+    for _ in range(2):
+        likelihood = toy_for(method.adapter)
+        torch.manual_seed(6)
+        build_method_like(method).meta_learner.meta_gradient(likelihood, episodes[0])
+        grads.append({name: tensor.grad for name, tensor in likelihood.parameters(META).items()})
+    assert same(*grads)
 
 
 def test_state_round_trip_continues_identically(method, likelihood, episodes):
