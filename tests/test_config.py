@@ -162,7 +162,7 @@ def test_a_later_override_wins(run_file):
         ("[evaluation]\nsupport_sizes = [4, -1]", "evaluation.support_sizes = [4, -1]: must be a list"),
         ("[adapter]\ntarget_modules = 3", "adapter.target_modules = 3: must be text, not empty; or a list of"),
         ("training = 3", "training = 3: must be a table, written as [training]"),
-        ("[method]\nname = 'abml'", "method.name = \"abml\": no such method. Did you mean 'abmll'?"),
+        ("[method]\nname = 'abmlll'", "method.name = \"abmlll\": no such method. Did you mean 'abmll'?"),
         (
             "[method.options]\nkl_wieght = 1",
             "line 2  method.options.kl_wieght: abmll has no such option. Did you mean 'kl_weight'?",
@@ -178,7 +178,7 @@ def test_a_mistake_is_told_with_field_value_and_rule(run_file, text, told):
 
 
 def test_every_mistake_is_told_at_once_in_the_order_of_the_file(run_file):
-    path = run_file("sed = 1\n[adapter]\nr = 0\n[method]\nname = 'abml'\n[evaluation]\nseeds = [0, -1, 1.5]\n")
+    path = run_file("sed = 1\n[adapter]\nr = 0\n[method]\nname = 'abmlll'\n[evaluation]\nseeds = [0, -1, 1.5]\n")
     told = message(path, "training.num_steps=0", "nonsense").splitlines()
     assert told[0] == f"{path} holds 6 mistakes:"
     assert [re.match(r"  (command line|line \d+) ", line)[1] for line in told[1:-1]] == [
