@@ -70,9 +70,7 @@ def nll(log_probs: Float[Tensor, "S N C"], targets: Int[Tensor, "N"]) -> Float[T
     absent = log_target.isneginf()
     if absent.any():
         where = _first(absent)
-        raise AbmllError(
-            f"targets[{where}] names a choice of log-probability -inf: example {where} lacks that choice."
-        )
+        raise AbmllError(f"targets[{where}] names a choice of log-probability -inf: example {where} lacks that choice.")
     return -log_target.mean()
 
 
@@ -245,7 +243,8 @@ def _sorted_with_shared_ties(
     """`key` ascending, and `value` in that order with its mean over each group of equal keys."""
     unique, group, count = key.unique(return_inverse=True, return_counts=True)
     mean = torch.zeros_like(unique).index_add_(0, group, value) / count
-    return unique.repeat_interleave(count), mean.repeat_interleave(count)
+    order = group.argsort()
+    return key[order], mean[group[order]]
 
 
 def _checked(probs: Tensor, targets: Tensor) -> Tensor:
@@ -298,9 +297,7 @@ def _check_targets(probs: Tensor, targets: Tensor) -> None:
             f"targets are of type {targets.dtype}: integers, the indices of the right choices, are needed."
         )
     if targets.shape != probs.shape[:1]:
-        raise AbmllError(
-            f"targets have shape {tuple(targets.shape)} for {len(probs)} examples: one a row is needed."
-        )
+        raise AbmllError(f"targets have shape {tuple(targets.shape)} for {len(probs)} examples: one a row is needed.")
     outside = (targets < 0) | (targets >= probs.shape[1])
     if outside.any():
         where, found = _first(outside), int(targets[outside][0])

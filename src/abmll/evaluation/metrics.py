@@ -10,7 +10,7 @@ import numpy as np
 
 from abmll.core import calibration
 from abmll.core.errors import AbmllError, unknown_name
-from abmll.evaluation.predictions import Cell
+from abmll.evaluation.predictions import Cell, CellKey
 from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, midranks, wilcoxon_signed_rank
 
 
@@ -45,9 +45,7 @@ METRICS: Mapping[str, Metric] = {
         "lower",
         "Squared distance between the predicted probabilities and the right answer, summed over choices (0 to 2).",
     ),
-    "macro_f1": Metric(
-        "Macro F1", "higher", "F1 score of each choice position, averaged over positions that occur."
-    ),
+    "macro_f1": Metric("Macro F1", "higher", "F1 score of each choice position, averaged over positions that occur."),
     "mce": Metric("MCE", "lower", "Largest gap between confidence and accuracy among the bins of the ECE."),
     "adaptive_ece": Metric(
         "Adaptive ECE",
@@ -140,6 +138,7 @@ class Summary:
     """Means over tasks × seeds with 95 % intervals, paired differences to a baseline, ranks, and what to
     beware of.
 
+    cells: every one of `METRICS`, also those not summarised, for each cell.
     rows: sorted by support size, then in the methods' order of appearance with the baseline first.
     winners: (support size, metric) -> the best method, where its paired interval against every other excludes
     0.
@@ -152,6 +151,7 @@ class Summary:
     support_sizes: tuple[int, ...]
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
+    cells: Mapping[CellKey, Mapping[str, float]]
     rows: tuple[Row, ...]
     winners: Mapping[tuple[int, str], str]
     notes: tuple[str, ...]
@@ -188,9 +188,7 @@ def summarise(
 class _Summariser:
     """Holds the values as arrays (tasks, seeds) per (support size, method, metric)."""
 
-    def __init__(
-        self, cells: list[Cell], baseline: str, metrics: tuple[str, ...], num_draws: int, seed: int
-    ) -> None:
+    def __init__(self, cells: list[Cell], baseline: str, metrics: tuple[str, ...], num_draws: int, seed: int) -> None:
         self.baseline, self.metrics, self.num_draws, self.seed = baseline, metrics, num_draws, seed
         seen = dict.fromkeys(c.method for c in cells)
         self.methods = tuple(sorted(seen, key=lambda method: method != baseline))
@@ -198,6 +196,7 @@ class _Summariser:
         self.tasks = tuple(dict.fromkeys(c.task for c in cells))
         self.seeds = tuple(sorted({c.seed for c in cells}))
         self.cells = {c.key: c for c in cells}
+        self.numbers = {c.key: cell_metrics(c) for c in cells}
         shape = len(self.tasks), len(self.seeds)
         self.values = {
             (size, method): np.full((len(metrics), *shape), np.nan)
@@ -207,7 +206,7 @@ class _Summariser:
         self.present = {key: np.zeros(shape, dtype=bool) for key in self.values}
         for c in cells:
             at = self.tasks.index(c.task), self.seeds.index(c.seed)
-            numbers = cell_metrics(c)
+            numbers = self.numbers[c.key]
             self.values[c.support_size, c.method][(slice(None), *at)] = [numbers[m] for m in metrics]
             self.present[c.support_size, c.method][at] = True
         self.notes: list[str] = []
@@ -236,6 +235,7 @@ class _Summariser:
             self.support_sizes,
             self.tasks,
             self.seeds,
+            self.numbers,
             tuple(rows),
             winners,
             tuple(self.notes),

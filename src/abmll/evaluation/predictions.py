@@ -85,8 +85,12 @@ class Cell:
         set_(self, "targets", torch.as_tensor(self.targets).detach().to("cpu", torch.int64))
         set_(self, "log_probs", torch.as_tensor(self.log_probs).detach().to("cpu", torch.float32))
         if len(self.ids) != len(self.targets):
+            raise AbmllError(f"{self}: {len(self.ids)} ids for {len(self.targets)} targets; give one id an example.")
+        if self.log_probs.dim() != 3 or self.log_probs.shape[1] != len(self.targets):
+            shape = tuple(self.log_probs.shape)
             raise AbmllError(
-                f"{self}: {len(self.ids)} ids for {len(self.targets)} targets; give one id an example."
+                f"{self}: log_probs have shape {shape} for {len(self.targets)} targets; "
+                "give (samples, examples, choices)."
             )
         if len(set(self.ids)) != len(self.ids):
             twice = next(i for i in self.ids if self.ids.count(i) > 1)
@@ -179,9 +183,7 @@ def _numbered_cells(path: Path) -> Iterator[tuple[int, Cell]]:
                 cell = _decode(line)
             except AbmllError as error:
                 if line.endswith(b"\n"):
-                    raise AbmllError(
-                        f"{path}, line {number}: {error} Delete that line and evaluate again."
-                    ) from error
+                    raise AbmllError(f"{path}, line {number}: {error} Delete that line and evaluate again.") from error
                 warnings.warn(f"{path}, line {number} (the last) was cut off and is left out.", stacklevel=3)
                 continue
             yield number, cell
@@ -233,15 +235,12 @@ def _encode(cell: Cell) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise AbmllError(
-            f"{cell}: not JSON ({error}); keep only finite numbers, strings, lists and dicts."
-        ) from error
+        raise AbmllError(f"{cell}: not JSON ({error}); keep only finite numbers, strings, lists and dicts.") from error
 
 
 def _nested(log_probs: Tensor) -> list[list[list[float | None]]]:
     return [
-        [[float(f"{x:.9g}") if x > -math.inf else None for x in row] for row in sample]
-        for sample in log_probs.tolist()
+        [[float(f"{x:.9g}") if x > -math.inf else None for x in row] for row in sample] for sample in log_probs.tolist()
     ]
 
 

@@ -94,8 +94,8 @@ def swatch(look: Look) -> str:
     with _figure(0.42, 0.14) as figure:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.plot([0, 0.5, 1], [0, 0, 0], color=look.color, linestyle=look.dash)
-        axes.plot([0.5], [0], color=look.color, marker=look.marker)
+        axes.plot([0, 0.5, 1], [0, 0, 0], color=look.color, linestyle=look.dash, clip_on=False)
+        axes.plot([0.5], [0], color=look.color, marker=look.marker, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(-1, 1))
         return _svg(figure, f"swatch-{look.color[1:]}-{look.marker}", "", fixed_size=True)
 

@@ -10,21 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from abmll.core import calibration
 from abmll.core.errors import AbmllError
-from abmll.evaluation.metrics import METRICS, Summary, cell_metrics, summarise
+from abmll.evaluation.metrics import METRICS, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
-from abmll.reports import figures, learning
+from abmll.reports import figures, learning, per_task
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.tables import counts
 from abmll.reports.verdicts import losses, wins
 
 TEMPLATE = "report.html.jinja"
-TASK_METRICS = ("accuracy", "nll")
-"""The metrics that are shown task by task."""
-
 NO_LOGS: Mapping[str, Path] = {}
 NO_INFO: Mapping[str, Any] = {}
 
@@ -65,12 +61,14 @@ def _context(
         for method in summary.methods
         if (chosen := [c for c in cells if c.method == method and c.support_size == size])
     }
+    held_out = {c.family for c in cells if c.extra.get("held_out_family")} | set(run_info.get("held_out_families", ()))
     info = {key: value for key, value in run_info.items() if key not in ("title", "held_out_families")}
     return {
         "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
         "baseline": baseline,
         "size": size,
         "scope": _scope(cells, summary),
+        "methods": list(summary.methods),
         "swatches": {method: figures.swatch(look) for method, look in looks.items()},
         "wins": wins(summary, size),
         "losses": losses(summary),
@@ -90,7 +88,9 @@ def _context(
         "support_curves": [figures.support_curve(summary, m, looks) for m in summary.metrics]
         if len(summary.support_sizes) > 1
         else [],
-        "task_blocks": [_task_tables(cells, summary, k, run_info) for k in _main_first(summary.support_sizes, size)],
+        "task_blocks": [
+            per_task.task_tables(cells, summary, k, held_out) for k in _main_first(summary.support_sizes, size)
+        ],
         "learning": _learning_panels(curves, summary, looks),
         "info": {key: value for key, value in info.items() if not isinstance(value, Mapping)},
         "folded_info": {key: _flat(value) for key, value in info.items() if isinstance(value, Mapping)},
@@ -142,56 +142,6 @@ def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]
         seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
         rows.append({"method": row.method, "entries": entries, "seconds": f"{seconds:.3g}", "cells": row.num_cells})
     return {"size": size, "counts": counts(summary, size), "rows": rows}
-
-
-def _task_tables(cells: Sequence[Cell], summary: Summary, size: int, run_info: Mapping[str, Any]) -> dict[str, Any]:
-    """Means over seeds, tasks as rows grouped by family: one table a metric, with shades from worst to best."""
-    chosen = [c for c in cells if c.support_size == size]
-    held_out = set(run_info.get("held_out_families", ()))
-    held_out |= {c.family for c in chosen if c.extra.get("held_out_family")}
-    family = {c.task: c.family for c in chosen}
-    tasks = sorted(family, key=lambda task: (family[task] not in held_out, family[task], task))
-    numbers = {c.key: cell_metrics(c) for c in chosen}
-    methods = [m for m in summary.methods if any(c.method == m for c in chosen)]
-    tables = []
-    for metric in TASK_METRICS:
-        means = np.array(
-            [
-                [
-                    np.mean([v[metric] for k, v in numbers.items() if (k.method, k.task) == (m, t)] or [np.nan])
-                    for m in methods
-                ]
-                for t in tasks
-            ]
-        )
-        tables.append({"metric": METRICS[metric], "rows": _shaded(means, METRICS[metric].better == "higher")})
-    groups = [
-        {
-            "family": name,
-            "held_out": name in held_out,
-            "tasks": [(i, task) for i, task in enumerate(tasks) if family[task] == name],
-        }
-        for name in dict.fromkeys(family[task] for task in tasks)
-    ]
-    return {"size": size, "methods": methods, "groups": groups, "tables": tables}
-
-
-def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, Any]]]:
-    """Per task and method: the text, the shade in [0, 1] (1 is the best of the table), best of its row or not."""
-    goodness = means if higher_is_better else -means
-    low, high = np.nanmin(goodness), np.nanmax(goodness)
-    best = np.nanmax(goodness, axis=1)
-    return [
-        [
-            {
-                "text": number(value, 2),
-                "shade": "0" if np.isnan(good) or high == low else f"{(good - low) / (high - low):.2f}",
-                "best": number(value, 2) == number(top if higher_is_better else -top, 2),
-            }
-            for value, good in zip(row, goods, strict=True)
-        ]
-        for row, goods, top in zip(means.tolist(), goodness.tolist(), best.tolist(), strict=True)
-    ]
 
 
 def _learning_panels(

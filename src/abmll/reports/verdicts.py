@@ -25,8 +25,9 @@ def wins(summary: Summary, size: int) -> list[str]:
             bounds = f"{signed(interval.low)} to {signed(interval.high)}"
             clear = "" if interval.excludes_zero else ", so the two cannot be told apart"
             spread = "one cell only" if math.isnan(interval.low) else f"95 % interval {bounds}{clear}"
+            mean = number(base.estimates[metric].mean)
             sentences.append(
-                f"{METRICS[metric].label}: {summary.baseline} has the best mean, {number(base.estimates[metric].mean)}; "
+                f"{METRICS[metric].label}: {summary.baseline} has the best mean, {mean}; "
                 f"next is {row.method}, {signed(interval.mean)} ({spread})."
             )
     return sentences

@@ -43,9 +43,7 @@ def fake_cell(method: str, seed: int, task: str, support_size: int, num_query: i
     evidence = torch.randn(num_query, num_choices, generator=truth)
     own = torch.Generator().manual_seed(100_000 * seed + 100 * names.index(task) + methods.index(method))
     difficulty = 0.6 + 0.08 * names.index(task)
-    skill = (
-        (base + slope * (support_size + 1) ** 0.5 / 2) * difficulty * (1 + 0.15 * torch.randn((), generator=own))
-    )
+    skill = (base + slope * (support_size + 1) ** 0.5 / 2) * difficulty * (1 + 0.15 * torch.randn((), generator=own))
     logits = skill * 2.2 * torch.nn.functional.one_hot(targets, num_choices) + evidence
     logits = logits + 0.4 * torch.randn(num_query, num_choices, generator=own)
     samples = sharpness * logits + spread * torch.randn(num_samples, num_query, num_choices, generator=own)

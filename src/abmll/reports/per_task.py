@@ -1,0 +1,66 @@
+"""Results task by task: tables with tasks as rows, grouped by family, shaded from worst to best."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from abmll.evaluation.metrics import METRICS, Summary
+from abmll.evaluation.predictions import Cell
+from abmll.reports.notation import number
+
+SHOWN = ("accuracy", "nll")
+"""The metrics that are shown task by task."""
+
+
+def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Collection[str]) -> dict[str, Any]:
+    """For the template: methods, groups of tasks (families in `held_out` first), and one table of means a metric."""
+    family = {c.task: c.family for c in cells if c.support_size == size}
+    tasks = sorted(family, key=lambda task: (family[task] not in held_out, family[task], task))
+    methods = [row.method for row in summary.rows if row.support_size == size]
+    groups = [
+        {
+            "family": name,
+            "held_out": name in held_out,
+            "tasks": [(i, task) for i, task in enumerate(tasks) if family[task] == name],
+        }
+        for name in dict.fromkeys(family[task] for task in tasks)
+    ]
+    tables = [
+        {
+            "metric": METRICS[metric],
+            "rows": _shaded(task_means(summary, metric, size, tasks, methods), METRICS[metric].better == "higher"),
+        }
+        for metric in SHOWN
+    ]
+    return {"size": size, "methods": methods, "groups": groups, "tables": tables}
+
+
+def task_means(summary: Summary, metric: str, size: int, tasks: Sequence[str], methods: Sequence[str]) -> np.ndarray:
+    """Means over seeds (tasks, methods); NaN where a method has no cell of the task."""
+    means = np.full((len(tasks), len(methods)), np.nan)
+    for i, task in enumerate(tasks):
+        for j, method in enumerate(methods):
+            keys = [k for k in summary.cells if (k.method, k.task, k.support_size) == (method, task, size)]
+            if keys:
+                means[i, j] = np.mean([summary.cells[k][metric] for k in keys])
+    return means
+
+
+def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, Any]]]:
+    """Per task and method: the text, the shade in [0, 1] (1 is the table's best), whether it is the best of its row."""
+    goodness = means if higher_is_better else -means
+    low, high = np.nanmin(goodness), np.nanmax(goodness)
+    shades = np.nan_to_num((goodness - low) / (high - low)) if high > low else np.zeros_like(means)
+    rows = []
+    for values, row_shades, top in zip(means, shades, np.nanargmax(goodness, axis=1), strict=True):
+        texts = [number(value, 2) for value in values]
+        rows.append(
+            [
+                {"text": text, "shade": f"{shade:.2f}", "best": text == texts[top]}
+                for text, shade in zip(texts, row_shades, strict=True)
+            ]
+        )
+    return rows

@@ -1,0 +1,219 @@
+"""The summary: that numbers go where they belong, pairs are pairs, and gaps are told."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from abmll.core import calibration
+from abmll.core.errors import AbmllError
+from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics, summarise
+from abmll.evaluation.predictions import Cell
+
+
+def make_cell(method="abmll", seed=0, task="t0", support_size=16, accuracy=0.7, num_query=20, prefix="q") -> Cell:
+    """A cell of confidence 0.8 on two choices with exactly this accuracy."""
+    wrong = torch.arange(num_query) >= round(accuracy * num_query)
+    log_probs = torch.tensor([0.8, 0.2]).log().expand(num_query, 2)
+    log_probs = torch.where(wrong[:, None], log_probs.flip(-1), log_probs)[None]
+    targets = torch.zeros(num_query, dtype=torch.long)
+    ids = [f"{prefix}{i}" for i in range(num_query)]
+    return Cell(method, seed, task, "family", support_size, ids, targets, log_probs, seconds=1.0)
+
+
+ACCURACY = {
+    ("abmll", "t0"): [0.9, 0.8, 0.85], ("abmll", "t1"): [0.7, 0.75, 0.7], ("abmll", "t2"): [0.6, 0.65, 0.6],
+    ("lora", "t0"): [0.7, 0.6, 0.65], ("lora", "t1"): [0.5, 0.6, 0.55], ("lora", "t2"): [0.5, 0.45, 0.5],
+    ("reptile", "t0"): [0.9, 0.75, 0.9], ("reptile", "t1"): [0.7, 0.7, 0.75], ("reptile", "t2"): [0.65, 0.6, 0.6],
+}  # fmt: skip
+
+
+def grid(support_size=16, **changes):
+    return [
+        make_cell(method, seed, task, support_size, accuracy, **changes)
+        for (method, task), values in ACCURACY.items()
+        for seed, accuracy in enumerate(values)
+    ]
+
+
+class TestCellMetrics:
+    def test_has_every_metric_from_its_formula(self):
+        generator = torch.Generator().manual_seed(0)
+        log_probs = torch.randn(4, 30, 3, generator=generator).log_softmax(-1)
+        targets = torch.randint(3, (30,), generator=generator)
+        cell = Cell("m", 0, "t", "f", 4, [str(i) for i in range(30)], targets, log_probs)
+        values = cell_metrics(cell)
+        assert values.keys() == METRICS.keys()
+        probs = log_probs.double().exp().mean(0)
+        probs = probs / probs.sum(-1, keepdim=True)
+        chosen = probs[torch.arange(30), targets]
+        assert values["nll"] == pytest.approx(-chosen.log().mean().item(), abs=1e-6)
+        assert values["confidence"] == pytest.approx(probs.amax(-1).mean().item(), abs=1e-6)
+        assert values["accuracy"] == calibration.accuracy(probs, targets).item()
+        assert values["ece"] == pytest.approx(calibration.ece(probs, targets).item(), abs=1e-6)
+        assert values["mutual_information"] == pytest.approx(
+            calibration.mutual_information(log_probs).mean().item(), abs=1e-6
+        )
+
+    def test_helper_has_the_accuracy_it_says(self):
+        assert cell_metrics(make_cell(accuracy=0.35))["accuracy"] == pytest.approx(0.35)
+        assert cell_metrics(make_cell(accuracy=0.8))["ece"] == pytest.approx(0, abs=1e-6)
+
+
+class TestSummary:
+    @pytest.fixture(scope="class")
+    def summary(self):
+        return summarise(grid())
+
+    def test_shape(self, summary):
+        assert summary.methods == ("abmll", "lora", "reptile")
+        assert (summary.tasks, summary.seeds, summary.support_sizes) == (("t0", "t1", "t2"), (0, 1, 2), (16,))
+        assert [(r.method, r.num_tasks, r.num_seeds, r.num_cells) for r in summary.rows] == [
+            ("abmll", 3, 3, 9), ("lora", 3, 3, 9), ("reptile", 3, 3, 9),
+        ]  # fmt: skip
+        assert summary.notes == ()
+        assert summary.row("lora", 16).method == "lora"
+        assert summary.row("lora", 4) is None
+
+    def test_means_and_paired_differences(self, summary):
+        def mean(method):
+            return np.mean([v for (m, _), values in ACCURACY.items() for v in values if m == method])
+
+        for row in summary.rows:
+            assert row.estimates["accuracy"].mean == pytest.approx(mean(row.method))
+            if row.method != "abmll":
+                difference = row.differences["accuracy"]
+                assert difference.interval.mean == pytest.approx(mean(row.method) - mean("abmll"))
+                assert difference.num_pairs == 9
+        assert summary.row("abmll", 16).differences == {}
+
+    def test_a_paired_interval_is_narrower_than_the_spread_of_tasks(self, summary):
+        lora = summary.row("lora", 16)
+        assert lora.differences["accuracy"].interval.half_width < lora.estimates["accuracy"].half_width / 1.5
+
+    def test_interval_of_a_difference_is_the_bootstrap_of_differences(self, summary):
+        arrays = {m: np.array([ACCURACY[m, t] for t in ("t0", "t1", "t2")]) for m in ("abmll", "lora")}
+        difference = arrays["lora"] - arrays["abmll"]
+        generator = np.random.default_rng(1)
+        means = [
+            difference[np.ix_(generator.integers(0, 3, 3), generator.integers(0, 3, 3))].mean() for _ in range(4000)
+        ]
+        interval = summary.row("lora", 16).differences["accuracy"].interval
+        assert interval.low == pytest.approx(np.quantile(means, 0.025), abs=0.01)
+        assert interval.high == pytest.approx(np.quantile(means, 0.975), abs=0.01)
+
+    def test_p_values_are_permutation_tests_on_task_means_corrected_by_holm(self, summary):
+        raw = {}
+        for method in ("lora", "reptile"):
+            means = [
+                np.mean(np.subtract(ACCURACY[method, t], ACCURACY["abmll", t])).round(12) for t in ("t0", "t1", "t2")
+            ]
+            kept = [d for d in means if d != 0]
+            sizes = sorted(abs(d) for d in kept)
+            ranks = [np.mean([i + 1 for i, s in enumerate(sizes) if s == abs(d)]) for d in kept]
+            w = min(sum(r for r, d in zip(ranks, kept, strict=True) if (d > 0) == up) for up in (True, False))
+            sums = [sum(itertools.compress(ranks, s)) for s in itertools.product([0, 1], repeat=len(ranks))]
+            raw[method] = min(1, 2 * np.mean([s <= w for s in sums]))
+        assert raw["lora"] == 0.25  # the smallest p that three tasks can give
+        assert summary.row("lora", 16).differences["accuracy"].p_value == pytest.approx(0.5)
+        assert summary.row("reptile", 16).differences["accuracy"].p_value == pytest.approx(max(0.5, raw["reptile"]))
+
+    def test_mean_ranks(self, summary):
+        ranks = {m: [] for m in ("abmll", "lora", "reptile")}
+        for task, seed in itertools.product(("t0", "t1", "t2"), range(3)):
+            scores = {m: ACCURACY[m, task][seed] for m in ranks}
+            for m, score in scores.items():
+                better = sum(s > score for s in scores.values())
+                equal = sum(s == score for s in scores.values())
+                ranks[m].append(better + (equal + 1) / 2)
+        for row in summary.rows:
+            assert row.ranks["accuracy"] == pytest.approx(np.mean(ranks[row.method]))
+        assert sum(r.ranks["nll"] for r in summary.rows) == pytest.approx(6)
+
+    def test_is_deterministic(self, summary):
+        assert repr(summarise(grid())) == repr(summary)
+
+    def test_winner_only_where_every_paired_interval_excludes_zero(self):
+        close = summarise(grid())
+        assert (16, "accuracy") not in close.winners  # reptile is as good
+        two = summarise([c for c in grid() if c.method != "reptile"])
+        assert two.winners[16, "accuracy"] == "abmll"
+        assert two.winners[16, "nll"] == "abmll"
+
+    def test_metrics_without_a_better_end_have_no_winner_and_no_rank(self):
+        summary = summarise(grid(), metrics=("entropy",))
+        assert summary.winners == {}
+        assert summary.rows[0].ranks == {}
+
+    def test_support_sizes_are_separate(self):
+        summary = summarise([*grid(64), *grid(4)])
+        assert summary.support_sizes == (4, 64)
+        assert [r.support_size for r in summary.rows] == [4, 4, 4, 64, 64, 64]
+        assert summary.row("lora", 4).estimates == summary.row("lora", 64).estimates
+
+
+class TestUnequalSets:
+    def test_missing_cells_are_told_and_comparisons_use_shared_cells(self):
+        cells = [c for c in grid() if (c.method, c.task) != ("lora", "t2")]
+        summary = summarise(cells)
+        assert any("lora lacks 3 of 9 (task, seed) cells with 16 support examples" in note for note in summary.notes)
+        difference = summary.row("lora", 16).differences["accuracy"]
+        assert difference.num_pairs == 6
+        shared = [np.mean(np.subtract(ACCURACY["lora", t], ACCURACY["abmll", t])) for t in ("t0", "t1")]
+        assert difference.interval.mean == pytest.approx(np.mean(shared))
+        assert summary.row("lora", 16).num_cells == 6
+
+    def test_missing_baseline_cells_are_told_too(self):
+        summary = summarise([c for c in grid() if (c.method, c.seed, c.task) != ("abmll", 0, "t1")])
+        assert any("abmll lacks 1 of 9" in note for note in summary.notes)
+        assert summary.row("lora", 16).differences["accuracy"].num_pairs == 8
+
+    def test_other_query_examples_are_not_paired(self):
+        other = [c for c in grid(prefix="x") if c.method == "lora"]
+        summary = summarise([*(c for c in grid() if c.method != "lora"), *other])
+        assert any("judged on different query examples in 9 (task, seed) cells" in note for note in summary.notes)
+        difference = summary.row("lora", 16).differences["accuracy"]
+        assert difference.num_pairs == 0
+        assert math.isnan(difference.interval.mean)
+        assert math.isnan(difference.p_value)
+        assert (16, "accuracy") not in summary.winners
+
+    def test_undefined_values_leave_pairs_out(self):
+        """AUROC is undefined where all predictions are right."""
+        accuracies = {("abmll", 0): 1.0, ("abmll", 1): 0.7, ("lora", 0): 0.5, ("lora", 1): 0.5}
+        cells = [make_cell(method, seed, accuracy=a) for (method, seed), a in accuracies.items()]
+        summary = summarise(cells, metrics=("auroc",))
+        assert summary.row("lora", 16).differences["auroc"].num_pairs == 1
+        assert summary.row("abmll", 16).estimates["auroc"].mean == 0.5
+
+    def test_method_absent_at_one_support_size(self):
+        summary = summarise([*grid(4), *(c for c in grid(16) if c.method != "lora")])
+        assert "lora was not evaluated with 16 support examples." in summary.notes
+        assert summary.row("lora", 16) is None
+
+    def test_absent_baseline_one_seed_and_one_task_are_told(self):
+        summary = summarise([make_cell("lora"), make_cell("reptile", accuracy=0.5)])
+        assert len(summary.notes) == 3
+        assert "no predictions of abmll" in summary.notes[0]
+        assert "one seed" in summary.notes[1]
+        assert "one task" in summary.notes[2]
+        assert summary.rows[0].differences == {}
+
+
+class TestErrors:
+    def test_unknown_metric_names_the_nearest(self):
+        with pytest.raises(AbmllError, match=r"unknown metric 'acuracy'. Did you mean 'accuracy'"):
+            summarise(grid(), metrics=("acuracy",))
+
+    def test_no_cells(self):
+        with pytest.raises(AbmllError, match="no cells to summarise"):
+            summarise([])
+
+
+def test_headline_metrics_exist_and_all_are_documented():
+    assert set(HEADLINE) <= METRICS.keys()
+    assert all(metric.definition.endswith(".") for metric in METRICS.values())

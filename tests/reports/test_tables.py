@@ -1,0 +1,127 @@
+"""Tables and sentences: what is bold, what is starred, and what is admitted."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from reports_fake import fake_cells
+
+from abmll.evaluation.metrics import summarise
+from abmll.evaluation.statistics import Interval
+from abmll.reports import notation
+from abmll.reports.tables import counts, markdown_table, text_table
+from abmll.reports.verdicts import losses, wins
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return summarise(fake_cells(support_sizes=(4, 64), methods=("abmll", "lora", "reptile")))
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [
+        (0.1234, "0.123", "+0.123"),
+        (-0.1236, "−0.124", "−0.124"),
+        (-0.0001, "0.000", "0.000"),
+        (0.0001, "0.000", "0.000"),
+        (math.nan, "–", "–"),
+    ],
+)
+def test_numbers(value, plain, signed):
+    assert notation.number(value) == plain
+    assert notation.signed(value) == signed
+
+
+def test_intervals():
+    assert notation.mean_and_half_width(Interval(0.5, 0.4, 0.64)) == "0.500 ± 0.120"
+    assert notation.mean_and_half_width(Interval(0.5, math.nan, math.nan)) == "0.500"
+    assert notation.mean_and_bounds(Interval(-0.5, -0.6, 0.1)) == "−0.500 [−0.600, +0.100]"
+    assert [notation.p_value(p) for p in (0.0001, 0.25, math.nan)] == ["p < 0.001", "p = 0.250", ""]
+
+
+def test_text_table_is_plain_and_fits_a_terminal(summary, capsys):
+    text = text_table(summary)
+    assert "\x1b" not in text
+    tables, _, remarks = text.partition("± half")
+    assert max(map(len, tables.splitlines())) <= 88
+    assert "4 support examples, 10 tasks × 3 seeds" in tables
+    assert "difference to abmll on the same tasks and seeds" in tables
+    assert "does not" not in tables
+    assert "lower ECE than abmll" in remarks
+
+
+def test_columns_are_aligned(summary):
+    block = text_table(summary).split("\n\n")[0].splitlines()[1:]
+    header, rows = block[0], block[2:]
+    for label in ("Accuracy ↑", "NLL ↓", "ECE ↓", "Brier ↓"):
+        end = header.index(label) + len(label)
+        assert all(len(row.ljust(end)) >= end for row in rows)
+    assert {row.index("±") for row in rows} == {rows[0].index("±")}
+
+
+def test_winner_is_starred_and_bold_only_with_colour(summary):
+    assert summary.winners[4, "nll"] == "abmll"
+    estimate = notation.mean_and_half_width(summary.row("abmll", 4).estimates["nll"])
+    assert f"{estimate} *" in text_table(summary, color=False)
+    assert re.search(rf"\x1b\[1m *{re.escape(estimate)} \*\x1b\[0m", text_table(summary, color=True))
+    assert f"**{estimate}**" in markdown_table(summary)
+    other = notation.mean_and_half_width(summary.row("lora", 4).estimates["nll"])
+    assert f"**{other}**" not in markdown_table(summary)
+
+
+def test_markdown_escapes_and_counts_columns(summary):
+    cells = fake_cells(support_sizes=(4,), methods=("abmll", "lora"))
+    for cell in cells:
+        object.__setattr__(cell, "method", cell.method.replace("lora", "lo|ra"))
+    lines = [line for line in markdown_table(summarise(cells)).splitlines() if line.startswith("|")]
+    assert any(r"lo\|ra" in line for line in lines)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
+
+
+def test_losses_name_the_better_method_and_how_sure_it_is(summary):
+    sentences = losses(summary)
+    row = summary.row("reptile", 64)
+    interval = row.differences["ece"].interval
+    assert interval.high < 0
+    expected = (
+        f"On this suite reptile has lower ECE than abmll by {abs(interval.mean):.3f} with 64 support examples "
+        f"(95 % interval {-interval.high:.3f} to {-interval.low:.3f})."
+    )
+    assert expected in sentences
+    for sentence in sentences:  # nothing is admitted that is not so
+        metric = {"accuracy": "accuracy", "NLL": "nll", "ECE": "ece", "Brier": "brier"}[sentence.split()[6]]
+        size = int(re.search(r"with (\d+) support", sentence)[1])
+        base = summary.row("abmll", size).estimates[metric].mean
+        assert summary.row(sentence.split()[3], size).estimates[metric].mean < base
+
+
+def test_wins_and_losses_cover_every_metric_once(summary):
+    for size in (4, 64):
+        lost = [s for s in losses(summary) if f"with {size} support" in s]
+        won = wins(summary, size)
+        assert len(lost) + len(won) == 4
+        for sentence in won:
+            assert "abmll has the best mean" in sentence
+            assert "cannot be told apart" in sentence or "%" in sentence
+
+
+def test_no_verdict_without_a_rival():
+    summary = summarise(fake_cells(support_sizes=(4,), methods=("abmll",)))
+    assert losses(summary) == wins(summary, 4) == []
+    assert "difference to" not in text_table(summary)
+    no_baseline = summarise(fake_cells(support_sizes=(4,), methods=("lora",)))
+    assert losses(no_baseline) == wins(no_baseline, 4) == []
+    assert "no predictions of abmll" in text_table(no_baseline)
+
+
+def test_unequal_sets_show_their_number_of_cells():
+    cells = [c for c in fake_cells(support_sizes=(4,), methods=("abmll", "lora")) if (c.method, c.seed) != ("lora", 2)]
+    summary = summarise(cells)
+    assert counts(summary, 4) is None
+    text = text_table(summary)
+    assert "unequal sets of tasks and seeds" in text
+    assert re.search(r"lora .* 20$", text, re.MULTILINE)
+    assert "lora lacks 10 of 30" in text
