@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and torch finds none")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with `data/realtasks` and `models/stories260K`; tests that need it are skipped where it is absent."""

@@ -154,7 +154,7 @@ class EpisodesConfig(Section):
     """One visit to one task: adapt on a support set, be judged on a query set."""
 
     support_size: int = Field(default=16, ge=1, description="Labelled examples to adapt on in each training episode.")
-    query_size: int = Field(default=16, ge=1, description="Further examples of the same task to be judged on.")
+    query_size: int = Field(default=16, ge=0, description="Further examples of the same task to be judged on.")
     order: Literal["random", "sequential"] = Field(
         default="random", description="How tasks follow each other: drawn at random, or in the suite's order."
     )

@@ -66,7 +66,7 @@ class InnerLoop:
         optimizer: torch.optim.Optimizer | None = None,
         on_step: OnStep | None = None,
     ) -> float:
-        """φ ← θ, then K steps. Returns the last objective in nats; `on_step(k)` is called after each step."""
+        """φ ← θ, then K steps. Returns the last objective in nats (0 without steps); `on_step(k)` is called after each step."""
         reset_task(likelihood)
         train_only(likelihood, TASK)
         optimizer = optimizer or self.new_optimizer(likelihood)
@@ -79,4 +79,4 @@ class InnerLoop:
             optimizer.step()
             if on_step is not None:
                 on_step(step)
-        return float(loss.detach())
+        return float(loss.detach()) if self.num_steps else 0.0

@@ -10,6 +10,8 @@ import torch
 from abmll import default
 from abmll.config import ModelConfig, RunConfig
 from abmll.core.errors import AbmllError
+from abmll.core.types import Example
+from abmll.data.episodes import permutation
 from abmll.data.suite import Suite, load_suite
 from abmll.data.task import Task
 from abmll.language import PromptFormat
@@ -78,26 +80,31 @@ def _device(name: str) -> str:
 
 
 def load_tasks(config: RunConfig) -> Suite:
-    """The suite of a run, each task cut to `max_rows`."""
+    """The suite of a run, each task cut to `max_rows` rows."""
     data = config.data
     if data.suite == "default":
         suite = default.suite()
         if data.held_out:
             raise AbmllError("[data] held_out: the default suite has its own split. Remove held_out.")
     else:
-        suite = load_suite(data.suite, folder=data.folder, held_out=data.held_out)
+        suite = load_suite(data.suite, folder=data.folder, held_out=data.held_out, seed=data.split_seed)
     if data.max_rows is None:
         return suite
     return replace(
         suite,
-        train=tuple(_first_rows(task, data.max_rows) for task in suite.train),
-        validation=tuple(_first_rows(task, data.max_rows) for task in suite.validation),
-        test=tuple(_first_rows(task, data.max_rows) for task in suite.test),
+        train=tuple(_some_rows(task, data.max_rows) for task in suite.train),
+        validation=tuple(_some_rows(task, data.max_rows) for task in suite.validation),
+        test=tuple(_some_rows(task, data.max_rows) for task in suite.test),
     )
 
 
-def _first_rows(task: Task, count: int) -> Task:
-    return replace(task, examples=task.examples[:count], support_pool=task.support_pool[:count])
+def _some_rows(task: Task, count: int) -> Task:
+    """At most `count` rows, drawn by the task's name: a file may be sorted by class."""
+
+    def some(rows: tuple[Example, ...]) -> tuple[Example, ...]:
+        return tuple(rows[position] for position in permutation(len(rows), "max_rows", task.name)[:count])
+
+    return replace(task, examples=some(task.examples), support_pool=some(task.support_pool))
 
 
 def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:

@@ -10,7 +10,7 @@ from abmll.config import ModelConfig
 from abmll.core.calibration import entropy, mixture
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
-from abmll.data.episodes import evaluation_episode
+from abmll.data.episodes import permutation
 from abmll.data.readers import read_task
 from abmll.learner import Learner, read_card
 from abmll.pipeline.build import load_model
@@ -34,11 +34,10 @@ def adapt_run(
     base_model: str | None = None,
 ) -> Path:
     """Adapts to a task file's rows (or to `support_size` of them) and writes the task's own adapter folder."""
-    rows = read_task(task)
-    if support_size is None or support_size >= len(rows):
-        support = rows.examples
-    else:
-        support = tuple(evaluation_episode(rows, seed, support_size, 1, max_support=support_size).support)
+    read = read_task(task)
+    support = read.support_pool or read.examples
+    if support_size is not None and support_size < len(support):
+        support = tuple(support[i] for i in permutation(len(support), "adapt", seed, read.name)[:support_size])
     learner = load_learner(adapter, base_model)
     return learner.save(out, posterior=learner.adapt(support, seed=seed))
 
