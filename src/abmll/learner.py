@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from abmll.adapters.spec import peft_config
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign
 from abmll.core.seeds import derive_seed, seeded
-from abmll.core.types import META, TASK, AdapterSpec, Example, Method, OuterOptimizer, Posterior, Role
+from abmll.core.types import META, TASK, Example, Method, OuterOptimizer, Posterior, Role
 from abmll.data.episodes import EpisodeSampler
 from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
@@ -38,7 +38,6 @@ class Learner:
     method: a name in `abmll.METHODS`; `options` are that method's keyword options.
     prompt: how questions are put and answers scored.
     r, lora_alpha, target_modules: as in LoRA.
-    log_var_offset: initial log-variance of a Gaussian adapter; None takes the method's own.
     seed: of the adapter's initialisation.
 
     Raises AbmllError for an unknown method, option or target module.
@@ -54,16 +53,12 @@ class Learner:
         r: int = 8,
         lora_alpha: int = 16,
         target_modules: str | Sequence[str] = "all-linear",
-        log_var_offset: float | None = None,
         batch_size: int = 32,
         seed: int = 0,
         **options: Any,
     ) -> None:
-        built = build_method(method, **options)
-        if log_var_offset is not None:
-            built = built._replace(adapter=replace(built.adapter, log_var_offset=log_var_offset))
-        self.name, self.options, self.method = method, options, built
-        config = peft_config(built.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
+        self.name, self.options, self.method = method, options, build_method(method, **options)
+        config = peft_config(self.method.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
         with seeded(derive_seed("init", seed)):
             peft_model = attach_roles(model, config)
         self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=batch_size)
@@ -72,10 +67,6 @@ class Learner:
     def model(self) -> Any:
         """The PEFT model, with the adapters "meta" and "task"."""
         return self.likelihood.model
-
-    @property
-    def adapter(self) -> AdapterSpec:
-        return self.method.adapter
 
     def use_outer(self, outer: OuterOptimizer) -> None:
         """Replaces the method's outer optimiser."""
@@ -142,7 +133,6 @@ class Learner:
                 "r": config.r,
                 "lora_alpha": config.lora_alpha,
                 "target_modules": _plain(config.target_modules),
-                "log_var_offset": self.adapter.log_var_offset if self.adapter.kind == "abmll" else None,
             },
         }
         _write_json(directory / CARD, card)
@@ -156,14 +146,13 @@ class Learner:
         """
         directory = Path(directory)
         card = read_card(directory)
-        adapter = {key: value for key, value in card["adapter"].items() if value is not None}
         learner = cls(
             model,
             tokenizer,
             card["method"],
             prompt=PromptFormat(**card["prompt"]),
             batch_size=batch_size,
-            **adapter,
+            **card["adapter"],
             **card["options"],
         )
         for role in (META, TASK):

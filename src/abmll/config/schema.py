@@ -121,9 +121,6 @@ class AdapterConfig(Section):
         default="all-linear",
         description='Layers to adapt: names such as ["q_proj", "v_proj"], a regular expression, or "all-linear".',
     )
-    log_var_offset: float | None = Field(
-        default=None, ge=-60, le=10, description="Log-variance at initialisation (abmll only; the paper's is -20)."
-    )
 
 
 class MethodConfig(Section):

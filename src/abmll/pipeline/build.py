@@ -118,7 +118,6 @@ def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
         r=config.adapter.r,
         lora_alpha=config.adapter.lora_alpha,
         target_modules=config.adapter.target_modules,
-        log_var_offset=config.adapter.log_var_offset,
         seed=seed,
         **config.method.options_for(name),
     )

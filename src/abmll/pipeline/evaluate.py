@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from abmll.config import RunConfig
+from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import CellKey, append_cell, index
 from abmll.learner import Learner
@@ -32,8 +33,8 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
             if _complete(config, suite, name, seed, done):
                 continue
             if adapter is not None:
-                model, tokenizer = load_model(config.model)
-                learner = Learner.load(adapter, model, tokenizer)
+                learner = Learner.load(adapter, *load_model(config.model))
+                _require_method(learner, name, adapter)
             else:
                 learner = build_learner(config, name, seed=seed)
                 if learner.method.meta_learner is not None:
@@ -41,6 +42,14 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
                     train_learner(learner, suite, config, folder, seed, resume=True, progress=progress)
             append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
     return path
+
+
+def _require_method(learner: Learner, name: str, adapter: Path) -> None:
+    if learner.name != name:
+        raise AbmllError(
+            f"the adapter in {adapter} was trained by {learner.name!r}, but the run names method {name!r}. "
+            f"Add method.name={learner.name}, or give another adapter."
+        )
 
 
 def append_predictions(
