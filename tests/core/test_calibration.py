@@ -199,8 +199,8 @@ class TestEdges:
 
     def test_confidence_on_an_edge_goes_where_the_convention_says(self):
         probs, targets = confidences([0.75, 0.6, 0.9], [True, True, False])
-        right = calibration.reliability_curve(probs, targets, num_bins=4, bin_edges="right").count
-        left = calibration.reliability_curve(probs, targets, num_bins=4, bin_edges="left").count
+        right = calibration.reliability_curve(probs, targets, num_bins=4, bin_edges="right").num_examples
+        left = calibration.reliability_curve(probs, targets, num_bins=4, bin_edges="left").num_examples
         assert right.tolist() == [0, 0, 2, 1]
         assert left.tolist() == [0, 0, 1, 2]
 

@@ -195,6 +195,12 @@ class TestUnequalSets:
         assert "lora was not evaluated with 16 support examples." in summary.notes
         assert summary.row("lora", 16) is None
 
+    def test_what_holds_at_several_support_sizes_is_told_once(self):
+        cells = [c for size in (4, 16, 64) for c in grid(size) if (c.method, c.task) != ("lora", "t2")]
+        notes = summarise(cells).notes
+        assert len(notes) == 1
+        assert "lora lacks 3 of 9 (task, seed) cells with 4, 16 and 64 support examples" in notes[0]
+
     def test_absent_baseline_one_seed_and_one_task_are_told(self):
         summary = summarise([make_cell("lora"), make_cell("reptile", accuracy=0.5)])
         assert len(summary.notes) == 3

@@ -177,9 +177,11 @@ def test_missing_cells_are_told(tmp_path):
     assert "Cells" in text
 
 
-def test_failed_write_leaves_the_old_report(inputs, tmp_path, monkeypatch):
-    predictions, _, _ = inputs
-    out = tmp_path / "r.html"
+def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    cells = fake_cells(methods=("abmll",), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
+    predictions = write_cells(tmp_path / "in" / "p.jsonl", cells)
+    out = tmp_path / "out" / "r.html"
+    out.parent.mkdir()
     out.write_text("old")
 
     def full(*_):
@@ -189,7 +191,7 @@ def test_failed_write_leaves_the_old_report(inputs, tmp_path, monkeypatch):
     with pytest.raises(AbmllError, match=r"cannot write the report to .*r.html: No space left"):
         render_report(predictions, out)
     assert out.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+    assert [p.name for p in out.parent.iterdir()] == ["r.html"]
 
 
 def test_no_predictions(tmp_path):

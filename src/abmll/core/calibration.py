@@ -32,7 +32,7 @@ class ReliabilityCurve(NamedTuple):
 
     low: Tensor
     high: Tensor
-    count: Tensor
+    num_examples: Tensor
     confidence: Tensor
     accuracy: Tensor
 
@@ -116,7 +116,7 @@ def ece(
     """
     curve = reliability_curve(probs, targets, num_bins, bin_edges)
     gap = (curve.accuracy - curve.confidence).abs().nan_to_num()
-    return (gap * curve.count / curve.count.sum()).sum()
+    return (gap * curve.num_examples / curve.num_examples.sum()).sum()
 
 
 def max_calibration_error(

@@ -210,6 +210,8 @@ class _Summariser:
             self.values[c.support_size, c.method][(slice(None), *at)] = [numbers[m] for m in metrics]
             self.present[c.support_size, c.method][at] = True
         self.notes: list[str] = []
+        # What holds for several support sizes is said once: (before, after) -> sizes, joined in `summary`.
+        self.notes_by_size: dict[tuple[str, str], list[int]] = {}
 
     def summary(self) -> Summary:
         self._note_scope()
@@ -238,7 +240,7 @@ class _Summariser:
             self.numbers,
             tuple(rows),
             winners,
-            tuple(self.notes),
+            self._all_notes(),
         )
 
     def _interval(self, values: np.ndarray) -> Interval:
@@ -309,24 +311,43 @@ class _Summariser:
     def _note_missing(self, size: int, methods: list[str]) -> None:
         for method in self.methods:
             if method not in methods:
-                self.notes.append(f"{method} was not evaluated with {size} support examples.")
+                self._note(size, f"{method} was not evaluated with", ".")
         wanted = np.logical_or.reduce([self.present[size, m] for m in methods])
         for method in methods:
             missing = int((wanted & ~self.present[size, method]).sum())
             if missing:
-                self.notes.append(
-                    f"{method} lacks {missing} of {wanted.sum()} (task, seed) cells with {size} support examples: "
-                    "its mean is over other cells than those of other methods. Differences and ranks use only "
-                    "cells that are shared."
+                self._note(
+                    size,
+                    f"{method} lacks {missing} of {wanted.sum()} (task, seed) cells with",
+                    ": its mean is over other cells than those of other methods. "
+                    "Differences and ranks use only cells that are shared.",
                 )
             if self.baseline in methods and method != self.baseline:
                 both = self.present[size, method] & self.present[size, self.baseline]
                 unequal = int((both & ~self._comparable(size, method, self.baseline)).sum())
                 if unequal:
-                    self.notes.append(
-                        f"{method} and {self.baseline} were judged on different query examples in {unequal} (task, "
-                        f"seed) cells with {size} support examples; these are left out of the differences."
+                    self._note(
+                        size,
+                        f"{method} and {self.baseline} were judged on different query examples in {unequal} "
+                        "(task, seed) cells with",
+                        "; these are left out of the differences.",
                     )
+
+    def _note(self, size: int, before: str, after: str) -> None:
+        self.notes_by_size.setdefault((before, after), []).append(size)
+
+    def _all_notes(self) -> tuple[str, ...]:
+        by_size = (
+            f"{before} {_enumerated(sizes)} support examples{after}"
+            for (before, after), sizes in self.notes_by_size.items()
+        )
+        return (*self.notes, *by_size)
+
+
+def _enumerated(sizes: list[int]) -> str:
+    """4, 16 and 64"""
+    *most, last = map(str, sizes)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _task_means(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -42,7 +42,7 @@ _DASHES: list[tuple[float, tuple[float, ...]]] = [
     (0, (9, 2, 3, 2)),
 ]
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "abmll",
     "font.family": "DejaVu Sans",
@@ -107,7 +107,7 @@ def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Loo
     """
     curve = calibration.reliability_curve(probs, targets)
     low, high, accuracy, confidence = (x.numpy() for x in (curve.low, curve.high, curve.accuracy, curve.confidence))
-    count = curve.count.numpy()
+    count = curve.num_examples.numpy()
     share = count / count.sum()
     middle, width = (low + high) / 2, high - low
     with _figure(2.55, 2.85) as figure:
@@ -132,7 +132,7 @@ def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Loo
 
 def risk_coverage(pooled: Mapping[str, tuple[torch.Tensor, torch.Tensor]], look: Mapping[str, Look]) -> str:
     """Error rate among the most confident predictions against their share, one line a method."""
-    with _figure(4.6, 3.0) as figure:
+    with _figure(4.4, 3.0) as figure:
         axes = figure.subplots()
         for method, (probs, targets) in pooled.items():
             curve = calibration.risk_coverage(probs, targets)
@@ -156,7 +156,7 @@ def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> st
     sizes = list(summary.support_sizes)
     place = {size: i for i, size in enumerate(sizes)}
     methods = list(summary.methods)
-    with _figure(3.1, 2.6) as figure:
+    with _figure(4.2, 2.7) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
             rows = [r for r in summary.rows if r.method == method]
