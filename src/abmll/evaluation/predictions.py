@@ -60,7 +60,7 @@ class Cell:
     targets: (examples,) int64, the right choice of each.
     log_probs: (samples, examples, choices) float32 in nats, normalised over choices; absent choices hold
     -inf.
-    seconds: wall-clock time of adaptation and prediction.
+    seconds: wall-clock time of adaptation.
     extra: anything else worth keeping, as JSON; `extra["held_out_family"] = True` marks tasks of an unseen
     family.
 
