@@ -32,6 +32,11 @@ def add_to_grad(params: Mapping[str, Tensor], gradient: Mapping[str, Tensor]) ->
         tensor.grad = step.clone() if tensor.grad is None else tensor.grad.add_(step)
 
 
+def gradients(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `.grad` of every tensor, zeros where there is none."""
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in params.items()}
+
+
 def train_only(likelihood: Likelihood, *roles: Role) -> None:
     """Lets gradients flow to these roles' parameters and to no others; clears the task's old gradient."""
     for role in (META, TASK):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Sequence
+
+import torch
 
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
-from abmll.core.types import Likelihood, Method
+from abmll.core.types import META, Adaptation, Example, Likelihood, Method
 from abmll.data.episodes import evaluation_episode
 from abmll.data.task import Task
+from abmll.evaluation.cost import now, peak_memory_bytes, reset_peak_memory, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
+from abmll.methods.budget import steps_within, with_num_steps
 from abmll.methods.gradient import NoAdaptation
 
 
@@ -26,6 +29,7 @@ def evaluate(
     num_query: int | None = None,
     known_families: Collection[str] = (),
     done: Collection[CellKey] = (),
+    adaptation_seconds: Sequence[float] | None = None,
 ) -> Iterator[Cell]:
     """One cell for each task and support size: adapt META's method on the support, predict the query.
 
@@ -36,7 +40,14 @@ def evaluate(
     name: the method's name in the predictions.
     known_families: families that meta-training saw; tasks of others are marked `held_out_family`.
     done: cells to leave out, because a predictions file holds them.
+    adaptation_seconds: adapt with as many gradient steps as fit into these seconds (one number for each support size
+        or one for all); their number, measured for each cell, is in its `extra["num_steps"]`.
+
+    Every cell's `extra` has `prediction_seconds`, `peak_memory_bytes` (of adaptation and prediction) and
+    `stored_bytes` (of the posterior).
     """
+    limits = _limits(adaptation_seconds, support_sizes)
+    device = next(iter(likelihood.parameters(META).values())).device
     if not tasks:
         raise AbmllError("no tasks to evaluate: the suite's split is empty. Hold some out (held_out in [data]).")
     largest = max(support_sizes)
@@ -46,11 +57,18 @@ def evaluate(
                 continue
             episode = evaluation_episode(task, seed, size, num_query, max_support=largest)
             adaptation = method.adaptation if size else NoAdaptation()
-            with seeded(derive_seed("evaluate", seed, task.name, size)):
-                begun = time.perf_counter()
+            cell_seed = derive_seed("evaluate", seed, task.name, size)
+            extra: dict[str, int] = {}
+            if (limit := limits[size]) is not None:
+                with seeded(cell_seed):
+                    adaptation, extra = _fitted(adaptation, likelihood, episode.support, limit)
+            reset_peak_memory(device)
+            with seeded(cell_seed):
+                begun = now(device)
                 posterior = adaptation.adapt(likelihood, episode.support)
-                adapted = time.perf_counter()
+                adapted = now(device)
                 log_probs = posterior.predict(episode.query, num_samples)
+                predicted = now(device)
             yield Cell(
                 method=name,
                 seed=seed,
@@ -58,11 +76,36 @@ def evaluate(
                 family=task.family,
                 support_size=size,
                 ids=[row.id or str(index) for index, row in enumerate(episode.query)],
-                targets=[row.target for row in episode.query],
+                targets=torch.tensor([row.target for row in episode.query]),
                 log_probs=log_probs,
                 seconds=adapted - begun,
                 extra={
                     "held_out_family": bool(known_families) and task.family not in known_families,
-                    "prediction_seconds": time.perf_counter() - adapted,
+                    "prediction_seconds": predicted - adapted,
+                    "peak_memory_bytes": peak_memory_bytes(device),
+                    "stored_bytes": stored_bytes(posterior.state_dict()),
+                    **extra,
                 },
             )
+
+
+def _limits(seconds: Sequence[float] | None, support_sizes: Sequence[int]) -> dict[int, float | None]:
+    """Support size -> seconds of adaptation."""
+    if seconds is None:
+        return dict.fromkeys(support_sizes)
+    if len(seconds) not in (1, len(support_sizes)):
+        raise AbmllError(
+            f"adaptation_seconds has {len(seconds)} numbers for {len(support_sizes)} support sizes. Give one for each, "
+            "or one for all."
+        )
+    return dict(zip(support_sizes, list(seconds) * (len(support_sizes) if len(seconds) == 1 else 1), strict=True))
+
+
+def _fitted(
+    adaptation: Adaptation, likelihood: Likelihood, support: Sequence[Example], seconds: float
+) -> tuple[Adaptation, dict[str, int]]:
+    """The adaptation with as many steps as fit, and their number for the cell's `extra`."""
+    num_steps = steps_within(adaptation, likelihood, support, seconds)
+    if num_steps is None:
+        return adaptation, {}
+    return with_num_steps(adaptation, num_steps), {"num_steps": num_steps}

@@ -37,6 +37,18 @@ class Batch(NamedTuple):
     token: Tensor
     scored: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return self._replace(
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            token_mask=self.token_mask.to(device),
+            attention=None if self.attention is None else self.attention.to(device),
+            column=self.column.to(device),
+            token=self.token.to(device),
+            scored=self.scored.to(device),
+        )
+
 
 def pack(
     prefixes: Sequence[Sequence[int]],

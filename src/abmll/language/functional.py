@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from abmll.core.errors import AbmllError
+from abmll.core.layer_output import implementation
 
 TWICE_DIFFERENTIABLE = ("eager", "sdpa")
 """Attention implementations that have a second derivative: sdpa by its plain kernel, the fused ones have none."""
@@ -20,7 +21,8 @@ TWICE_DIFFERENTIABLE = ("eager", "sdpa")
 def called_at(model: Any, tensors: Mapping[str, Tensor]) -> Iterator[Callable[..., Any]]:
     """The model's forward pass with `tensors` in place of the parameters of these names.
 
-    Inside the block attention takes the plain kernel of `scaled_dot_product_attention`, on every device.
+    Inside the block attention takes the plain kernel of `scaled_dot_product_attention`, on every device, and
+    Gaussian layers the naive implementation: the fused ones have no second derivative.
     Raises: AbmllError under gradient checkpointing, whose recomputation would silently see the model's own
     parameters again; and for an attention implementation that cannot be differentiated twice.
     """
@@ -36,5 +38,5 @@ def called_at(model: Any, tensors: Mapping[str, Tensor]) -> Iterator[Callable[..
             f"attn_implementation={attention!r} cannot be differentiated twice. Load the model with "
             'attn_implementation="sdpa" or "eager", or use a first-order method (fomaml, reptile, abmll).'
         )
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), implementation("naive"):
         yield lambda **inputs: functional_call(model, dict(tensors), (), inputs)

@@ -32,9 +32,7 @@ class CausalLMLikelihood:
     batch_size: how many questions a prediction pass takes.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, prompt: PromptFormat | None = None, *, batch_size: int = 32
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, prompt: PromptFormat | None = None, *, batch_size: int = 32) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = prompt or PromptFormat()
@@ -165,8 +163,7 @@ class CausalLMLikelihood:
                 f"choices of several tokens need a mask that attn_implementation={self._attention!r} does not "
                 'take. Load the model with attn_implementation="sdpa", or ask for letters (answer = "letters").'
             )
-        device = self.model.device
-        return Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+        return batch.to(self.model.device)
 
     def _logits(self, batch: Batch) -> Tensor:
         """(n, keep, vocabulary): the model's predictions in the kept columns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abmll.core.params import add_to_grad, reset_task, train_only
+from abmll.core.params import add_to_grad, gradients, reset_task, train_only
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.objective import Objective
 from abmll.methods.stateless import Stateless
@@ -26,6 +26,5 @@ class MultiTask(Stateless):
         with likelihood.terms([*episode.support, *episode.query]) as terms:
             loss = self.objective.nll(terms)
             loss.backward()
-        task = likelihood.parameters(TASK)
-        add_to_grad(likelihood.parameters(META), {name: tensor.grad for name, tensor in task.items()})
+        add_to_grad(likelihood.parameters(META), gradients(likelihood.parameters(TASK)))
         return {"nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}

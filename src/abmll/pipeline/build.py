@@ -26,10 +26,8 @@ def load_model(config: ModelConfig) -> tuple[Any, Any]:
     Weights come from safetensors only and no code that lies beside them is run.
     """
     _quiet()
-    if config.name in DEFAULT_MODELS:
-        model, tokenizer = default.model()
-    else:
-        model, tokenizer = _from_hugging_face(config)
+    model: Any
+    model, tokenizer = default.model() if config.name in DEFAULT_MODELS else _from_hugging_face(config)
     device = _device(config.device)
     model = model.to(device=device, dtype=getattr(torch, config.dtype))
     if config.gradient_checkpointing:
