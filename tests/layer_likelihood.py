@@ -104,7 +104,7 @@ def prompt_of(features) -> str:
 
 
 class FixedNoise:
-    """In place of `torch.randn_like`: takes the arrays in turn, and counts them."""
+    """In place of `torch.randn_like`: `draw(index, shape)` gives the array of each call; counts them."""
 
     def __init__(self, draw):
         self.draw, self.taken = draw, 0
@@ -112,3 +112,10 @@ class FixedNoise:
     def __call__(self, like):
         self.taken += 1
         return torch.from_numpy(self.draw(self.taken - 1, tuple(like.shape))).to(like.dtype)
+
+
+def fix_noise(monkeypatch, draw) -> FixedNoise:
+    """From now on layers get their noise from `draw`."""
+    noise = FixedNoise(draw)
+    monkeypatch.setattr(torch, "randn_like", noise)
+    return noise

@@ -28,6 +28,7 @@ from abmll.training.settings import Training
 CARD = "abmll.json"
 """File beside a saved adapter: which method and which prompts it was made with."""
 CARD_FORMAT = 1
+ADAPTER_FIELDS = {"r", "lora_alpha", "target_modules"}
 
 
 class Learner:
@@ -146,15 +147,19 @@ class Learner:
         """
         directory = Path(directory)
         card = read_card(directory)
-        learner = cls(
-            model,
-            tokenizer,
-            card["method"],
-            prompt=PromptFormat(**card["prompt"]),
-            batch_size=batch_size,
-            **card["adapter"],
-            **card["options"],
-        )
+        try:
+            learner = cls(
+                model,
+                tokenizer,
+                card["method"],
+                prompt=PromptFormat(**card["prompt"]),
+                batch_size=batch_size,
+                **card["adapter"],
+                **card["options"],
+            )
+        except AbmllError as error:
+            made_for = f", which was made for the base model {card['base_model']!r}" if card["base_model"] else ""
+            raise AbmllError(f"cannot load the adapter in {directory}{made_for}: {error}") from error
         for role in (META, TASK):
             load_adapter(learner.model, role, directory)
         return learner
@@ -173,15 +178,17 @@ def read_card(directory: Path) -> dict[str, Any]:
         if card["format"] != CARD_FORMAT:
             raise AbmllError(f"{path} has format {card['format']}, this version reads {CARD_FORMAT}. Update abmll.")
         PromptFormat(**card["prompt"])
+        if card["adapter"].keys() != ADAPTER_FIELDS or not isinstance(card["options"], dict):
+            raise ValueError(f"its adapter has {sorted(card['adapter'])}, its options are {card['options']!r}")
         return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")}
     except FileNotFoundError:
         raise AbmllError(
             f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
             "`abmll adapt` named."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, AbmllError):
-            raise
+    except AbmllError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AbmllError(f"{path} is damaged ({error}). Restore it, or save the adapter again.") from error
 
 

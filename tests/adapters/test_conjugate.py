@@ -11,7 +11,7 @@ import torch
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.methods.objective import Objective
-from layer_likelihood import FixedNoise, LayerLikelihood, prompt_of
+from layer_likelihood import LayerLikelihood, fix_noise, prompt_of
 
 FEATURES, UNITS, OBSERVATIONS, NOISE = 3, 2, 4, 0.5
 
@@ -49,7 +49,7 @@ def test_minimising_nll_plus_kl_reaches_the_exact_posterior(estimator, monkeypat
         optimizer.zero_grad()
         total = 0.0
         for sign in (-1.0, 1.0):
-            monkeypatch.setattr(torch, "randn_like", FixedNoise(lambda _, shape, sign=sign: np.full(shape, sign)))
+            fix_noise(monkeypatch, lambda _, shape, sign=sign: np.full(shape, sign))
             with likelihood.terms(support, sample=True, kl=objective.kl) as terms:
                 loss = objective(terms) / 2
                 loss.backward()

@@ -19,7 +19,7 @@ from abmll.data.task import Task
 from abmll.methods import build_method
 from abmll.training.loop import train
 from abmll.training.settings import Training
-from layer_likelihood import FixedNoise, LayerLikelihood, prompt_of, tokens
+from layer_likelihood import LayerLikelihood, fix_noise, prompt_of, tokens
 
 FEATURES, CLASSES, RANK, NUM_TASKS, K, BATCH = 3, 4, 2, 2, 5, 2
 PUBLISHED = {"beta": 1e-8, "inner": 1e-5, "outer": 5e-5, "offset": -20.0, "spread": 0.0}
@@ -99,7 +99,10 @@ class Hand:
         self.outer.step(self.theta, self.gradients(batch)[1])
 
     def gradients(self, batch):
-        """Of the summed cross-entropy + β·(log q - log p) by φ's factors; of β·(log q - log p) + β/T·(-log p(θ)) by θ's."""
+        """By φ's factors: of the summed cross-entropy + β·(log q - log p), at one draw of φ.
+
+        By θ's: of β·(log q - log p) + β/T·(-log p(θ)), at the same draw.
+        """
         width = max(len(tokens(row)) for row in batch)
         epsilon = draw(self.draws, (len(batch), width, CLASSES))
         self.draws += 1
@@ -159,10 +162,11 @@ def test_two_epochs_over_two_tasks_match_the_computation_by_hand(setting, monkey
     episodes = EpisodeSampler(tasks(), 0, K * BATCH, 0, order="sequential")
     visits = [episodes[index] for index in range(2 * NUM_TASKS)]
     assert [visit.task for visit in visits] == ["task-0", "task-1"] * 2
-    assert len({row.id for visit in visits for row in visit.support}) == 2 * NUM_TASKS * K * BATCH, "new rows each visit"
+    assert len({row.id for visit in visits for row in visit.support}) == 2 * NUM_TASKS * K * BATCH, (
+        "new rows each visit"
+    )
 
-    noise = FixedNoise(draw)
-    monkeypatch.setattr(torch, "randn_like", noise)
+    noise = fix_noise(monkeypatch, draw)
     library = []
 
     def keep(record):
@@ -187,7 +191,7 @@ def test_the_gradient_of_theta_is_that_of_kl_and_prior_alone(setting, monkeypatc
     episode = EpisodeSampler(tasks(), 0, K * BATCH, 0, order="sequential")[1]
     gradients = []
     for outer_nll in (1.0, 1e6):
-        monkeypatch.setattr(torch, "randn_like", FixedNoise(draw))
+        fix_noise(monkeypatch, draw)
         likelihood, method = likelihood_for(setting), paper(setting)
         hand = hand_for(likelihood, setting)
         likelihood.nll = scaled_outside(likelihood, outer_nll)
@@ -199,8 +203,7 @@ def test_the_gradient_of_theta_is_that_of_kl_and_prior_alone(setting, monkeypatc
     hand.phi, hand.draws = phi, K
     expected = hand.gradients(episode.support[-BATCH:])[1]
     # by autograd: the same two terms of one pass at the same φ
-    noise = FixedNoise(lambda _, shape: draw(K, shape))
-    monkeypatch.setattr(torch, "randn_like", noise)
+    fix_noise(monkeypatch, lambda _, shape: draw(K, shape))
     theta = likelihood.parameters(META)
     beta = setting["beta"]
     with likelihood.terms(episode.support[-BATCH:], sample=True, kl="sample", hyper_prior=True) as terms:
@@ -213,17 +216,18 @@ def test_the_gradient_of_theta_is_that_of_kl_and_prior_alone(setting, monkeypatc
 
 
 def test_prediction_is_at_the_mean_whatever_samples_are_asked_for(monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", FixedNoise(draw))
+    fix_noise(monkeypatch, draw)
     likelihood, method, task = likelihood_for(LARGER), paper(LARGER), tasks()[0]
     hand = hand_for(likelihood, LARGER)
     posterior = method.adaptation.adapt(likelihood, task.examples[: K * BATCH])
-    monkeypatch.setattr(torch, "randn_like", None)
+    noise = fix_noise(monkeypatch, draw)
     predicted = posterior.predict(task.examples[-3:], 16).numpy()
     phi = {name: value.numpy() for name, value in by_factor(posterior.state_dict()).items()}
     last = [tokens(row).numpy()[-1] for row in task.examples[-3:]]
     logits = np.stack([hand.weight @ x + hand.bias + hand.moments(phi, x)[0] for x in last])
     expected = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
     np.testing.assert_allclose(predicted, expected[None], rtol=1e-12)
+    assert noise.taken == 0
 
 
 def scaled_outside(likelihood, factor):

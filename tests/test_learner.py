@@ -1,0 +1,301 @@
+"""The library in one object, on a tiny Llama: what the README shows, what is saved, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import abmll
+from abmll.core.errors import AbmllError
+from abmll.core.params import clone
+from abmll.core.types import META, TASK
+from abmll.language.prompt import encode
+from abmll.learner import CARD, read_card
+from tiny import tiny_llama, tiny_tokenizer
+from tiny_tasks import tiny_task, tiny_tasks
+
+TEXT = {"answer": "text"}
+
+
+def learner_of(method="abmll", *, model=None, prompt=TEXT, **options):
+    options = {"r": 2, "lora_alpha": 4} | options
+    prompt = abmll.PromptFormat(**prompt)
+    return abmll.Learner(model or tiny_llama(), tiny_tokenizer(), method, prompt=prompt, **options)
+
+
+def meta_trained(**options):
+    learner = learner_of(**options)
+    learner.meta_train(tiny_tasks(), num_steps=2, support_size=4, query_size=4, progress=False)
+    return learner
+
+
+def drawn(posterior, query, num_samples=3):
+    torch.manual_seed(0)
+    return posterior.predict(query, num_samples)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return meta_trained(learning_rate=0.03, outer_learning_rate=0.03)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return tiny_task("new", 12).examples
+
+
+@pytest.fixture(scope="module")
+def saved(learner, rows, tmp_path_factory):
+    """A folder with θ, a folder with the posterior of a task, and that posterior."""
+    folder = tmp_path_factory.mktemp("learner")
+    posterior = learner.adapt(rows[:6])
+    return learner.save(folder / "meta"), learner.save(folder / "task", posterior=posterior), posterior
+
+
+# Ten lines
+
+
+def test_from_a_causal_lm_to_calibrated_probabilities(tmp_path, rows):
+    model, tokenizer, support, query = tiny_llama(), tiny_tokenizer(), rows[:6], rows[6:]
+    learner = abmll.Learner(model, tokenizer)
+    result = learner.meta_train(tiny_tasks(), num_steps=2, support_size=4, query_size=4, progress=False)
+    posterior = learner.adapt(support)
+    probabilities = posterior.predict(query, num_samples=4).exp().mean(0)
+    learner.save(tmp_path / "adapter")
+
+    assert result.num_steps == 2
+    assert probabilities.shape == (6, 2)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(6))
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        CARD,
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "lora",
+    ]
+
+
+def test_names_are_public_and_complete():
+    assert all(getattr(abmll, name) is not None for name in dir(abmll))
+    with pytest.raises(AttributeError, match="no attribute 'Lerner'"):
+        _ = abmll.Lerner
+
+
+def test_meta_training_moves_theta_and_nothing_of_the_model():
+    base = tiny_llama()
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    learner = learner_of(model=base)
+    theta = clone(learner.likelihood.parameters(META))
+    learner.meta_train(tiny_tasks(), num_steps=1, support_size=4, query_size=4, progress=False)
+    assert any(not torch.equal(theta[name], value) for name, value in learner.likelihood.parameters(META).items())
+    after = {name.replace("base_layer.", ""): value for name, value in base.state_dict().items()}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_seed_decides_everything():
+    def weights(seed):
+        learner = learner_of(seed=seed)
+        learner.meta_train(tiny_tasks(), num_steps=1, support_size=4, query_size=4, seed=seed, progress=False)
+        return torch.cat(
+            [value.flatten() for value in learner.adapt(tiny_task().examples[:4], seed=seed)._params.values()]
+        )
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# What is saved
+
+
+def test_a_saved_theta_adapts_and_predicts_as_before(learner, saved, rows):
+    folder, _, posterior = saved
+    loaded = abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
+    assert (loaded.name, loaded.options) == ("abmll", {"learning_rate": 0.03, "outer_learning_rate": 0.03})
+    assert loaded.likelihood.prompt == learner.likelihood.prompt
+    again = loaded.adapt(rows[:6])
+    assert torch.equal(drawn(again, rows[6:]), drawn(posterior, rows[6:]))
+
+
+def test_a_saved_posterior_predicts_as_before(saved, rows):
+    _, folder, posterior = saved
+    loaded = abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
+    assert read_card(folder)["role"] == TASK
+    predicted = drawn(loaded.posterior(), rows)
+    assert len({tuple(sample.flatten().tolist()) for sample in predicted}) == 3, "samples, not the mean"
+    assert torch.equal(predicted, drawn(posterior, rows))
+
+
+@pytest.mark.parametrize("method", ["lora", "multitask", "reptile", "abmll-paper", "maml"])
+def test_other_methods_are_saved_alike(method, rows, tmp_path):
+    learner = learner_of(method)
+    posterior = learner.adapt(rows[:10])
+    loaded = abmll.Learner.load(learner.save(tmp_path, posterior=posterior), tiny_llama(), tiny_tokenizer())
+    assert torch.equal(drawn(loaded.posterior(), rows), drawn(posterior, rows))
+
+
+def test_plain_peft_loads_the_mean(saved, rows):
+    from peft import PeftModel
+
+    _, folder, posterior = saved
+    plain = PeftModel.from_pretrained(tiny_llama(), str(folder / "lora"))
+    assert {type(config).__name__ for config in plain.peft_config.values()} == {"LoraConfig"}
+    expected = posterior._likelihood.choice_log_probs(rows)[0]
+    base = tiny_llama()
+    torch.testing.assert_close(naive_choice_log_probs(plain, rows), expected, rtol=0, atol=1e-5)
+    assert (naive_choice_log_probs(base, rows) - expected).abs().max() > 1e-3, "adapting changed something"
+
+
+@torch.no_grad()
+def naive_choice_log_probs(model, rows):
+    """Length-normalised over the choices' tokens, by one plain pass a choice."""
+    scores = []
+    for row in rows:
+        encoded = encode(row, tiny_tokenizer(), abmll.PromptFormat(**TEXT))
+        for choice in encoded.choices:
+            logits = model(input_ids=torch.tensor([[*encoded.prefix, *choice]])).logits[0].log_softmax(-1)
+            start = len(encoded.prefix) - 1
+            scores.append(torch.stack([logits[start + i, token] for i, token in enumerate(choice)]).mean())
+    return torch.stack(scores).view(len(rows), -1).log_softmax(-1)
+
+
+# The model as it comes
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    def gradient(checkpointing):
+        model = tiny_llama()
+        if checkpointing:
+            model.gradient_checkpointing_enable()  # transformers' default is the non-reentrant kind
+        learner = learner_of(model=model)
+        if checkpointing == "after":
+            learner.model.gradient_checkpointing_enable()
+        rows = tiny_task().examples
+        torch.manual_seed(0)
+        learner.method.meta_learner.meta_gradient(learner.likelihood, abmll.Episode("t", rows[:4], rows[4:8]))
+        recomputes = any(getattr(module, "gradient_checkpointing", False) for module in learner.model.modules())
+        assert recomputes == bool(checkpointing)
+        return {name: value.grad for name, value in learner.likelihood.parameters(META).items()}
+
+    plain = gradient(False)
+    assert max(grad.abs().max() for grad in plain.values()) > 0
+    for when in ("before", "after"):
+        for name, grad in gradient(when).items():
+            torch.testing.assert_close(grad, plain[name], rtol=1e-5, atol=1e-9)
+
+
+def test_reentrant_checkpointing_is_refused():
+    model = tiny_llama()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    with pytest.raises(AbmllError, match=r"reentrant kind: turn it on by .*'use_reentrant': False"):
+        learner_of(model=model).adapt(tiny_task().examples[:4])
+
+
+def test_a_bfloat16_model_gets_float32_adapters_and_predicts_alike(rows):
+    predictions = []
+    for dtype in (torch.float32, torch.bfloat16):
+        learner = meta_trained(model=tiny_llama(dtype=dtype))
+        parameters = learner.likelihood.parameters(META).values()
+        assert {parameter.dtype for parameter in parameters} == {torch.float32}
+        assert all(parameter.isfinite().all() for parameter in parameters)
+        predictions.append(learner.adapt(rows[:6]).predict(rows[6:], 32).exp().mean(0))
+    assert predictions[1].dtype == torch.float32
+    torch.testing.assert_close(*predictions, rtol=0, atol=0.02)
+
+
+# What is refused
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(AbmllError, match=r"unknown method 'reptil'\. Did you mean 'reptile'\? Choose one of: abml, "):
+        learner_of("reptil")
+    with pytest.raises(AbmllError, match=r"unknown option of method 'abmll' 'kl_wieght'\. Did you mean 'kl_weight'\?"):
+        learner_of(kl_wieght=1.0)
+    with pytest.raises(AbmllError, match=r"target_modules names 'q_porj', .*Did you mean 'q_proj'\?"):
+        learner_of(target_modules=["q_porj"])
+
+
+def test_a_model_is_taken_once():
+    model = tiny_llama()
+    learner_of(model=model)
+    with pytest.raises(AbmllError, match=r"already has PEFT adapters: pass the plain model, or .*model\.unload\(\)"):
+        learner_of(model=model)
+
+
+def test_a_posterior_of_several_adapters_cannot_be_saved_as_one(rows, tmp_path):
+    learner = learner_of("ensemble", num_members=2, num_steps=1)
+    posterior = learner.adapt(rows[:4])
+    with pytest.raises(AbmllError, match=r"method 'ensemble' is more than one adapter .* Save its state_dict\(\)"):
+        learner.save(tmp_path / "adapter", posterior=posterior)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_folder_without_a_card(tmp_path):
+    with pytest.raises(AbmllError, match=rf"{CARD} is missing: .* Give the folder that `abmll train` or"):
+        abmll.Learner.load(tmp_path, tiny_llama(), tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda card: card[: len(card) // 2], "is damaged"),
+        (lambda card: "[1, 2]", "is damaged"),
+        (lambda card: "\xff\x00", "is damaged"),
+        (lambda card: without(card, "prompt"), r"is damaged \('prompt'\)"),
+        (lambda card: changed(card, prompt={"anwser": "text"}), r"is damaged .*anwser"),
+        (lambda card: changed(card, adapter={"rank": 2}), r"is damaged .*rank"),
+        (lambda card: changed(card, options=3), "is damaged"),
+        (lambda card: changed(card, format=2), "has format 2, this version reads 1. Update abmll."),
+        (lambda card: changed(card, method="abml2"), "cannot load .*: unknown method 'abml2'. Did you mean 'abml'"),
+    ],
+    ids=["half", "list", "bytes", "no-prompt", "prompt", "adapter", "options", "format", "method"],
+)
+def test_a_damaged_card(saved, tmp_path, damage, message):
+    folder = tmp_path / "adapter"
+    shutil.copytree(saved[0], folder)
+    card = damage((folder / CARD).read_text(encoding="utf-8"))
+    (folder / CARD).write_bytes(card.encode("latin-1"))
+    with pytest.raises(AbmllError, match=message) as error:
+        abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
+    if "damaged" in message:
+        assert str(folder / CARD) in str(error.value)
+        assert "save the adapter again" in str(error.value)
+
+
+def changed(card, **fields):
+    return json.dumps(json.loads(card) | fields)
+
+
+def without(card, field):
+    return json.dumps({key: value for key, value in json.loads(card).items() if key != field})
+
+
+def test_another_base_model_is_refused(saved):
+    with pytest.raises(AbmllError, match=r"the model needs \(.*\): it was made for another base model"):
+        abmll.Learner.load(saved[0], tiny_llama(hidden=48), tiny_tokenizer())
+    with pytest.raises(
+        AbmllError,
+        match=r"cannot load the adapter in .*: target_modules names 'model.layers.1.* no module of this Llama.* has",
+    ):
+        abmll.Learner.load(saved[0], tiny_llama(layers=1), tiny_tokenizer())
+
+
+def test_damaged_weights_are_refused(saved, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(saved[0], folder)
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(AbmllError, match=r"adapter_model.safetensors is damaged .*restore it from a backup"):
+        abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
+    weights.unlink()
+    with pytest.raises(AbmllError, match=r"no adapter weights in .*adapter_model.safetensors is missing"):
+        abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
+
+
+def test_nothing_to_adapt_to_and_nothing_to_evaluate(learner):
+    with pytest.raises(AbmllError, match=r"the support set is empty\. Give at least one labelled example"):
+        learner.adapt([])
+    with pytest.raises(AbmllError, match=r"no tasks to evaluate: the suite's split is empty. .*held_out"):
+        list(learner.evaluate([]))
