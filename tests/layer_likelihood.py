@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from abmll.core import noise
 from abmll.core.divergence import stochastic_pass
 from abmll.core.types import META, TASK, Example, Terms
 
@@ -104,18 +105,23 @@ def prompt_of(features) -> str:
 
 
 class FixedNoise:
-    """In place of `torch.randn_like`: `draw(index, shape)` gives the array of each call; counts them."""
+    """Noise from `draw(index, shape)`, where index counts the samples taken; a backward pass gets it once more."""
 
     def __init__(self, draw):
         self.draw, self.taken = draw, 0
 
-    def __call__(self, like):
+    def seed(self):
         self.taken += 1
-        return torch.from_numpy(self.draw(self.taken - 1, tuple(like.shape))).to(like.dtype)
+        return self.taken - 1
+
+    def standard_normal(self, seed, row, column, out, width, generator):
+        assert (row, column, out.shape[1]) == (0, 0, width), "these layers fit into one tile"
+        return out.copy_(torch.from_numpy(self.draw(seed, tuple(out.shape))))
 
 
 def fix_noise(monkeypatch, draw) -> FixedNoise:
-    """From now on layers get their noise from `draw`."""
-    noise = FixedNoise(draw)
-    monkeypatch.setattr(torch, "randn_like", noise)
-    return noise
+    """From now on layers get their noise, (batch·tokens, units), from `draw`."""
+    fixed = FixedNoise(draw)
+    monkeypatch.setattr(noise, "draw_seed", fixed.seed)
+    monkeypatch.setattr(noise, "standard_normal", fixed.standard_normal)
+    return fixed

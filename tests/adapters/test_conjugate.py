@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from abmll.core import layer_output
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.methods.objective import Objective
@@ -25,6 +27,12 @@ def gaussian_nll(output: torch.Tensor, example: Example) -> torch.Tensor:
     """-log N(y; output, s²), summed over observations and units."""
     square = (observations(example) - output[-1]).square()
     return 0.5 * (square / NOISE + math.log(2 * math.pi * NOISE)).sum()
+
+
+@pytest.fixture(params=get_args(layer_output.Implementation), autouse=True)
+def implementation(request):
+    with layer_output.implementation(request.param):
+        yield
 
 
 @pytest.mark.parametrize("estimator", ["closed_form", "sample"])

@@ -7,11 +7,13 @@ written out from the paper and the facts of its code. Only the rows of an episod
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from abmll.core import layer_output
 from abmll.core.params import clone
 from abmll.core.types import META, TASK, Example
 from abmll.data.episodes import EpisodeSampler
@@ -152,6 +154,13 @@ def hand_for(likelihood, setting):
     theta = {name: value.detach().numpy().copy() for name, value in by_factor(likelihood.parameters(META)).items()}
     assert sorted(theta) == ["log_var_A", "log_var_B", "mean_A", "mean_B"]
     return Hand(layer.weight.detach().numpy(), layer.bias.detach().numpy(), theta, setting)
+
+
+@pytest.fixture(params=get_args(layer_output.Implementation), autouse=True)
+def implementation(request):
+    """Everything is checked of each implementation of the layer."""
+    with layer_output.implementation(request.param):
+        yield
 
 
 @pytest.mark.parametrize("setting", [PUBLISHED, LARGER], ids=["published", "larger"])
