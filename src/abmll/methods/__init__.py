@@ -12,7 +12,17 @@ from typing import Any
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.types import Method
 from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
-from abmll.methods.rivals import abml, ensemble, fomaml, in_context, maml, mc_dropout, metaicl, temperature
+from abmll.methods.rivals import (
+    abml,
+    abmll_in_context,
+    ensemble,
+    fomaml,
+    in_context,
+    maml,
+    mc_dropout,
+    metaicl,
+    temperature,
+)
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -35,6 +45,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "bayesian-lora": bayesian_lora,
     "abmll": abmll,
     "abmll-paper": abmll_paper,
+    "abmll-in-context": abmll_in_context,
 }
 
 

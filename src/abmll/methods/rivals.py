@@ -13,6 +13,7 @@ from abmll.methods.maml import Maml
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
 from abmll.methods.objective import Objective
+from abmll.methods.rows import abmll
 from abmll.methods.temperature import TemperatureScaled
 
 
@@ -48,6 +49,16 @@ def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> M
         InContext(NoAdaptation(), num_demonstrations),
         MetaIcl(MultiTask(), num_demonstrations),
         outer,
+    )
+
+
+def abmll_in_context(num_demonstrations: int = 8) -> Method:
+    """ABMLL with its defaults, meta-trained, adapted and asked on prompts with demonstrations."""
+    plain = abmll()
+    assert plain.meta_learner is not None
+    return plain._replace(
+        adaptation=InContext(plain.adaptation, num_demonstrations),
+        meta_learner=MetaIcl(plain.meta_learner, num_demonstrations),
     )
 
 
