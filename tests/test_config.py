@@ -351,4 +351,5 @@ def test_there_are_examples_and_sections():
         "episodes",
         "training",
         "evaluation",
+        "tune",
     ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli import adaptation, configuration, experiments, reporting, tasks
+from abmll.cli import adaptation, comparison, configuration, experiments, reporting, tasks
 from abmll.cli.group import Commands
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ app.command()(experiments.train)
 app.command()(adaptation.adapt)
 app.command()(adaptation.predict)
 app.command()(experiments.evaluate)
+app.command()(comparison.tune)
+app.command()(comparison.compare)
 app.command()(reporting.report)
 app.add_typer(tasks.app, name="tasks")
 app.command()(experiments.demo)

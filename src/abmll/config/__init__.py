@@ -2,7 +2,7 @@
 
 from abmll.config.fields import FieldRow, field_rows
 from abmll.config.provenance import provenance
-from abmll.config.read import load_config, parse_config
+from abmll.config.read import load_config, parse_config, parse_overrides
 from abmll.config.schema import (
     AdapterConfig,
     DataConfig,
@@ -13,6 +13,7 @@ from abmll.config.schema import (
     PromptConfig,
     RunConfig,
     TrainingConfig,
+    TuneConfig,
 )
 from abmll.config.write import dump_toml
 
@@ -27,9 +28,11 @@ __all__ = [
     "PromptConfig",
     "RunConfig",
     "TrainingConfig",
+    "TuneConfig",
     "dump_toml",
     "field_rows",
     "load_config",
     "parse_config",
+    "parse_overrides",
     "provenance",
 ]

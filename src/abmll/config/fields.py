@@ -66,7 +66,7 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin is tuple:
         different = "different " if any(getattr(item, "func", None) is distinct for item in metadata) else ""
         item = describe(arguments[0])
-        for one, many in (("a whole number", "whole numbers"), ("text, not empty", "texts")):
+        for one, many in (("a whole number", "whole numbers"), ("a number", "numbers"), ("text, not empty", "texts")):
             item = item.replace(one, f"{different}{many}")
         return ", ".join([f"a list of {item}", *_bounds(metadata)])
     nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}

@@ -47,12 +47,8 @@ def option_mistakes(method: Any) -> list[Mistake]:
     """Unknown methods, unknown options and wrong values of options, from the raw [method] table."""
     table = method if isinstance(method, Mapping) else {}
     name, options = table.get("name", "abmll"), table.get("options", {})
-    names = [name] if isinstance(name, str) else name
-    if (
-        not isinstance(names, Sequence)
-        or not isinstance(options, Mapping)
-        or not all(isinstance(n, str) for n in names)
-    ):
+    names = method_list(table)
+    if not names or not isinstance(options, Mapping):
         return []  # wrong types are the schema's findings
     known = method_names()
     found = [
@@ -76,6 +72,14 @@ def option_mistakes(method: Any) -> list[Mistake]:
     for one in names:
         found += _mistakes_in_options(one, shared, own.get(one, {}))
     return list(dict.fromkeys(found))  # two methods may find the same fault in a shared option
+
+
+def method_list(table: Mapping[str, Any]) -> list[str]:
+    """The methods that a raw [method] table names; empty if the field is of a wrong type."""
+    name = table.get("name", "abmll")
+    names = [name] if isinstance(name, str) else name
+    fits = isinstance(names, Sequence) and all(isinstance(one, str) for one in names)
+    return list(names) if fits else []
 
 
 def _mistakes_in_options(method: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> list[Mistake]:

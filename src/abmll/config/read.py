@@ -13,10 +13,16 @@ from pydantic import ValidationError
 
 from abmll.config.mistakes import Mistake, mistakes_of, option_mistakes
 from abmll.config.schema import RunConfig
+from abmll.config.tuned import with_tuned
 from abmll.core.errors import AbmllError
 
 COMMAND_LINE = "command line"
 NO_LINE = sys.maxsize
+
+
+def parse_overrides(overrides: Sequence[str]) -> RunConfig:
+    """The defaults with overrides applied, as `load_config` applies them to a file. Raises AbmllError likewise."""
+    return _check_text("", COMMAND_LINE, overrides)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -27,12 +33,20 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises AbmllError naming the file, and for every mistake its line, field, value and rule.
     """
     path = Path(path)
-    text = _read(path)
+    return _check_text(_read(path), str(path), overrides)
+
+
+def parse_config(data: Mapping[str, Any], source: str = "configuration") -> RunConfig:
+    """Checks a configuration given as nested dicts, as `load_config` checks a file. Raises AbmllError likewise."""
+    return _check(data, source)
+
+
+def _check_text(text: str, source: str, overrides: Sequence[str]) -> RunConfig:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise AbmllError(
-            f"{path} is not valid TOML: {error}. Text needs quotes, a table begins with [name], a list is [1, 2]."
+            f"{source} is not valid TOML: {error}. Text needs quotes, a table begins with [name], a list is [1, 2]."
         ) from None
     mistakes: list[Mistake] = []
     overridden: set[str] = set()
@@ -40,12 +54,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         mistake = _apply(data, override, overridden)
         if mistake:
             mistakes.append(mistake)
-    return _check(data, str(path), lines=_line_numbers(text), overridden=overridden, mistakes=mistakes)
-
-
-def parse_config(data: Mapping[str, Any], source: str = "configuration") -> RunConfig:
-    """Checks a configuration given as nested dicts, as `load_config` checks a file. Raises AbmllError likewise."""
-    return _check(data, source)
+    return _check(data, source, lines=_line_numbers(text), overridden=overridden, mistakes=mistakes)
 
 
 def _check(
@@ -56,7 +65,8 @@ def _check(
     overridden: set[str] | frozenset[str] = frozenset(),
     mistakes: Sequence[Mistake] = (),
 ) -> RunConfig:
-    found = list(mistakes)
+    data, tuned = with_tuned(data)
+    found = [*mistakes, *tuned]
     config = None
     try:
         config = RunConfig.model_validate(data)

@@ -31,6 +31,7 @@ FilePath = Annotated[Path, Field(strict=False)]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)
 ]
+Seconds = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)]
 
 
@@ -131,6 +132,10 @@ class MethodConfig(Section):
         default_factory=dict,
         description="Keyword options of the method; a table [method.options.NAME] is for that method alone.",
     )
+    tuned: FilePath | None = Field(
+        default=None,
+        description="File that `abmll tune` wrote; its options hold where this run file says nothing else.",
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,6 +200,31 @@ class EvaluationConfig(Section):
     )
     seeds: Counts = Field(default=(0, 1, 2), description="Each draws its own support sets.")
     split: Literal["test", "validation", "train"] = Field(default="test", description="Which tasks of the suite.")
+    adaptation_seconds: Seconds | None = Field(
+        default=None,
+        description="Adapt with as many gradient steps as fit into these seconds, one number for each support size or "
+        "one for all; unset takes the method's own number of steps.",
+    )
+    same_seconds_as: str | None = Field(
+        default=None,
+        min_length=1,
+        description="For compare: the method whose median seconds of adaptation, at each support size, all others get.",
+    )
+
+
+class TuneConfig(Section):
+    """`abmll tune`: random search over the options of each method, judged on the validation tasks alone."""
+
+    trials: int = Field(
+        default=16, ge=1, description="Settings that are tried for each method, its defaults among them."
+    )
+    metric: Literal["nll", "brier", "accuracy", "ece"] = Field(
+        default="nll", description="What decides: the mean over validation tasks and support sizes."
+    )
+    num_steps: int | None = Field(
+        default=None, ge=1, description="Outer steps of a trial; unset trains as long as training.num_steps says."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the options drawn, and of a trial's training and support sets.")
 
 
 class RunConfig(Section):
@@ -210,3 +240,4 @@ class RunConfig(Section):
     episodes: EpisodesConfig = EpisodesConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tune: TuneConfig = TuneConfig()

@@ -54,13 +54,14 @@ def swag(
     learning_rate: float = 3e-3,
     batch_size: int | None = None,
     start: Start = "multitask",
-    first_step: int = 10,
+    first_step: int | None = None,
     every: int = 1,
     rank: int = 5,
     swag_learning_rate: float | None = None,
 ) -> Method:
-    """SWAG-LoRA: the first half of the steps adapts, the second half is the sample."""
+    """SWAG-LoRA: the first half of the steps (or `first_step` of them) adapts, the second half is the sample."""
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    first_step = num_steps // 2 if first_step is None else first_step
     return _row(Swag(inner, first_step, every, rank, swag_learning_rate), start, inner)
 
 

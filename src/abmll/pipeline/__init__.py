@@ -1,8 +1,10 @@
 """The stages as the command line runs them: from a validated run file to files on disk."""
 
+from abmll.pipeline.compare import Budget, compare_run
 from abmll.pipeline.demo import demo_run
 from abmll.pipeline.evaluate import evaluate_run
 from abmll.pipeline.predict import adapt_run, predict_run
 from abmll.pipeline.train import train_run
+from abmll.pipeline.tune import tune_run
 
-__all__ = ["adapt_run", "demo_run", "evaluate_run", "predict_run", "train_run"]
+__all__ = ["Budget", "adapt_run", "compare_run", "demo_run", "evaluate_run", "predict_run", "train_run", "tune_run"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from abmll.config import RunConfig, dump_toml, provenance
+from abmll.config import RunConfig, dump_toml, load_config, provenance
+from abmll.config.methods import method_names
 from abmll.core.errors import AbmllError
 
 RUN_FILE = "run.toml"
@@ -18,13 +20,47 @@ def write_beside(directory: Path, config: RunConfig, seeds: Sequence[int]) -> No
     """Writes run.toml and provenance.json into `directory`, making it. Each appears whole or not at all."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / RUN_FILE, dump_toml(config))
-        _write(directory / PROVENANCE, json.dumps(provenance(seeds), indent=2) + "\n")
+        write_whole(directory / RUN_FILE, dump_toml(config))
+        write_whole(directory / PROVENANCE, json.dumps(provenance(seeds), indent=2) + "\n")
     except OSError as error:
         raise AbmllError(f"cannot write to {directory}: {error.strerror}. Choose another output folder.") from error
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a file whole or not at all, and returns its path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+    return path
+
+
+def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str]) -> None:
+    """Raises AbmllError if `directory` holds a run with other settings, whose results ours would be mixed with.
+
+    free: dotted fields (and whole tables) that may differ. Options of methods that only one of the two has, may too.
+    """
+    path = directory / RUN_FILE
+    if not path.is_file():
+        return
+    earlier = load_config(path)
+    before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    both = set(earlier.method.names) & set(config.method.names)
+    free = [*free, *(f"method.options.{name}" for name in method_names() if name not in both)]
+    changed = [
+        f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in free)
+    ]
+    if changed:
+        raise AbmllError(
+            f"{directory} holds results of other settings: {'; '.join(changed)}. Set them back to go on with it, or "
+            "give another folder with -o."
+        )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

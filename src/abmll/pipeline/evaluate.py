@@ -9,9 +9,11 @@ from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import CellKey, append_cell, index
 from abmll.learner import Learner
+from abmll.methods import build_method
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_model, load_tasks
 from abmll.pipeline.train import train_learner
+from abmll.training.loop import CHECKPOINTS
 from abmll.training.progress import progress_bar
 
 PREDICTIONS = "predictions.jsonl"
@@ -29,19 +31,49 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     path = out / PREDICTIONS
     for name in config.method.names:
         for seed in config.evaluation.seeds:
-            done = index(path)
-            if _complete(config, suite, name, seed, done):
-                continue
-            if adapter is not None:
+            if adapter is None:
+                evaluate_method(config, suite, name, seed, out, progress=progress)
+            elif not is_complete(config, suite, name, seed, done := index(path)):
                 learner = Learner.load(adapter, *load_model(config.model))
                 _require_method(learner, name, adapter)
-            else:
-                learner = build_learner(config, name, seed=seed)
-                if learner.method.meta_learner is not None:
-                    folder = out / name / f"seed-{seed}"
-                    train_learner(learner, suite, config, folder, seed, resume=True, progress=progress)
-            append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
+                append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
     return path
+
+
+def evaluate_method(config: RunConfig, suite: Suite, name: str, seed: int, out: Path, *, progress: bool = True) -> None:
+    """Meta-trains one method with one seed, if it learns across tasks, and appends the cells that are missing."""
+    path = out / PREDICTIONS
+    done = index(path)
+    if is_complete(config, suite, name, seed, done):
+        return
+    learner = build_learner(config, name, seed=seed)
+    if learner.method.meta_learner is not None:
+        trainer = trainer_of(config, name, seed, out)
+        folder = out / trainer / f"seed-{seed}"
+        train_learner(learner, suite, config, folder, seed, resume=True, progress=progress, save=trainer == name)
+    append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
+
+
+def trainer_of(config: RunConfig, name: str, seed: int, out: Path) -> str:
+    """The method of the run under whose name this one's meta-training lies.
+
+    Methods that differ in their adaptation alone (multi-task LoRA, and every posterior that starts from it) have the
+    same meta-training, bit for bit: it is done once. Whoever has done it is taken, else the first that is named.
+    """
+    key = training_key(config, name)
+    alike = [other for other in config.method.names if training_key(config, other) == key] or [name]
+    trained = [other for other in alike if (out / other / f"seed-{seed}" / CHECKPOINTS).is_dir()]
+    return (trained or alike)[0]
+
+
+def training_key(config: RunConfig, name: str) -> str:
+    """What a method's meta-training depends on besides the run: equal for methods that share it."""
+    method = build_method(name, **config.method.options_for(name))
+    if method.meta_learner is None:
+        return f"{name} learns nothing across tasks"
+    key = repr((method.adapter, method.meta_learner, method.outer))
+    # A repr that shows an address tells nothing of what is inside: such a method shares with none.
+    return f"{name}: {key}" if " at 0x" in key else key
 
 
 def _require_method(learner: Learner, name: str, adapter: Path) -> None:
@@ -74,6 +106,7 @@ def append_predictions(
         num_query=evaluation.num_query,
         known_families={task.family for task in suite.train},
         done=done,
+        adaptation_seconds=evaluation.adaptation_seconds,
     )
     total = len(getattr(suite, evaluation.split)) * len(evaluation.support_sizes)
     title = f"evaluating {name}, seed {seed}"
@@ -83,7 +116,8 @@ def append_predictions(
             show({"step": number})
 
 
-def _complete(config: RunConfig, suite: Suite, name: str, seed: int, done: set[CellKey]) -> bool:
+def is_complete(config: RunConfig, suite: Suite, name: str, seed: int, done: set[CellKey]) -> bool:
+    """Whether every cell of a method and seed is done."""
     tasks = getattr(suite, config.evaluation.split)
     return bool(tasks) and all(
         CellKey(name, seed, task.name, size) in done for task in tasks for size in config.evaluation.support_sizes

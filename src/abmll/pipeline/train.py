@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import EpisodeSampler
 from abmll.data.suite import Suite
+from abmll.data.task import Task
 from abmll.learner import Learner
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_tasks
@@ -44,11 +46,36 @@ def train_learner(
     *,
     resume: bool,
     progress: bool,
+    save: bool = True,
 ) -> None:
-    """Meta-trains a learner by the run's settings; everything goes into `directory`."""
+    """Meta-trains a learner by the run's settings; everything goes into `directory`.
+
+    save: also write the adapter folder and what lies beside it.
+    """
+    meta_train(learner, suite.train, config, seed, directory=directory, resume=resume, progress=progress)
+    if save and int(os.environ.get("RANK", "0")) == 0:
+        write_beside(directory, config, [seed])
+        learner.save(directory / ADAPTER)
+
+
+def meta_train(
+    learner: Learner,
+    tasks: Sequence[Task],
+    config: RunConfig,
+    seed: int,
+    *,
+    num_steps: int | None = None,
+    directory: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> None:
+    """The outer loop on `tasks` by the run's settings; without a directory nothing is written.
+
+    num_steps: in place of the run's own.
+    """
     episodes, training = config.episodes, config.training
     sampler = EpisodeSampler(
-        suite.train,
+        tasks,
         seed,
         episodes.support_size,
         episodes.query_size,
@@ -60,18 +87,15 @@ def train_learner(
         learner.method,
         sampler,
         Training(
-            num_steps=training.num_steps,
+            num_steps=num_steps or training.num_steps,
             episodes_per_step=training.episodes_per_step,
             seed=seed,
             checkpoint_every=training.checkpoint_every,
             keep_checkpoints=training.keep_checkpoints,
-            tensorboard=training.tensorboard,
+            tensorboard=training.tensorboard and directory is not None,
         ),
         directory=directory,
         resume=resume,
         progress=progress,
         settings={"model": config.model.model_dump(mode="json"), "prompt": config.prompt.model_dump()},
     )
-    if int(os.environ.get("RANK", "0")) == 0:
-        write_beside(directory, config, [seed])
-        learner.save(directory / ADAPTER)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from abmll.core import calibration
 from abmll.evaluation.metrics import METRICS, Summary
 from abmll.evaluation.predictions import Cell
+from abmll.evaluation.ranking import Ranking
 from abmll.reports.learning import Curve
 
 # Matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.
@@ -187,6 +188,45 @@ def learning_curve(title: str, curves: Sequence[Curve], look: Look) -> str:
         axes.set(xlabel="outer step", ylabel=curves[0].quantity.replace("_", " "))
         axes.grid(axis="y")
         return _svg(figure, f"learning-{title}-{curves[0].quantity}", f"{curves[0].quantity} of {title} while training")
+
+
+def critical_difference(ranking: Ranking, metric: str) -> str:
+    """Mean ranks on a line, 1 (the best) at the left, and bars that join methods which do not differ.
+
+    Source: Demšar 2006, figure 1.
+    """
+    count, num_bars = len(ranking.methods), len(ranking.groups)
+    half = (count + 1) // 2
+    # in units of text lines: the ruler, the axis, the bars, then the names of the better and the worse half
+    bar_space, height = 0.45 * num_bars + 0.4, 2.2 + 0.45 * num_bars + 0.4 + half
+    with _figure(7.2, 0.24 * height) as figure:
+        axes = figure.subplots()
+        axes.set_axis_off()
+        axes.set(xlim=(1 - 0.32 * (count - 1), count + 0.32 * (count - 1)), ylim=(height, 0))
+        axis = 2.0
+        axes.plot([1, count], [axis, axis], color=INK, linewidth=1)
+        for rank in range(1, count + 1):
+            axes.plot([rank, rank], [axis, axis - 0.2], color=INK, linewidth=1)
+            axes.text(rank, axis - 0.3, str(rank), ha="center", va="bottom", fontsize=8)
+        width = ranking.critical_difference
+        shown = min(width, count - 1)
+        axes.plot([1, 1 + shown], [0.5, 0.5], color=INK, linewidth=1.6)
+        cut = "" if width <= count - 1 else ", wider than this axis"
+        axes.text(1 + shown, 0.5, f"  critical difference {width:.2f}{cut}", va="center", fontsize=8)
+        for place, (name, rank) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
+            left = place < half
+            line = place if left else count - 1 - place
+            y = axis + bar_space + 0.5 + line
+            end = 1 - 0.04 * (count - 1) if left else count + 0.04 * (count - 1)
+            axes.plot([rank, rank, end], [axis, y, y], color=FAINT, linewidth=0.9)
+            text = f"{name}  {rank:.2f} " if left else f" {rank:.2f}  {name}"
+            axes.text(end, y, text, ha="right" if left else "left", va="center", fontsize=8.5)
+        place_of = dict(zip(ranking.methods, ranking.mean_ranks, strict=True))
+        for number, group in enumerate(ranking.groups):
+            y, margin = axis + 0.4 + 0.45 * number, 0.01 * (count - 1)
+            ends = [place_of[group[0]] - margin, place_of[group[-1]] + margin]
+            axes.plot(ends, [y, y], color=INK, linewidth=3, solid_capstyle="butt")
+        return _svg(figure, f"ranks-{metric}", f"Critical-difference diagram of {METRICS[metric].label}")
 
 
 def pooled(cells: Sequence[Cell]) -> tuple[torch.Tensor, torch.Tensor]:

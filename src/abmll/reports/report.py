@@ -47,7 +47,7 @@ def render_report(
     cells = read_cells(predictions)
     curves = [curve for run, path in training_logs.items() for curve in learning.read_curves(run, Path(path))]
     page = _environment().get_template(TEMPLATE).render(_context(cells, curves, run_info, baseline))
-    return _write_whole(Path(out), page)
+    return write_whole(Path(out), page)
 
 
 def _context(
@@ -181,7 +181,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
     """Writes a file whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

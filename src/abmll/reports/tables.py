@@ -22,10 +22,10 @@ def text_table(summary: Summary, color: bool | None = None) -> str:
     blocks = []
     for size in summary.support_sizes:
         means = _mean_rows(summary, size, _starred, _padded)
-        blocks.append(f"{_mean_title(summary, size)}\n{_aligned(means, bold)}")
+        blocks.append(f"{_mean_title(summary, size)}\n{aligned_rows(means, bold)}")
         differences = _difference_rows(summary, size, _starred_difference)
         if len(differences) > 1:
-            blocks.append(f"{_difference_title(summary, size)}\n{_aligned(differences, bold)}")
+            blocks.append(f"{_difference_title(summary, size)}\n{aligned_rows(differences, bold)}")
     legend = (
         "± half of the 95 % interval. * the paired interval excludes 0: "
         f"against {summary.baseline} for a difference, against every other method for a mean."
@@ -38,10 +38,10 @@ def markdown_table(summary: Summary) -> str:
     blocks = []
     for size in summary.support_sizes:
         means = _mean_rows(summary, size, lambda text: f"**{text}**", _plain)
-        blocks.append(f"{_mean_title(summary, size)} (mean ± half of the 95 % interval)\n\n{_markdown(means)}")
+        blocks.append(f"{_mean_title(summary, size)} (mean ± half of the 95 % interval)\n\n{markdown_rows(means)}")
         differences = _difference_rows(summary, size, lambda d: mean_and_bounds(d.interval))
         if len(differences) > 1:
-            blocks.append(f"{_difference_title(summary, size)} (95 % interval)\n\n{_markdown(differences)}")
+            blocks.append(f"{_difference_title(summary, size)} (95 % interval)\n\n{markdown_rows(differences)}")
     return "\n\n".join([*blocks, *_remarks(summary)]) + "\n"
 
 
@@ -116,7 +116,8 @@ def _starred_difference(difference: Difference) -> str:
     return (_starred if interval.excludes_zero else _padded)(signed(interval.mean) + half)
 
 
-def _aligned(rows: list[list[str]], bold: Mark) -> str:
+def aligned_rows(rows: list[list[str]], bold: Mark) -> str:
+    """Rows, the first a header, in columns as wide as they need; texts that end in a star go through `bold`."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -129,7 +130,8 @@ def _aligned(rows: list[list[str]], bold: Mark) -> str:
     return "\n".join(lines)
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown_rows(rows: list[list[str]]) -> str:
+    """Rows, the first a header, as a Markdown table."""
     escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
     lines.insert(1, "|---|" + "---:|" * (len(rows[0]) - 1))

@@ -1,0 +1,101 @@
+"""Mean ranks of methods over tasks, and which of them differ: the test of Friedman, the critical difference of Nemenyi.
+
+Source: Demšar 2006, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from abmll.core.errors import AbmllError
+from abmll.evaluation.statistics import midranks
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """methods: best mean rank first, 1 being the best of all on every task. groups: the largest sets of neighbours
+    whose mean ranks lie within the critical difference, by method name; each has at least two.
+    """
+
+    methods: tuple[str, ...]
+    mean_ranks: tuple[float, ...]
+    num_tasks: int
+    p_value: float
+    critical_difference: float
+    groups: tuple[tuple[str, ...], ...]
+
+
+def rank_methods(methods: Sequence[str], values: np.ndarray, higher_is_better: bool) -> Ranking | None:
+    """The ranking by `values` (tasks, methods), one number a task and method, over the tasks where all have one.
+
+    A task is one observation: seeds are averaged before, since they share its rows. None for fewer than two methods
+    or tasks.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values).any(1)]
+    num_tasks, count = values.shape
+    if count < 2 or num_tasks < 2:
+        return None
+    ranks = midranks(-values if higher_is_better else values)
+    means = ranks.mean(0)
+    order = np.argsort(means, kind="stable")
+    names, sorted_means = tuple(methods[i] for i in order), means[order]
+    width = nemenyi_difference(count, num_tasks)
+    groups = tuple(names[first : last + 1] for first, last in _groups(sorted_means, width))
+    return Ranking(names, tuple(sorted_means.tolist()), num_tasks, friedman(ranks), width, groups)
+
+
+def friedman(ranks: np.ndarray) -> float:
+    """p-value of Friedman's test that all methods are alike, from ranks (tasks, methods), corrected for ties.
+
+    χ² with k - 1 degrees of freedom of 12N/(k(k+1))·Σ(R_j - (k+1)/2)², divided by 1 - Σ(t³ - t)/(N(k³ - k)) over
+    groups of t equal ranks. 1 if every task ranks all methods equal.
+    """
+    num_tasks, count = ranks.shape
+    spread = ((ranks.mean(0) - (count + 1) / 2) ** 2).sum()
+    tied = sum((t**3 - t) for row in ranks for t in np.unique(row, return_counts=True)[1])
+    correction = 1 - tied / (num_tasks * (count**3 - count))
+    if correction <= 0:
+        return 1.0
+    statistic = 12 * num_tasks / (count * (count + 1)) * spread / correction
+    half = torch.tensor([(count - 1) / 2, statistic / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
+def nemenyi_difference(num_methods: int, num_tasks: int, alpha: float = 0.05) -> float:
+    """Mean ranks that lie further apart differ, jointly over all pairs: q·√(k(k+1)/6N), q of `nemenyi_quantile`."""
+    return nemenyi_quantile(num_methods, alpha) * math.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks))
+
+
+def nemenyi_quantile(num_methods: int, alpha: float = 0.05) -> float:
+    """The upper α quantile of the range of k standard normal variables (infinite degrees of freedom), over √2."""
+    if num_methods < 2 or not 0 < alpha < 1:
+        raise AbmllError(f"Nemenyi's test compares at least 2 methods at 0 < alpha < 1; got {num_methods}, {alpha}.")
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _range_probability(middle, num_methods) < 1 - alpha else (low, middle)
+    return (low + high) / 2 / math.sqrt(2)
+
+
+def _range_probability(width: float, count: int) -> float:
+    """P(range of `count` standard normals <= width) = k ∫ φ(z) (Φ(z) - Φ(z - width))^(k-1) dz."""
+    z = torch.linspace(-8, 8 + width, 8001, dtype=torch.float64)
+    inside = torch.special.ndtr(z) - torch.special.ndtr(z - width)
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    return float(count * torch.trapezoid(density * inside.pow(count - 1), z))
+
+
+def _groups(means: np.ndarray, width: float) -> list[tuple[int, int]]:
+    """(first, last) of every maximal run of sorted means that spans at most `width`."""
+    runs: list[tuple[int, int]] = []
+    for first in range(len(means)):
+        last = int(np.searchsorted(means, means[first] + width, side="right")) - 1
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs

@@ -1,0 +1,207 @@
+"""The comparison's one table: quality, calibration, out-of-domain detection and cost of every method."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abmll.evaluation.domains import SCORES, ood_interval
+from abmll.evaluation.metrics import METRICS, Row, Summary, summarise
+from abmll.evaluation.predictions import Cell, read_cells
+from abmll.evaluation.ranking import Ranking, rank_methods
+from abmll.evaluation.statistics import Interval
+from abmll.reports.notation import mean_and_bounds, mean_and_half_width, p_value
+from abmll.reports.per_task import task_means
+from abmll.reports.report import render_report, write_whole
+from abmll.reports.tables import aligned_rows, counts, markdown_rows
+
+QUALITY = ("accuracy", "macro_f1", "nll", "ece", "adaptive_ece", "ece_per_example", "brier", "auroc")
+TESTED = ("accuracy", "nll", "ece", "brier")
+RANKED = "nll"
+"""The metric of the mean rank and of the critical difference."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a method at one support size; None where the cells do not say.
+
+    seconds, prediction_seconds: medians over cells. num_steps: least and most of a fitted number of gradient steps.
+    peak_memory_bytes: the most of any cell. stored_bytes: the median posterior's.
+    """
+
+    seconds: float
+    prediction_seconds: float | None
+    num_steps: tuple[int, int] | None
+    peak_memory_bytes: int | None
+    stored_bytes: float | None
+
+
+def cost_of(cells: Sequence[Cell]) -> Cost:
+    """The cost of one method at one support size, from its cells."""
+
+    def known(key: str) -> list[Any]:
+        return [cell.extra[key] for cell in cells if cell.extra.get(key) is not None]
+
+    steps, memory = known("num_steps"), known("peak_memory_bytes")
+    predicting, stored = known("prediction_seconds"), known("stored_bytes")
+    return Cost(
+        statistics.median(cell.seconds for cell in cells),
+        statistics.median(predicting) if predicting else None,
+        (min(steps), max(steps)) if steps else None,
+        max(memory) if memory else None,
+        statistics.median(stored) if stored else None,
+    )
+
+
+class ComparisonTable:
+    """Everything that is said of a predictions file in which methods are compared. Deterministic."""
+
+    def __init__(self, cells: Sequence[Cell], baseline: str = "abmll") -> None:
+        self.summary: Summary = summarise(cells, baseline, QUALITY)
+        self.costs: dict[tuple[str, int], Cost] = {}
+        self.aurocs: dict[tuple[str, int], dict[str, Interval]] = {}
+        for row in self.summary.rows:
+            own = [c for c in cells if (c.method, c.support_size) == (row.method, row.support_size)]
+            key = row.method, row.support_size
+            self.costs[key] = cost_of(own)
+            self.aurocs[key] = {name: ood_interval(own, score) for name, (_, score) in SCORES.items()}
+        self.rankings = {size: ranking(self.summary, size) for size in self.summary.support_sizes}
+
+    def markdown(self) -> str:
+        """For a page of documentation: per support size quality, cost, differences and ranks."""
+        return self._text(markdown_rows, "### ", "**{}**")
+
+    def text(self) -> str:
+        """For a terminal."""
+        return self._text(lambda rows: aligned_rows(rows, lambda text: text), "", "{} *")
+
+    def _text(self, table: Callable[[list[list[str]]], str], heading: str, best: str) -> str:
+        blocks = []
+        for size in self.summary.support_sizes:
+            scope = counts(self.summary, size) or "unequal sets of tasks and seeds"
+            blocks += [f"{heading}{size} support examples, {scope}", table(self._quality(size, best))]
+            blocks += [table(self._cost(size))]
+            if len(differences := self._differences(size)) > 1:
+                blocks += [f"Difference to {self.summary.baseline}, p-values Holm-corrected:", table(differences)]
+            if found := self.rankings[size]:
+                blocks += [ranking_text(found)]
+        legend = f"± half of the 95 % interval; {best.format('best')}: better than each other method, paired interval."
+        return "\n\n".join([*blocks, legend, *self.summary.notes]) + "\n"
+
+    def _rows(self, size: int) -> list[Row]:
+        return [row for row in self.summary.rows if row.support_size == size]
+
+    def _quality(self, size: int, best: str) -> list[list[str]]:
+        rows = [["Method", *(f"{METRICS[m].label} {METRICS[m].arrow}" for m in QUALITY)]]
+        for row in self._rows(size):
+            texts = []
+            for metric in QUALITY:
+                text = mean_and_half_width(row.estimates[metric])
+                wins = self.summary.winners.get((size, metric)) == row.method
+                texts.append(best.format(text) if wins else text)
+            rows.append([row.method, *texts])
+        return rows
+
+    def _cost(self, size: int) -> list[list[str]]:
+        header = ["Method", *(f"{label} ↑" for label, _ in SCORES.values()), f"Rank ({METRICS[RANKED].label})"]
+        rows = [[*header, "Adapt, s", "Predict, s", "Steps", "Peak MiB", "Stored KiB"]]
+        for row in self._rows(size):
+            key = row.method, size
+            found = self.rankings[size]
+            rank = dict(zip(found.methods, found.mean_ranks, strict=True)).get(row.method) if found else None
+            cost = self.costs[key]
+            steps = "–" if cost.num_steps is None else "–".join(map(str, dict.fromkeys(cost.num_steps)))
+            rows.append(
+                [
+                    row.method,
+                    *(mean_and_half_width(interval) for interval in self.aurocs[key].values()),
+                    "–" if rank is None else f"{rank:.2f}",
+                    f"{cost.seconds:.3g}",
+                    _scaled(cost.prediction_seconds, 1),
+                    steps,
+                    _scaled(cost.peak_memory_bytes, 2**20),
+                    _scaled(cost.stored_bytes, 2**10),
+                ]
+            )
+        return rows
+
+    def _differences(self, size: int) -> list[list[str]]:
+        rows = [["Method", *(f"{METRICS[m].label} {METRICS[m].arrow}" for m in TESTED)]]
+        for row in self._rows(size):
+            if row.differences:
+                texts = []
+                for metric in TESTED:
+                    difference = row.differences[metric]
+                    p = p_value(difference.p_value)
+                    texts.append(mean_and_bounds(difference.interval) + (f", {p}" if p else ""))
+                rows.append([row.method, *texts])
+        return rows
+
+    def record(self) -> dict[str, Any]:
+        """Every number in full, for JSON: NaN is None."""
+        rows = []
+        for row in self.summary.rows:
+            key = row.method, row.support_size
+            rows.append(
+                {
+                    "method": row.method,
+                    "support_size": row.support_size,
+                    "num_tasks": row.num_tasks,
+                    "num_seeds": row.num_seeds,
+                    **{name: _interval(value) for name, value in {**row.estimates, **self.aurocs[key]}.items()},
+                    "differences": {
+                        name: {**_interval(d.interval), "p_value": _finite(d.p_value), "num_pairs": d.num_pairs}
+                        for name, d in row.differences.items()
+                    },
+                    "mean_ranks": {name: _finite(rank) for name, rank in row.ranks.items()},
+                    "cost": vars(self.costs[key]),
+                }
+            )
+        rankings = {str(size): vars(found) if found else None for size, found in self.rankings.items()}
+        return {"baseline": self.summary.baseline, "rows": rows, "rankings": rankings, "notes": self.summary.notes}
+
+
+def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
+    """The ranking of the methods of one support size by their per-task means over seeds."""
+    methods = [row.method for row in summary.rows if row.support_size == size]
+    means = task_means(summary, metric, size, summary.tasks, methods)
+    return rank_methods(methods, means, METRICS[metric].better == "higher")
+
+
+def ranking_text(found: Ranking) -> str:
+    """The critical-difference diagram in words."""
+    groups = "; ".join(", ".join(group) for group in found.groups) or "none: all differ"
+    friedman = p_value(found.p_value)
+    return (
+        f"Mean ranks over {found.num_tasks} tasks by {METRICS[RANKED].label}: Friedman {friedman}, critical difference "
+        f"{found.critical_difference:.2f} (Nemenyi, 5 %). Not told apart: {groups}."
+    )
+
+
+def write_comparison(
+    predictions: Path, out: Path, baseline: str, training_logs: Mapping[str, Path], run_info: Mapping[str, Any]
+) -> tuple[str, Path, Path]:
+    """Writes comparison.md, comparison.json and report.html into `out`; returns the table for a terminal, and the
+    first and the last of the files.
+    """
+    table = ComparisonTable(read_cells(predictions), baseline)
+    about = f"Budget: {run_info['budget']}.\n\n" if "budget" in run_info else ""
+    written = write_whole(out / "comparison.md", about + table.markdown())
+    write_whole(out / "comparison.json", json.dumps({**run_info, **table.record()}, indent=1) + "\n")
+    return table.text(), written, render_report(predictions, out / "report.html", training_logs, run_info, baseline)
+
+
+def _scaled(value: float | None, unit: int) -> str:
+    return "–" if value is None else f"{value / unit:.3g}" if value < 1000 * unit else f"{value / unit:.0f}"
+
+
+def _interval(interval: Interval) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in interval._asdict().items()}
+
+
+def _finite(value: float) -> float | None:
+    return None if value != value else float(value)
