@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles
 from abmll.adapters.abmll import AbmllLayer, Linear
+from abmll.core import noise
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
 
@@ -66,7 +67,8 @@ def test_a_sample_is_mean_plus_standard_deviation_times_noise(layer, x):
         with stochastic_pass(sample=True):
             sampled = layer(x)
         torch.manual_seed(7)
-        expected = layer.base_layer(x) + q.mean + q.stddev * torch.randn(2, 3, 4, dtype=torch.float64)
+        epsilon = noise.whole(noise.draw_seed(), 6, 4, torch.float64, x.device).view(2, 3, 4)
+        expected = layer.base_layer(x) + q.mean + q.stddev * epsilon
         torch.testing.assert_close(sampled, expected, rtol=1e-12, atol=1e-12)
 
 

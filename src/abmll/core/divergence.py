@@ -60,15 +60,34 @@ class StochasticPass:
         Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the
         pass was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
         """
-        self._require_grad()
+        counted = self.counted(kl.shape, kl.device)
         # summed in a recomputation too, which must save the same tensors as the first run
-        totals = [(self._kl, self._sum_counted(kl))]
-        if hyper is not None:
-            totals.append((self._hyper, self._sum_counted(hyper)))
+        self.report_counted(layer, sum_counted(kl, counted), None if hyper is None else sum_counted(hyper, counted))
+
+    def report_counted(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
+        """As `report`, of values that are already summed over the rows that `counted` names and over their units."""
+        self._require_grad()
         if _inside_backward():
             return
-        for record, total in totals:
-            record[layer] = record[layer] + total if layer in record else total
+        for record, total in ((self._kl, kl), (self._hyper, hyper)):
+            if total is not None:
+                record[layer] = record[layer] + total if layer in record else total
+
+    def counted(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        """The mask for a layer's output of this shape, flattened to one entry a row; None counts every row.
+
+        shape: (batch, tokens, out_features), or (batch·tokens, out_features) as some blocks see their tokens (OPT's
+        feed-forward). Raises: AbmllError if it does not fit the mask.
+        """
+        if self.mask is None:
+            return None
+        if shape[:-1] not in (self.mask.shape, (self.mask.numel(),)):
+            raise AbmllError(
+                f"a layer's output has shape {tuple(shape)}, which does not fit the mask's (batch, tokens) "
+                f"= {tuple(self.mask.shape)}. Adapt only layers that see every token once "
+                "(see target_modules), or open the pass without a mask to count every row."
+            )
+        return self.mask.to(device).flatten()
 
     def report_sum(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
         """A layer's contribution if its Gaussian is over weights: scalars, whatever the batch and its mask.
@@ -99,21 +118,14 @@ class StochasticPass:
         """Sum of the reported -log p(θ), likewise; 0 if nothing was reported."""
         return _total(self._hyper)
 
-    def _sum_counted(self, values: Tensor) -> Tensor:
-        if self.mask is None:
-            return values.sum()
-        mask = self.mask.to(values.device)
-        if values.ndim == 2 and len(values) == mask.numel():
-            mask = mask.flatten()  # some blocks (OPT's feed-forward) see (batch·tokens, features)
-        if values.shape[:-1] != mask.shape:
-            raise AbmllError(
-                f"a layer's output has shape {tuple(values.shape)}, which does not fit the mask's (batch, tokens) "
-                f"= {tuple(self.mask.shape)}. Adapt only layers that see every token once "
-                "(see target_modules), or open the pass without a mask to count every row."
-            )
-        per_token = values.sum(-1)
-        # where, not a product: 0·inf in a padded row would be nan
-        return torch.where(mask, per_token, per_token.new_zeros(())).sum()
+
+def sum_counted(values: Tensor, counted: Tensor | None) -> Tensor:
+    """The sum of values (..., out_features) over the counted rows; counted: (rows,) boolean, or None for all."""
+    if counted is None:
+        return values.sum()
+    per_row = values.sum(-1).flatten()
+    # where, not a product: 0·inf in a padded row would be nan
+    return torch.where(counted, per_row, per_row.new_zeros(())).sum()
 
 
 def _inside_backward() -> bool:

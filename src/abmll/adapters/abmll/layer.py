@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from abmll.core import gaussian
 from abmll.core.divergence import StochasticPass, current_pass
 from abmll.core.errors import AbmllError
+from abmll.core.layer_output import gaussian_output
 
 from .config import AbmllConfig
 from .factors import factor_output
@@ -84,24 +85,32 @@ class AbmllLayer(BaseTunerLayer):
         dtype = gaussian.at_least_float32(q.mean_A)
         return q.scaling * (q.mean_B.to(dtype) @ q.mean_A.to(dtype))
 
-    def adapter_output(self, x: Tensor, adapter_name: str, record: StochasticPass | None) -> Tensor:
-        """What one adapter adds to the output: its mean, or a sample if the pass asks for one. Reports the KL."""
+    def add_adapter(
+        self, base: Tensor, x: Tensor, adapter_name: str, record: StochasticPass | None, dtype: torch.dtype
+    ) -> Tensor:
+        """`base` plus one adapter's mean, or plus a sample if the pass asks for one, in `dtype`. Reports the KL."""
         q = self.factors(adapter_name)
-        priors = [name for name in self.abmll_mean_A if record is not None and name == record.prior]
+        priors = [self.factors(name) for name in self.abmll_mean_A if record is not None and name == record.prior]
         if record is None or not (record.sample or priors):
-            return gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
-        asked = [q, *map(self.factors, priors)]
+            mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
+            return (base.to(mean.dtype) + mean).to(dtype)
         if self.space[adapter_name] == "factors":
-            return factor_output(self, x, asked, record)
-        moments, *prior_moments = gaussian.conditionals(x, *asked)
-        value = gaussian.sample(*moments) if record.sample else moments.mean
-        for prior in prior_moments:
-            if record.estimator == "sample":
-                kl = gaussian.kl_estimate(value, *moments, *prior)
-            else:
-                kl = gaussian.kl_divergence(*moments, *prior)
-            record.report(self, kl, gaussian.hyper_prior(*prior) if record.hyper_prior else None)
-        return value
+            value = factor_output(self, x, [q, *priors], record)
+            return (base.to(value.dtype) + value).to(dtype)
+        output = gaussian_output(
+            x,
+            base,
+            q,
+            *priors,
+            sample=record.sample,
+            estimator=record.estimator,
+            hyper_prior=record.hyper_prior,
+            counted=record.counted(base.shape, base.device) if priors else None,
+            dtype=dtype,
+        )
+        if output.kl is not None:
+            record.report_counted(self, output.kl, output.hyper)
+        return output.value
 
 
 class Linear(nn.Module, AbmllLayer):
@@ -131,10 +140,11 @@ class Linear(nn.Module, AbmllLayer):
         if not active:
             return output
         with _without_autocast(x):
-            total = output.to(gaussian.at_least_float32(output, self.abmll_mean_A[active[0]]))
-            for name in active:
-                total = total + self.adapter_output(x, name, record)
-        return total.to(output.dtype)
+            wide = gaussian.at_least_float32(output, self.abmll_mean_A[active[0]])
+            total = output
+            for name in active:  # rounded to the output's type once, by the last
+                total = self.add_adapter(total, x, name, record, output.dtype if name == active[-1] else wide)
+        return total
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the mean of the adapters to the base weight (float32 sum, then the base's dtype).

@@ -1,0 +1,104 @@
+"""What a Gaussian over a layer's output adds to it, and its KL divergence: one function, two implementations.
+
+"naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
+keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
+none. Both draw the same noise from the same state of the global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor
+
+from abmll.core import fused, gaussian, noise
+from abmll.core.divergence import sum_counted
+from abmll.core.errors import unknown_name
+from abmll.core.types import Estimator
+
+Implementation = Literal["fused", "naive"]
+_chosen: Implementation = "fused"
+
+
+class LayerOutput(NamedTuple):
+    """value: the layer's output, shaped as `base`. kl, hyper: sums over counted rows and units, in nats; None if
+    they were not asked for."""
+
+    value: Tensor
+    kl: Tensor | None
+    hyper: Tensor | None
+
+
+@contextmanager
+def implementation(name: Implementation | str) -> Iterator[None]:
+    """In the block, every Gaussian output is computed in this way. "naive" can be differentiated twice.
+
+    Raises: AbmllError for an unknown name.
+    """
+    global _chosen  # a plain variable, not a thread-local, for the reason given in `core.divergence`
+    if name not in get_args(Implementation):
+        raise unknown_name("implementation", name, get_args(Implementation))
+    before, _chosen = _chosen, cast(Implementation, name)
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def gaussian_output(
+    x: Tensor,
+    base: Tensor,
+    posterior: gaussian.Factors,
+    prior: gaussian.Factors | None = None,
+    *,
+    sample: bool = False,
+    estimator: Estimator = "closed_form",
+    hyper_prior: bool = False,
+    counted: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> LayerOutput:
+    """base + mean(x), plus noise of variance e^log_var(x) if `sample`; and KL(posterior ‖ prior), -log p(prior).
+
+    x: (..., in_features). base: (..., out_features), the frozen layer's output.
+    estimator: of the KL. hyper_prior: whether to return -log p of the prior's moments.
+    counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
+    dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
+    """
+    wide = gaussian.at_least_float32(x, base, posterior.mean_A)
+    arguments = (x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide)
+    # a tile takes both Gaussians' ranks to be equal, which roles that PEFT made from one configuration have
+    alike = prior is None or all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
+    if _chosen == "fused" and alike:
+        value, kl, hyper = fused.fused_output(*arguments, sample, estimator, hyper_prior)
+    else:
+        value, kl, hyper = _naive_output(*arguments, sample, estimator, hyper_prior)
+    asked = prior is not None
+    return LayerOutput(value.view(base.shape), kl if asked else None, hyper if asked and hyper_prior else None)
+
+
+def _naive_output(
+    x: Tensor,
+    base: Tensor,
+    posterior: gaussian.Factors,
+    prior: gaussian.Factors | None,
+    counted: Tensor | None,
+    dtype: torch.dtype,
+    sample: bool,
+    estimator: Estimator,
+    hyper_prior: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    q, *priors = gaussian.conditionals(x, posterior, *([] if prior is None else [prior]))
+    value = q.mean
+    if sample:
+        drawn = noise.whole(noise.draw_seed(), len(value), value.shape[1], value.dtype, value.device)
+        value = value + torch.exp(0.5 * q.log_var) * drawn
+    kl = hyper = value.new_zeros(())
+    for p in priors:
+        estimate = gaussian.kl_estimate(value, *q, *p) if estimator == "sample" else gaussian.kl_divergence(*q, *p)
+        kl = sum_counted(estimate, counted)
+        if hyper_prior:
+            hyper = sum_counted(gaussian.hyper_prior(*p), counted)
+    return (base.to(value.dtype) + value).to(dtype), kl, hyper
