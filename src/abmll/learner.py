@@ -106,8 +106,18 @@ class Learner:
         """Predictions on held-out tasks; options of `abmll.evaluation.evaluate.evaluate`."""
         return evaluate(self.likelihood, self.method, name or self.name, tasks, **options)
 
-    def save(self, directory: str | Path, *, role: Role = META, posterior: Posterior | None = None) -> Path:
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        role: Role = META,
+        posterior: Posterior | None = None,
+        task: Task | None = None,
+    ) -> Path:
         """Writes θ (or, with `posterior`, one task's φ) as a PEFT adapter folder, with `lora/` for plain servers.
+
+        task: what the posterior was adapted to. Its question and its classes are kept with it, so that new rows need
+            neither.
 
         Raises AbmllError for a posterior that is more than one setting of the adapter.
         """
@@ -136,6 +146,9 @@ class Learner:
                 "target_modules": _plain(config.target_modules),
             },
         }
+        if task is not None:
+            classes = list(task.examples[0].choices) if task.is_classification else []
+            card["task"] = {"name": task.name, "question": task.question, "choices": classes}
         _write_json(directory / CARD, card)
         return directory
 
@@ -180,7 +193,10 @@ def read_card(directory: Path) -> dict[str, Any]:
         PromptFormat(**card["prompt"])
         if card["adapter"].keys() != ADAPTER_FIELDS or not isinstance(card["options"], dict):
             raise ValueError(f"its adapter has {sorted(card['adapter'])}, its options are {card['options']!r}")
-        return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")}
+        task = {"name": "", "question": "", "choices": []} | card.get("task", {})
+        return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")} | {
+            "task": task
+        }
     except FileNotFoundError:
         raise AbmllError(
             f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "

@@ -33,6 +33,7 @@ class Layout:
     label: the column that holds the right choice's text, renamed by `labels` first.
     labels: label as it stands in the file -> choice.
     labelled: False lets rows have no label; their target is then -1.
+    known_choices: the choices of a file that names none, in place of its labels.
     """
 
     input: str | None = None
@@ -43,6 +44,7 @@ class Layout:
     labels: Mapping[str, str] = field(default_factory=dict)
     first_index: int = 0
     labelled: bool = True
+    known_choices: tuple[str, ...] = ()
 
 
 class PlacedExample(NamedTuple):
@@ -130,6 +132,8 @@ class _Converter:
     def _labels_as_choices(self, rows: Sequence[Row]) -> tuple[Template | str, ...] | None:
         if self.layout.labels:
             return tuple(dict.fromkeys(self.layout.labels.values()))
+        if self.layout.known_choices:
+            return self.layout.known_choices
         if self.label is None:
             if not self.problems:
                 self._missing("options", CHOICES_NAMES)

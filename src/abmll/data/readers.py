@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from abmll.core.types import Example
 from abmll.data.checks import check_rows
-from abmll.data.layout import PlacedExample, place_examples
+from abmll.data.layout import Layout, PlacedExample, place_examples
 from abmll.data.overlap import input_key
 from abmll.data.problems import Problem, errors, raise_errors
 from abmll.data.rows import SUFFIXES, data_suffix, read_rows, task_name
@@ -33,6 +34,7 @@ def read_task(
     question: str | None = None,
     family: str | None = None,
     labelled: bool = True,
+    known_choices: Sequence[str] = (),
 ) -> Task:
     """The task in a data file or a TOML spec.
 
@@ -43,11 +45,14 @@ def read_task(
 
     name, question, family: take precedence over the file's name and over a spec's.
     labelled: False also takes rows without a label, whose target is then -1 (for prediction).
+    known_choices: the choices, if the file names none: what a task is known to have, in place of the file's labels.
 
     Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many
     more.
     """
-    parsed = parse_task(Path(path), name=name, question=question, family=family, labelled=labelled)
+    parsed = parse_task(
+        Path(path), name=name, question=question, family=family, labelled=labelled, known_choices=known_choices
+    )
     raise_errors(path, parsed.problems)
     assert parsed.task is not None
     return parsed.task
@@ -60,6 +65,7 @@ def parse_task(
     question: str | None = None,
     family: str | None = None,
     labelled: bool = True,
+    known_choices: Sequence[str] = (),
 ) -> ParsedTask:
     """Like `read_task`, but returns what was found instead of raising."""
     problems: list[Problem] = []
@@ -73,7 +79,7 @@ def parse_task(
     name = name or spec.name or task_name(path)
     # The support pool's rows get ids of their own, whatever line they stand on.
     read = [
-        _parse_file(file, spec, prefix, labelled)
+        _parse_file(file, spec, prefix, spec.layout(labelled, known_choices))
         for file, prefix in zip(files, (name, f"{name}:support"), strict=False)
     ]
     placed = tuple(row for rows, _ in read for row in rows)
@@ -95,7 +101,7 @@ def parse_task(
     return ParsedTask(task, placed, tuple(problems), tuple(spec.shares_rows_with))
 
 
-def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[list[PlacedExample], list[Problem]]:
+def _parse_file(path: Path, spec: TaskSpec, name: str, layout: Layout) -> tuple[list[PlacedExample], list[Problem]]:
     if not data_suffix(path):
         known = ", ".join(SUFFIXES)
         message = f"the file's format is not known from its name {path.name!r}"
@@ -115,13 +121,11 @@ def _parse_file(path: Path, spec: TaskSpec, name: str, labelled: bool) -> tuple[
         problems, table = problems + found, False
     if not rows:
         return [], problems
-    placed, found = place_examples(
-        path.name, rows, spec.layout(labelled), table=table, whole=not errors(problems), name=name
-    )
+    placed, found = place_examples(path.name, rows, layout, table=table, whole=not errors(problems), name=name)
     problems += found
     # Findings about all rows together would mislead while some rows are missing.
     if not errors(problems):
-        problems += check_rows(path.name, placed, labelled=labelled)
+        problems += check_rows(path.name, placed, labelled=layout.labelled)
     return placed, problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,10 +46,20 @@ class TaskSpec(Schema):
     quoting: bool = True
     shares_rows_with: list[str] = Field(default_factory=list)
 
-    def layout(self, labelled: bool) -> Layout:
+    def layout(self, labelled: bool, known_choices: Sequence[str] = ()) -> Layout:
         """Where the spec says that things stand."""
         choices = tuple(self.choices) if isinstance(self.choices, list) else self.choices
-        return Layout(self.input, choices, self.target, self.label, self.id, self.labels, self.first_index, labelled)
+        return Layout(
+            self.input,
+            choices,
+            self.target,
+            self.label,
+            self.id,
+            self.labels,
+            self.first_index,
+            labelled,
+            tuple(known_choices),
+        )
 
 
 def read_spec(path: Path) -> tuple[TaskSpec | None, list[Problem]]:

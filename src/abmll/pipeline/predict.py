@@ -39,7 +39,7 @@ def adapt_run(
     if support_size is not None and support_size < len(support):
         support = tuple(support[i] for i in permutation(len(support), "adapt", seed, read.name)[:support_size])
     learner = load_learner(adapter, base_model)
-    return learner.save(out, posterior=learner.adapt(support, seed=seed))
+    return learner.save(out, posterior=learner.adapt(support, seed=seed), task=read)
 
 
 def predict_run(
@@ -47,9 +47,12 @@ def predict_run(
 ) -> Path:
     """Writes one JSON line for each row of `file`: id, prediction, its confidence, all probabilities, entropy in nats.
 
-    Rows that carry a label also get "correct".
+    Rows that carry a label also get "correct". A file that says neither its question nor its choices gets those of the
+    task that was adapted to.
     """
-    rows = read_task(file, labelled=False).examples
+    known = read_card(adapter)["task"]
+    rows = read_task(file, labelled=False, known_choices=known["choices"]).examples
+    rows = tuple(row if row.question else row._replace(question=known["question"]) for row in rows)
     learner = load_learner(adapter, base_model)
     with seeded(derive_seed("predict", seed)):
         # An unlabelled row has target -1; the likelihood scores choices and never asks which one is right.

@@ -1,0 +1,166 @@
+"""adapt_run and predict_run: a new task from its labelled rows, answers to its unlabelled ones."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from stages import read_lines, run_config, write_csv
+
+from abmll.core.errors import AbmllError
+from abmll.data.readers import read_task
+from abmll.data.task import Task
+from abmll.learner import Learner, read_card
+from abmll.pipeline import adapt_run, predict_run, train_run
+from tiny import tiny_llama, tiny_tokenizer
+from tiny_tasks import tiny_task
+
+
+@pytest.fixture(scope="module", params=["text", "letters"])
+def answer(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def adapter(base, suite, answer, tmp_path_factory):
+    """θ of a method whose posterior is wide enough that samples differ."""
+    config = run_config(
+        base,
+        suite,
+        tmp_path_factory.mktemp("predict") / "run",
+        prompt={"answer": answer},
+        method={"options": {"log_var_offset": -4.0, "learning_rate": 0.03}},
+    )
+    return train_run(config, progress=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Labelled rows of a new task, further ones, and these without labels."""
+    folder = tmp_path_factory.mktemp("new")
+    task = tiny_task("new", 12)
+    query = Task("query", task.examples[8:])
+    return (
+        write_csv(folder / "new.csv", Task("new", task.examples[:8])),
+        write_csv(folder / "query.csv", query),
+        write_csv(folder / "unlabelled.csv", query, labelled=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def adapted(adapter, files, tmp_path_factory):
+    return adapt_run(adapter, files[0], tmp_path_factory.mktemp("adapted") / "new")
+
+
+def test_an_adapted_folder_is_the_tasks_own_adapter(adapter, adapted, answer, files):
+    card = read_card(adapted)
+    assert (card["role"], card["prompt"]["answer"]) == ("task", answer)
+    assert (adapted / "lora" / "adapter_model.safetensors").is_file()
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (adapter, adapted)]
+    assert weights[0] != weights[1]
+    assert adapt_run(adapter, files[0], adapted.parent / "again") == adapted.parent / "again"
+    assert (adapted.parent / "again" / "adapter_model.safetensors").read_bytes() == weights[1], "adapting is seeded"
+
+
+def test_every_row_gets_an_answer_with_the_probability_of_every_choice(adapted, files, tmp_path):
+    answers = read_lines(predict_run(adapted, files[1], tmp_path / "answers.jsonl", num_samples=3))
+    rows = tiny_task("new", 12).examples[8:]
+    assert [answer["id"] for answer in answers] == [row.id for row in rows]
+    for answer, row in zip(answers, rows, strict=True):
+        assert list(answer) == ["id", "prediction", "confidence", "probabilities", "entropy", "correct"]
+        probabilities = answer["probabilities"]
+        assert list(probabilities) == list(row.choices)
+        assert sum(probabilities.values()) == pytest.approx(1, abs=2e-6)
+        assert probabilities[answer["prediction"]] == answer["confidence"] == max(probabilities.values())
+        entropy = -sum(p * math.log(p) for p in probabilities.values())
+        assert answer["entropy"] == pytest.approx(entropy, abs=1e-5)
+        assert answer["correct"] == (answer["prediction"] == row.choices[row.target])
+
+
+def test_the_probabilities_are_those_of_the_posterior(adapted, files, tmp_path):
+    mean = read_lines(predict_run(adapted, files[1], tmp_path / "mean.jsonl", num_samples=0))
+    learner = Learner.load(adapted, tiny_llama(layers=1), tiny_tokenizer())
+    rows = read_task(files[1]).examples
+    expected = learner.posterior().predict(rows, 0)[0].exp()
+    found = torch.tensor([list(answer["probabilities"].values()) for answer in mean])
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    averaged = read_lines(predict_run(adapted, files[1], tmp_path / "samples.jsonl", num_samples=3))
+    assert averaged != mean, "samples are averaged"
+    assert averaged == read_lines(predict_run(adapted, files[1], tmp_path / "again.jsonl", num_samples=3))
+
+
+def test_labels_change_nothing_but_the_word_correct(adapted, files, tmp_path):
+    labelled = read_lines(predict_run(adapted, files[1], tmp_path / "a.jsonl"))
+    unlabelled = read_lines(predict_run(adapted, files[2], tmp_path / "b.jsonl"))
+    assert all("correct" not in answer for answer in unlabelled)
+    assert [{**answer, "correct": True} for answer in unlabelled] == [{**a, "correct": True} for a in labelled]
+
+
+def test_the_meta_adapter_predicts_too(adapter, files, tmp_path):
+    assert len(read_lines(predict_run(adapter, files[2], tmp_path / "zero.jsonl"))) == 4
+
+
+def test_support_size_draws_that_many_rows(adapter, files, tmp_path, monkeypatch):
+    seen = []
+    adapt = Learner.adapt
+
+    def spy(self, support, *, seed=0):
+        seen.append([row.id for row in support])
+        return adapt(self, support, seed=seed)
+
+    monkeypatch.setattr(Learner, "adapt", spy)
+    for seed in (0, 0, 1):
+        adapt_run(adapter, files[0], tmp_path / "few", support_size=3, seed=seed)
+    adapt_run(adapter, files[0], tmp_path / "all", support_size=99)
+    assert [len(set(ids)) for ids in seen] == [3, 3, 3, 8]
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_task_with_a_support_file_adapts_on_it_alone(adapter, files, tmp_path, monkeypatch):
+    spec = files[0].with_name("spec.toml")
+    spec.write_text('file = "query.csv"\nsupport_file = "new.csv"\nid = "id"\ninput = "text"\n')
+    seen = []
+    monkeypatch.setattr(Learner, "adapt", lambda self, support, *, seed: seen.append(len(support)) or self.posterior())
+    adapt_run(adapter, spec, tmp_path / "adapted")
+    assert seen == [8]
+
+
+def test_another_base_model(adapter, base, files, tmp_path):
+    other = tmp_path / "other"
+    tiny_llama(layers=1, hidden=48).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    with pytest.raises(AbmllError, match=r"it was made for another base model"):
+        adapt_run(adapter, files[0], tmp_path / "out", base_model=str(other))
+    assert not (tmp_path / "out").exists()
+    adapt_run(adapter, files[0], tmp_path / "out", base_model=str(base))
+
+
+def test_an_adapter_that_names_no_base_model(files, tmp_path):
+    folder = Learner(tiny_llama(layers=1), tiny_tokenizer(), r=2).save(tmp_path / "adapter")
+    with pytest.raises(AbmllError, match=r"does not say which base model it belongs to. Name it with --base-model"):
+        adapt_run(folder, files[0], tmp_path / "out")
+
+
+def test_new_rows_need_neither_question_nor_choices(adapter, tmp_path):
+    labelled = "text,label\n" + "".join(f"film {n},{'no' if n % 2 else 'yes'}\n" for n in range(6))
+    (tmp_path / "task.csv").write_text(labelled)
+    (tmp_path / "task.toml").write_text('file = "task.csv"\nquestion = "Is it true?"\n')
+    (tmp_path / "rows.csv").write_text("text\nthe cat\nthe mat\n")
+    (tmp_path / "whole.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"rows:{line}", "input": text, "options": ["no", "yes"]}) + "\n"
+            for line, text in ((2, "the cat"), (3, "the mat"))
+        )
+    )
+    (tmp_path / "whole.toml").write_text('file = "whole.jsonl"\nquestion = "Is it true?"\n')
+    adapted = adapt_run(adapter, tmp_path / "task.toml", tmp_path / "adapted")
+    answers = read_lines(predict_run(adapted, tmp_path / "rows.csv", tmp_path / "answers.jsonl"))
+    assert [list(answer["probabilities"]) for answer in answers] == [["no", "yes"]] * 2
+    # as if the file had said everything itself
+    assert answers == read_lines(predict_run(adapted, tmp_path / "whole.toml", tmp_path / "whole_answers.jsonl"))
+    # one class only: a mistake in a task, but not in rows whose classes are known
+    (tmp_path / "one.csv").write_text("text,label\nthe cat,yes\nthe mat,yes\n")
+    judged = read_lines(predict_run(adapted, tmp_path / "one.csv", tmp_path / "one_answers.jsonl"))
+    assert [answer["correct"] for answer in judged] == [answer["prediction"] == "yes" for answer in answers]
