@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +15,14 @@ from abmll.adapters.abmll import AbmllLayer, Linear
 from abmll.core import noise
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.core.layer_output import implementation
+
+
+@pytest.fixture(params=["fused", "naive"], autouse=True)
+def computed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything in this file holds for both implementations."""
+    with implementation(request.param):
+        yield
 
 
 @pytest.fixture

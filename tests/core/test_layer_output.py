@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import fused, gaussian, noise
+from abmll.core import fused, gaussian, layer_output, noise
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
@@ -288,6 +288,20 @@ def test_only_the_naive_one_is_differentiated_twice() -> None:
     assert second("naive").abs().max() > 0
     with pytest.raises(RuntimeError, match="once_differentiable"):
         second("fused")
+
+
+def test_large_outputs_are_fused_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, base, q, _ = inputs(rows=8, out=16)
+
+    def kept() -> int:
+        with Saved(*leaves(x, base, q)) as saved:
+            output = run("auto", x, base, q, sample=True)
+        assert output.value.requires_grad
+        return sum(saved.sizes.values())
+
+    assert kept() > 8 * 16 * 8
+    monkeypatch.setattr(layer_output, "FUSED_FROM", 8 * 16)
+    assert kept() == 8 * 2 * RANK * 8
 
 
 def test_unequal_ranks_are_computed_all_the_same() -> None:

@@ -2,7 +2,8 @@
 
 "naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
 keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
-none. Both draw the same noise from the same state of the global generator.
+none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "auto"
+takes the fused one for outputs so large that it is also the faster one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from abmll.core.divergence import sum_counted
 from abmll.core.errors import unknown_name
 from abmll.core.types import Estimator
 
-Implementation = Literal["fused", "naive"]
-_chosen: Implementation = "fused"
+Implementation = Literal["auto", "fused", "naive"]
+_chosen: Implementation = "auto"
+FUSED_FROM = 2**18
+"""Elements of an output (1 MB in float32) from which "auto" fuses. Below, the naive one takes less time and both take
+little memory: see docs/performance.md."""
 
 
 class LayerOutput(NamedTuple):
@@ -71,7 +75,8 @@ def gaussian_output(
     arguments = (x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide)
     # a tile takes both Gaussians' ranks to be equal, which roles that PEFT made from one configuration have
     alike = prior is None or all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
-    if _chosen == "fused" and alike:
+    fuse = _chosen == "fused" or (_chosen == "auto" and base.numel() >= FUSED_FROM)
+    if fuse and alike:
         value, kl, hyper = fused.fused_output(*arguments, sample, estimator, hyper_prior)
     else:
         value, kl, hyper = _naive_output(*arguments, sample, estimator, hyper_prior)
