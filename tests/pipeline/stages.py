@@ -34,20 +34,20 @@ def write_tasks(folder, *, rows=24):
 
 
 def run_config(base, suite, output, **sections):
-    """Two outer steps on small episodes; `sections` replace fields."""
+    """Two outer steps on small episodes; `sections` replace fields, and `method` all of its own."""
     data = {
         "output": str(output),
         "model": {"name": str(base), "device": "cpu"},
         "data": {"suite": str(suite)},
         "prompt": {"answer": "text"},
         "adapter": {"r": 2, "lora_alpha": 4},
-        "method": {"name": "abmll"},
+        "method": {"name": "abmll", "options": {"num_steps": 2}},
         "episodes": {"support_size": 4, "query_size": 4},
         "training": {"num_steps": 2},
         "evaluation": {"support_sizes": [4], "seeds": [0], "num_query": 5, "num_samples": 2},
     }
     for name, fields in sections.items():
-        data[name] = data[name] | fields
+        data[name] = fields if name == "method" else data[name] | fields
     return parse_config(data)
 
 

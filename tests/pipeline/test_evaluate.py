@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
+
 import pytest
 import torch
 from stages import HELD_OUT, cells_of, read_json, read_lines, run_config, write_csv, write_tasks
 
+from abmll.config import load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import CellKey
 from abmll.methods.gradient import GradientAdaptation
@@ -19,6 +23,19 @@ SIZES = {"support_sizes": [0, 4], "seeds": [0, 1]}
 @pytest.fixture(scope="module")
 def adapter(base, suite, tmp_path_factory):
     return train_run(run_config(base, suite, tmp_path_factory.mktemp("evaluate") / "run"), progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(base, suite, adapter, tmp_path_factory):
+    """A finished evaluation, to be copied."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    return evaluate_run(run_config(base, suite, out, evaluation=SIZES), adapter, out, progress=False)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished.parent, tmp_path / "out")
+    return tmp_path / "out" / finished.name
 
 
 @pytest.fixture
@@ -43,56 +60,49 @@ def forbid(monkeypatch, *names):
         )
 
 
-def test_an_adapter_is_judged_on_every_held_out_task(base, suite, adapter, tmp_path):
-    config = run_config(base, suite, tmp_path / "run", evaluation=SIZES)
-    path = evaluate_run(config, adapter, tmp_path / "out", progress=False)
-    cells = cells_of(path)
+def test_an_adapter_is_judged_on_every_held_out_task(finished):
+    cells = cells_of(finished)
     assert set(cells) == {CellKey("abmll", s, t, size) for s in (0, 1) for t in HELD_OUT for size in (0, 4)}
     for key, cell in cells.items():
         assert cell.log_probs.shape == ((2 if key.support_size else 1), 5, 2)
         assert len(set(cell.ids)) == 5
         assert cell.ids == cells[key._replace(support_size=0)].ids, "comparisons over support sizes are paired"
-    assert read_json(tmp_path / "out" / "provenance.json")["seeds"] == [0, 1]
-    assert (tmp_path / "out" / "run.toml").is_file()
+    assert read_json(finished.parent / "provenance.json")["seeds"] == [0, 1]
+    assert load_config(finished.parent / "run.toml").evaluation.seeds == (0, 1)
 
 
-def test_a_finished_evaluation_loads_nothing(base, suite, adapter, tmp_path, monkeypatch):
-    config = run_config(base, suite, tmp_path / "run", evaluation=SIZES)
-    before = evaluate_run(config, adapter, tmp_path / "out", progress=False).read_bytes()
+def test_a_finished_evaluation_loads_nothing(base, suite, adapter, copy, finished, monkeypatch):
     forbid(monkeypatch, "load_model", "append_cell")
-    assert evaluate_run(config, adapter, tmp_path / "out", progress=False).read_bytes() == before
+    config = run_config(base, suite, finished.parent, evaluation=SIZES)
+    assert evaluate_run(config, adapter, copy.parent, progress=False).read_bytes() == finished.read_bytes()
 
 
-@pytest.mark.parametrize("cut", ["a line", "half a line"])
+@pytest.mark.parametrize("cut", [0, 100], ids=["after-a-line", "within-a-line"])
 def test_an_interrupted_evaluation_makes_the_missing_cell_and_no_other(
-    cut, base, suite, adapter, tmp_path, adaptations
+    cut, base, suite, adapter, finished, copy, adaptations
 ):
-    config = run_config(base, suite, tmp_path / "run", evaluation=SIZES)
-    path = evaluate_run(config, adapter, tmp_path / "out", progress=False)
-    whole, lines = cells_of(path), path.read_text().splitlines(keepends=True)
+    lines = copy.read_text().splitlines(keepends=True)
     kept = "".join(lines[:-1])
-    path.write_text(kept + (lines[-1][:100] if cut == "half a line" else ""))
-    adaptations.clear()
-    if cut == "half a line":
-        with pytest.warns(UserWarning, match="cut off"):
-            evaluate_run(config, adapter, tmp_path / "out", progress=False)
-    else:
-        evaluate_run(config, adapter, tmp_path / "out", progress=False)
+    copy.write_text(kept + lines[-1][:cut])
+    config = run_config(base, suite, finished.parent, evaluation=SIZES)
+    with pytest.warns(UserWarning, match="cut off") if cut else nullcontext():
+        evaluate_run(config, adapter, copy.parent, progress=False)
     assert adaptations == [4]
-    assert path.read_text().startswith(kept)
-    again = cells_of(path)
+    assert copy.read_text().startswith(kept)
+    whole, again = cells_of(finished), cells_of(copy)
     assert again.keys() == whole.keys()
     assert all(again[key].same_predictions(cell) for key, cell in whole.items())
 
 
 def test_methods_are_trained_once_a_seed_and_compared_on_the_same_rows(base, suite, tmp_path, monkeypatch):
-    methods = {"name": ["abmll", "pretrained", "lora", "multitask"]}
-    config = run_config(base, suite, tmp_path / "run", method=methods, evaluation=SIZES)
+    methods = {"name": ["pretrained", "lora", "multitask"], "options": {"num_steps": 2}}
+    training = {"num_steps": 1}
+    config = run_config(base, suite, tmp_path / "run", method=methods, training=training, evaluation=SIZES)
     path = evaluate_run(config, None, tmp_path / "out", progress=False)
     cells = cells_of(path)
-    assert len(cells) == 4 * 2 * 2 * 2
-    trained = sorted(str(log.parent.relative_to(tmp_path / "out")) for log in tmp_path.rglob("training.jsonl"))
-    assert trained == ["abmll/seed-0", "abmll/seed-1", "multitask/seed-0", "multitask/seed-1"]
+    assert len(cells) == 3 * 2 * 2 * 2
+    logs = sorted(tmp_path.rglob("training.jsonl"))
+    assert [str(log.parent.relative_to(path.parent)) for log in logs] == ["multitask/seed-0", "multitask/seed-1"]
     for key, cell in cells.items():
         assert cell.ids == cells[key._replace(method="pretrained")].ids
     for task in HELD_OUT:
@@ -100,18 +110,12 @@ def test_methods_are_trained_once_a_seed_and_compared_on_the_same_rows(base, sui
         assert torch.equal(zero.log_probs, few.log_probs), "it never looks at the support set"
         assert torch.equal(zero.log_probs, cells[CellKey("lora", 0, task, 0)].log_probs), "a fresh LoRA changes nothing"
         assert not torch.equal(zero.log_probs, cells[CellKey("multitask", 0, task, 0)].log_probs), "θ is used"
+
     forbid(monkeypatch, "load_model", "build_learner", "train_learner")
     evaluate_run(config, None, tmp_path / "out", progress=False)
-
-
-def test_a_report_needs_the_predictions_alone(base, suite, tmp_path):
-    methods = {"name": ["abmll", "lora"]}
-    config = run_config(base, suite, tmp_path / "run", method=methods, evaluation=SIZES)
-    path = evaluate_run(config, None, tmp_path / "out", progress=False)
-    logs = {"abmll": tmp_path / "out" / "abmll" / "seed-0" / "training.jsonl"}
-    written = render_report(path, tmp_path / "report.html", logs, read_json(tmp_path / "out" / "provenance.json"))
-    text = written.read_text(encoding="utf-8")
-    assert all(name in text for name in (*HELD_OUT, "abmll", "lora"))
+    report = render_report(path, tmp_path / "report.html", dict(zip("ab", logs, strict=True)), {"seeds": [0, 1]})
+    text = report.read_text(encoding="utf-8")
+    assert all(name in text for name in (*HELD_OUT, *methods["name"]))
     assert 'src="http' not in text
     assert "<link" not in text
 

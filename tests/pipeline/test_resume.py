@@ -1,0 +1,102 @@
+"""A training run killed with `kill -9` and resumed ends in the same bytes as one that was left alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stages import read_lines, run_config
+
+from abmll.config import dump_toml, load_config
+from abmll.pipeline import train_run
+
+STEPS = 20
+# The persistent inner optimiser and the sampled noise are what a resume could forget.
+METHODS = {
+    "abmll": {"name": "abmll", "options": {"num_steps": 2, "persistent_optimizer": True}},
+    "reptile": {"name": "reptile", "options": {"num_steps": 2}},
+}
+
+
+def config_for(method, base, suite, output):
+    training = {"num_steps": STEPS, "checkpoint_every": 1, "keep_checkpoints": 2}
+    return run_config(base, suite, output, method=METHODS[method], training=training)
+
+
+def result_of(folder):
+    """The bytes of the adapter and of the last checkpoint's tensors."""
+    last = max((folder / "checkpoints").glob("step-*"))
+    assert last.name.endswith(f"{STEPS}")
+    files = [*(folder / "adapter").rglob("*.*"), *last.glob("*.safetensors")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def steps_of(folder):
+    path = folder / "training.jsonl"
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base, suite, tmp_path_factory):
+    def train(method):
+        config = config_for(method, base, suite, tmp_path_factory.mktemp("undisturbed") / "run")
+        train_run(config, progress=False)
+        return config.output
+
+    return train
+
+
+def test_a_killed_command_resumes_to_the_same_adapter(base, suite, undisturbed, tmp_path):
+    """A real process, as a shell starts it, killed after its third step; resumed here."""
+    config = config_for("abmll", base, suite, tmp_path / "run")
+    (tmp_path / "run.toml").write_text(dump_toml(config))
+    command = [sys.executable, "-m", "abmll.cli", "train", str(tmp_path / "run.toml"), "-q"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while steps_of(config.output) < 3 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        _, complaint = process.communicate()
+    assert process.returncode == -signal.SIGKILL, complaint
+    assert not (config.output / "adapter").exists()
+    train_run(load_config(tmp_path / "run.toml"), resume=True, progress=False)
+    whole = undisturbed("abmll")
+    assert result_of(config.output) == result_of(whole)
+    assert [line["step"] for line in read_lines(config.output / "training.jsonl")] == list(range(1, STEPS + 1))
+    train_run(config, resume=True, progress=False)
+    assert result_of(config.output) == result_of(whole), "a finished run is only saved again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_twenty_kills_at_random_moments(method, base, suite, undisturbed, tmp_path):
+    """Each in a process of its own that has everything imported, so that the kills fall into the work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["abmll.pipeline", "torch._dynamo"])
+    whole = result_of(undisturbed(method))
+    rng, killed, finished = random.Random(3), 0, 0
+    folder = tmp_path / "run-0"
+    while killed < 20 or not finished:
+        config = config_for(method, base, suite, folder)
+        process = context.Process(target=resume, args=(dump_toml(config), tmp_path / f"{killed}-{finished}.toml"))
+        process.start()
+        process.join(rng.uniform(0.1, 4.0) if killed < 20 else None)
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            assert result_of(folder) == whole
+            finished += 1
+            folder = tmp_path / f"run-{finished}"
+        else:
+            assert process.exitcode == -signal.SIGKILL
+            killed += 1
+
+
+def resume(text: str, path: Path) -> None:
+    path.write_text(text)
+    train_run(load_config(path), resume=True, progress=False)
