@@ -71,4 +71,4 @@ def suite(seed: int = 0, num_rows: int = 300) -> Suite:
         )
         for split, tasks in ruled_tasks(seed, num_rows).items()
     }
-    return Suite(name="default", **splits)
+    return Suite("default", splits["train"], splits["validation"], splits["test"])

@@ -101,12 +101,13 @@ ASPECTS = {
 }
 """Other things that one can say of a thing: each a rule of its own, weights on the hidden values."""
 
-NAMES = tuple(
-    "Ann Ben Cora Dan Eve Finn Gail Hugo Iris Jack Kate Leo Mia Ned Olga Paul Rosa Sam Tess Umar Vera Will Xena "
-    "Yara Zack Abel Beth Carl Dora Erik Faye Glen Hana Ivan Jane Karl Lena Mark Nina Otto Pia Ralf Sara Todd "
-    "Uma Vlad Wendy Yuri Zoe Alma Boris Clara Doug Elsa Fred Greta Hank Inga Joel Kira Lars Mona Nils Opal".split()
-)
-"""Who may speak in a story. The tasks are about `TASK_NAMES`, of whom no pretraining question is asked."""
+_NAMES = """
+Ann Ben Cora Dan Eve Finn Gail Hugo Iris Jack Kate Leo Mia Ned Olga Paul Rosa Sam Tess Umar Vera Will Xena Yara
+Zack Abel Beth Carl Dora Erik Faye Glen Hana Ivan Jane Karl Lena Mark Nina Otto Pia Ralf Sara Todd Uma Vlad Wendy
+Yuri Zoe Alma Boris Clara Doug Elsa Fred Greta Hank Inga Joel Kira Lars Mona Nils Opal
+"""
 
-TASK_NAMES = NAMES[:40]
-STORY_NAMES = NAMES
+NAMES = tuple(_NAMES.split())
+"""Who appears in stories. The tasks are about `TASK_NAMES`, of whom no pretraining question is asked."""
+
+TASK_NAMES = tuple(name for name in NAMES if name != "Will")[:40]  # "Which shelf does Will choose?" confuses

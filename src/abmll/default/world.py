@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from abmll.default.vocabulary import ASPECTS, ATTRIBUTES, KINDS, LEVELS, OPINION, STORY_NAMES, Kind
+from abmll.default.vocabulary import ASPECTS, ATTRIBUTES, KINDS, LEVELS, NAMES, OPINION, Kind
 
 MENTIONED = 4
 """How many of a thing's six attributes a description tells."""
@@ -104,12 +104,13 @@ def attribute_question(rng: Random, thing: Thing) -> tuple[str, tuple[str, ...],
 OPINION_QUESTIONS = (
     ("Is it good?", ("no", "yes")),
     ("Do people like it?", ("no", "yes")),
-    ("Is it one to want?", ("no", "yes")),
-    ("Do people stay or leave?", ("leave", "stay")),
-    ("Do people keep it or sell it?", ("sell", "keep")),
-    ("Do people keep, lend or sell it?", ("sell", "lend", "keep")),
-    ("Do people keep, lend, sell or burn it?", ("burn", "sell", "lend", "keep")),
-    ("Is its rank low, middle or top?", ("low", "middle", "top")),
+    ("Will they like it?", ("no", "yes")),
+    ("Would they feed or hire it?", ("no", "yes")),
+    ("Do they stay or leave?", ("leave", "stay")),
+    ("Which shelf do they choose?", ("low", "middle", "top")),
+    ("What will they do with it?", ("sell", "keep")),
+    ("What will they do with it?", ("sell", "lend", "keep")),
+    ("What will people do with it?", ("burn", "sell", "lend", "keep")),
 )
 """What the pretraining text asks about the general opinion: (question, choices from worst to best)."""
 
@@ -132,7 +133,7 @@ def aspect_question(rng: Random, thing: Thing) -> tuple[str, tuple[str, ...], in
 
 def story(rng: Random, thing: Thing) -> str:
     """A short story: someone meets the thing, hears of its attributes, and likes it or not."""
-    who, other = rng.sample(STORY_NAMES, 2)
+    who, other = rng.sample(NAMES, 2)
     likes = draw_choice(rng, choice_probs(score(thing, OPINION), 2))
     opening = rng.choice(
         (f"{who} saw a {thing.noun}.", f"One day {who} met {other} near a {thing.noun}.", f"{who} and {other} talk.")
