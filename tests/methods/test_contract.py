@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone
@@ -148,6 +149,24 @@ def test_posterior_state_is_tensors_only(method, likelihood, episodes):
         for value in state.values()
         for other in likelihood.parameters(TASK).values()
     )
+
+
+def test_a_posterior_saved_and_restored_predicts_the_same(method, likelihood, episodes):
+    support, query = episodes[0].support, episodes[0].query
+    torch.manual_seed(7)
+    posterior = method.adaptation.adapt(likelihood, support)
+    torch.manual_seed(8)
+    before = posterior.predict(query, 3)
+    saved = save({name: tensor.contiguous() for name, tensor in posterior.state_dict().items()})
+    # another process: a fresh row and a likelihood that has seen another task
+    twin, other = build_method_like(method), toy_for(method.adapter)
+    twin.adaptation.adapt(other, episodes[1].support)
+    theta = clone(other.parameters(META))
+    restored = twin.adaptation.restore(other, load(saved))
+    torch.manual_seed(8)
+    assert torch.equal(before, restored.predict(query, 3))
+    assert same(restored.state_dict(), posterior.state_dict())
+    assert same(theta, clone(other.parameters(META)))
 
 
 def test_empty_support_is_refused(method, likelihood):

@@ -37,6 +37,18 @@ def gradients(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in params.items()}
 
 
+def placed(likelihood: Likelihood, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of `state` on the device of the likelihood's parameters: draws on another device would be others."""
+    device = next(iter(likelihood.parameters(TASK).values())).device
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}
+
+
+def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix` and a dot, named by what follows."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+
+
 def train_only(likelihood: Likelihood, *roles: Role) -> None:
     """Lets gradients flow to these roles' parameters and to no others; clears the task's old gradient."""
     for role in (META, TASK):

@@ -136,6 +136,13 @@ class Adaptation(Protocol):
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> Posterior: ...
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> Posterior:
+        """The posterior that `adapt` returned, from its `state_dict`: equal predictions for equal seeds.
+
+        Raises: KeyError if a tensor is missing.
+        """
+        ...
+
 
 @runtime_checkable
 class MetaLearner(Protocol):
@@ -167,7 +174,8 @@ class OuterOptimizer:
 class AdapterSpec:
     """Which parameters a method has: an ordinary LoRA (a point) or a Gaussian around one.
 
-    space: what the Gaussian is over: the LoRA's "output" (ABMLL), or each element of its two "factors" (ABML).
+    space: what the Gaussian is over: the LoRA's "output" (ABMLL as published), its "weight" (ABMLL as its paper writes
+        it), or each element of its two "factors" (ABML).
     log_var_offset: log-variance at initialisation; the published value is -20, a standard deviation of e^-10.
     dropout: probability that an element of a LoRA's input is dropped, wherever a draw is asked for (`sample`); the
         mean is taken without dropout.
@@ -176,7 +184,7 @@ class AdapterSpec:
     kind: Literal["lora", "abmll"] = "lora"
     log_var_offset: float = -20.0
     dropout: float = 0.0
-    space: Literal["output", "factors"] = "output"
+    space: Literal["output", "weight", "factors"] = "output"
 
 
 class Method(NamedTuple):

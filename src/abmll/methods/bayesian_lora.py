@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import clone
+from abmll.core.params import clone, placed, with_prefix
+from abmll.core.seeds import seeded
 from abmll.core.types import TASK, Adaptation, Example, Likelihood
 from abmll.methods.gradient import NoAdaptation
 from abmll.methods.inducing import InducingMatrix
@@ -56,6 +57,16 @@ class BayesianLora:
             (self.kl_weight / len(support) * kl).backward()
             optimizer.step()
         return WeightPosterior(likelihood, distribution)
+
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> WeightPosterior:
+        state = placed(likelihood, state)
+        centre, matrices = with_prefix(state, "centre"), {}
+        for name, tensor in centre.items():
+            with seeded(0):  # its random start is overwritten, and must not move the caller's generator
+                matrices[name] = InducingMatrix(as_matrix(tensor), self.num_inducing)
+            keys = matrices[name].state_dict()
+            matrices[name].load_state_dict({key: state[f"{key}.{name}"] for key in keys})
+        return WeightPosterior(likelihood, InducingDistribution(centre, matrices, self.prior_std))
 
 
 class InducingDistribution:

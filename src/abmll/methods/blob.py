@@ -77,6 +77,9 @@ class Blob:
         std = {name: tensor.detach().square() for name, tensor in rho.items()}
         return WeightPosterior(likelihood, DiagonalGaussian(mean, std))
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> WeightPosterior:
+        return WeightPosterior(likelihood, DiagonalGaussian.from_state(likelihood, state))
+
 
 def perturbed(mean: Mapping[str, Tensor], rho: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """M + ρ²·ε where there is a ρ, the mean elsewhere; differentiable in both."""

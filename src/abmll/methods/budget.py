@@ -33,7 +33,9 @@ def with_num_steps(adaptation: Adaptation, num_steps: int) -> Adaptation:
     Raises: AbmllError if the adaptation cannot do with so few.
     """
     changes: dict[str, Any] = {}
-    for field in fields(adaptation) if is_dataclass(adaptation) else ():
+    if not is_dataclass(adaptation):
+        return adaptation
+    for field in fields(adaptation):
         part = getattr(adaptation, field.name)
         if isinstance(part, InnerLoop):
             changes[field.name] = replace(part, num_steps=num_steps)

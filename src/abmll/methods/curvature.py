@@ -34,6 +34,10 @@ class Curvature(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]: ...
 
+    @abstractmethod
+    def load_state_dict(self, state: Tensors) -> None:
+        """Takes the tensors of `state_dict`, whatever else `state` holds. The names are those it was made with."""
+
 
 class DiagonalCurvature(Curvature):
     """The diagonal of H, exactly."""
@@ -53,6 +57,9 @@ class DiagonalCurvature(Curvature):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"diagonal.{name}": diagonal for name, diagonal in self.diagonal.items()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        self.diagonal = {name: state[f"diagonal.{name}"] for name in self.diagonal}
 
 
 class KroneckerCurvature(Curvature):
@@ -109,6 +116,12 @@ class KroneckerCurvature(Curvature):
         parts = {"left": self.left, "right": self.right, "trace": self.trace}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
+    def load_state_dict(self, state: Tensors) -> None:
+        names = list(self.trace)
+        self.left, self.right, self.trace = (
+            {name: state[f"{part}.{name}"] for name in names} for part in ("left", "right", "trace")
+        )
+
 
 class FullCurvature(Curvature):
     """H whole, over all tensors together: for small adapters, and to judge the others by."""
@@ -135,6 +148,9 @@ class FullCurvature(Curvature):
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"matrix": self.matrix}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        self.matrix = state["matrix"]
 
 
 def _matrices(batch: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import assign, clone
+from abmll.core.params import assign, clone, with_prefix
 from abmll.core.types import META, Adaptation, Example, Likelihood, Posterior
 from abmll.methods.gradient import GradientAdaptation
 
@@ -52,6 +52,11 @@ class Ensemble:
         finally:
             assign(meta, theta)
         return EnsemblePosterior(members)
+
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> EnsemblePosterior:
+        count = len({name.partition(".")[0] for name in state})
+        parts = [with_prefix(state, f"member{index}") for index in range(count)]
+        return EnsemblePosterior([self.adaptation.restore(likelihood, part) for part in parts])
 
     def _start(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shrink = math.sqrt(1 + self.noise**2)

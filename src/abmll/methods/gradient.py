@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from abmll.core.params import reset_task
+from torch import Tensor
+
+from abmll.core.params import placed, reset_task
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.inner import InnerLoop
 from abmll.methods.posterior import AdapterPosterior
@@ -26,6 +28,9 @@ class GradientAdaptation:
         self.inner.run(likelihood, support)
         return AdapterPosterior(likelihood, likelihood.parameters(TASK), sample=self.sample)
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
+        return AdapterPosterior(likelihood, placed(likelihood, state), sample=self.sample)
+
 
 @dataclass(frozen=True)
 class NoAdaptation:
@@ -34,3 +39,6 @@ class NoAdaptation:
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:
         reset_task(likelihood)
         return AdapterPosterior(likelihood, likelihood.parameters(TASK))
+
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
+        return AdapterPosterior(likelihood, placed(likelihood, state))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Adaptation, Example, Likelihood, Posterior
 from abmll.methods.gradient import NoAdaptation
+
+DEMONSTRATIONS = "demonstrations"
+"""Name of the demonstrations among the tensors of a posterior."""
 
 
 def choose(pool: Sequence[Example], count: int) -> tuple[Example, ...]:
@@ -59,6 +64,10 @@ class InContext:
         posterior = self.adaptation.adapt(likelihood, demonstrate(support, support, self.num_demonstrations))
         return InContextPosterior(posterior, choose(support, self.num_demonstrations))
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> InContextPosterior:
+        inner = {name: tensor for name, tensor in state.items() if name != DEMONSTRATIONS}
+        return InContextPosterior(self.adaptation.restore(likelihood, inner), _decode(state[DEMONSTRATIONS]))
+
 
 class InContextPosterior:
     """A posterior whose queries are asked after demonstrations."""
@@ -73,5 +82,16 @@ class InContextPosterior:
         return self._posterior.predict(asked, num_samples)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The inner posterior's tensors: the demonstrations are text, and lie in the support set."""
-        return self._posterior.state_dict()
+        """The inner posterior's tensors, and the demonstrations as bytes of JSON."""
+        return {**self._posterior.state_dict(), DEMONSTRATIONS: _encode(self.demonstrations)}
+
+
+def _encode(examples: Sequence[Example]) -> Tensor:
+    """(bytes,) uint8, the UTF-8 of a JSON list; demonstrations have none of their own."""
+    rows = [[e.prompt, list(e.choices), e.target, e.question, e.id] for e in examples]
+    return torch.tensor(list(json.dumps(rows, ensure_ascii=False).encode()), dtype=torch.uint8)
+
+
+def _decode(code: Tensor) -> tuple[Example, ...]:
+    rows = json.loads(bytes(code.tolist()))
+    return tuple(Example(prompt, tuple(choices), *rest) for prompt, choices, *rest in rows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
-from abmll.core.params import assign, clone
+from abmll.core.params import assign, clone, placed, with_prefix
 from abmll.core.types import META, TASK, Adaptation, Example, Likelihood
 from abmll.methods.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
 from abmll.methods.evidence import best_precision, log_evidence
@@ -76,6 +76,16 @@ class Laplace:
         precision = self.prior_precision or best_precision(square_distance, eigenvalues)
         evidence = log_evidence(log_likelihood, square_distance, eigenvalues, precision)
         distribution = LaplaceDistribution(mean, names, curvature, precision, evidence)
+        return (LaplacePosterior if self.linearized else WeightPosterior)(likelihood, distribution)
+
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> LaplacePosterior | WeightPosterior:
+        state = placed(likelihood, state)
+        mean = with_prefix(state, "mean")
+        names = last_layer(mean) if self.scope == "last_layer" else list(mean)
+        curvature = self._new_curvature({name: mean[name] for name in names})
+        curvature.load_state_dict(state)
+        numbers = state["precision"].item(), state["log_evidence"].item()
+        distribution = LaplaceDistribution(mean, names, curvature, *numbers)
         return (LaplacePosterior if self.linearized else WeightPosterior)(likelihood, distribution)
 
     def _new_curvature(self, like: Mapping[str, Tensor]) -> Curvature:

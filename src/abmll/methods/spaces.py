@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from abmll.core.errors import unknown_name
 from abmll.core.seeds import derive_seed
 
 
@@ -49,7 +48,7 @@ class Choice:
 
 Space = Mapping[str, LogUniform | Choice]
 
-_ADAM = LogUniform(3e-4, 3e-2)  # of AdamW on a LoRA
+_ADAM = LogUniform(1e-4, 3e-2)  # of AdamW on a LoRA
 _SGD = LogUniform(1e-2, 1.0)  # of plain gradient steps, which a gradient through them needs
 _LORA: Space = {"learning_rate": _ADAM}
 _META: Space = {"learning_rate": _ADAM, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
@@ -103,13 +102,10 @@ def draw_options(method: str, seed: int, trial: int) -> dict[str, Any]:
     """The options of a trial: none for trial 0, the defaults; a random draw that depends on its arguments alone after.
 
     Each option has a stream of its own, so that one more in a space leaves the draws of the others as they are.
-    Raises AbmllError for a method that has no space.
+    A method without a space has only its defaults.
     """
-    if method not in SPACES:
-        raise unknown_name("method with a space to tune in", method, SPACES)
-    if trial == 0:
-        return {}
-    return {name: values.at(_uniform(method, name, seed, trial)) for name, values in SPACES[method].items()}
+    space = SPACES.get(method, {}) if trial else {}
+    return {name: values.at(_uniform(method, name, seed, trial)) for name, values in space.items()}
 
 
 def _uniform(*key: str | int) -> float:

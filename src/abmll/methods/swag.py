@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import clone
+from abmll.core.params import clone, placed, with_prefix
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.inner import InnerLoop
 from abmll.methods.weights import WeightPosterior
@@ -63,6 +63,11 @@ class Swag:
             optimizer.param_groups[0]["lr"] = self.learning_rate
         self.inner.run(likelihood, support, optimizer, on_step)
         return WeightPosterior(likelihood, moments.gaussian())
+
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> WeightPosterior:
+        state = placed(likelihood, state)
+        parts = [with_prefix(state, part) for part in ("mean", "variance", "deviations")]
+        return WeightPosterior(likelihood, SwagGaussian(*parts))
 
 
 class RunningMoments:

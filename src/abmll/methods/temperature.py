@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Adaptation, Example, Likelihood, Posterior
 from abmll.methods.gradient import GradientAdaptation
 
+TEMPERATURE = "temperature"
+"""Name of T among the tensors of a posterior."""
 LOG_RANGE = math.log(20.0)
 """Temperatures lie in [1/20, 20]: without a prior, held-back rows that are all right ask for T = 0."""
 
@@ -90,6 +92,10 @@ class TemperatureScaled:
         targets = torch.tensor([example.target for example in held], device=log_probs.device)
         return TemperaturePosterior(posterior, fit_temperature(log_probs, targets, self.prior_std))
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> TemperaturePosterior:
+        inner = {name: tensor for name, tensor in state.items() if name != TEMPERATURE}
+        return TemperaturePosterior(self.adaptation.restore(likelihood, inner), state[TEMPERATURE].item())
+
     def split(self, support: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         """(rows to adapt on, rows held back). Raises AbmllError if there are fewer than two."""
         size = len(support)
@@ -114,4 +120,4 @@ class TemperaturePosterior:
 
     def state_dict(self) -> dict[str, Tensor]:
         temperature = torch.tensor(self.temperature, dtype=torch.float64)
-        return {**self._posterior.state_dict(), "temperature": temperature}
+        return {**self._posterior.state_dict(), TEMPERATURE: temperature}

@@ -65,6 +65,9 @@ class TrainingFreeBayes:
         std = {name: sigma * scale for name, scale in unit.items()}
         return WeightPosterior(likelihood, DiagonalGaussian(mean, std))
 
+    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> WeightPosterior:
+        return WeightPosterior(likelihood, DiagonalGaussian.from_state(likelihood, state))
+
 
 def balance(params: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(mean, unit): the same function written so that noise σ·unit is isotropic in the space of full weights.

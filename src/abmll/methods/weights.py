@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from abmll.core.params import assign, clone, train_only, zero_grad
+from abmll.core.params import assign, clone, placed, train_only, with_prefix, zero_grad
 from abmll.core.types import TASK, Example, Likelihood
 
 
@@ -50,6 +50,12 @@ class DiagonalGaussian:
 
     def __init__(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         self.mean, self.std = clone(mean), clone(std)
+
+    @classmethod
+    def from_state(cls, likelihood: Likelihood, state: Mapping[str, Tensor]) -> DiagonalGaussian:
+        """The one that had this `state_dict`."""
+        state = placed(likelihood, state)
+        return cls(with_prefix(state, "mean"), with_prefix(state, "std"))
 
     def draw(self) -> dict[str, Tensor]:
         noise = {name: torch.randn_like(std) for name, std in self.std.items()}

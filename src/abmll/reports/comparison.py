@@ -3,58 +3,23 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from abmll.evaluation.domains import SCORES, ood_interval
 from abmll.evaluation.metrics import METRICS, Row, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
-from abmll.evaluation.ranking import Ranking, rank_methods
+from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
+from abmll.reports.costs import COLUMNS, Cost, cost_of
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, p_value
-from abmll.reports.per_task import task_means
+from abmll.reports.per_task import RANKED, ranking
 from abmll.reports.report import render_report, write_whole
 from abmll.reports.tables import aligned_rows, counts, markdown_rows
 
 QUALITY = ("accuracy", "macro_f1", "nll", "ece", "adaptive_ece", "ece_per_example", "brier", "auroc")
 TESTED = ("accuracy", "nll", "ece", "brier")
-RANKED = "nll"
-"""The metric of the mean rank and of the critical difference."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a method at one support size; None where the cells do not say.
-
-    seconds, prediction_seconds: medians over cells. num_steps: least and most of a fitted number of gradient steps.
-    peak_memory_bytes: the most of any cell. stored_bytes: the median posterior's.
-    """
-
-    seconds: float
-    prediction_seconds: float | None
-    num_steps: tuple[int, int] | None
-    peak_memory_bytes: int | None
-    stored_bytes: float | None
-
-
-def cost_of(cells: Sequence[Cell]) -> Cost:
-    """The cost of one method at one support size, from its cells."""
-
-    def known(key: str) -> list[Any]:
-        return [cell.extra[key] for cell in cells if cell.extra.get(key) is not None]
-
-    steps, memory = known("num_steps"), known("peak_memory_bytes")
-    predicting, stored = known("prediction_seconds"), known("stored_bytes")
-    return Cost(
-        statistics.median(cell.seconds for cell in cells),
-        statistics.median(predicting) if predicting else None,
-        (min(steps), max(steps)) if steps else None,
-        max(memory) if memory else None,
-        statistics.median(stored) if stored else None,
-    )
 
 
 class ComparisonTable:
@@ -108,25 +73,13 @@ class ComparisonTable:
 
     def _cost(self, size: int) -> list[list[str]]:
         header = ["Method", *(f"{label} ↑" for label, _ in SCORES.values()), f"Rank ({METRICS[RANKED].label})"]
-        rows = [[*header, "Adapt, s", "Predict, s", "Steps", "Peak MiB", "Stored KiB"]]
+        rows = [[*header, *COLUMNS]]
         for row in self._rows(size):
             key = row.method, size
             found = self.rankings[size]
             rank = dict(zip(found.methods, found.mean_ranks, strict=True)).get(row.method) if found else None
-            cost = self.costs[key]
-            steps = "–" if cost.num_steps is None else "–".join(map(str, dict.fromkeys(cost.num_steps)))
-            rows.append(
-                [
-                    row.method,
-                    *(mean_and_half_width(interval) for interval in self.aurocs[key].values()),
-                    "–" if rank is None else f"{rank:.2f}",
-                    f"{cost.seconds:.3g}",
-                    _scaled(cost.prediction_seconds, 1),
-                    steps,
-                    _scaled(cost.peak_memory_bytes, 2**20),
-                    _scaled(cost.stored_bytes, 2**10),
-                ]
-            )
+            aurocs = map(mean_and_half_width, self.aurocs[key].values())
+            rows.append([row.method, *aurocs, "–" if rank is None else f"{rank:.2f}", *self.costs[key].texts])
         return rows
 
     def _differences(self, size: int) -> list[list[str]]:
@@ -165,13 +118,6 @@ class ComparisonTable:
         return {"baseline": self.summary.baseline, "rows": rows, "rankings": rankings, "notes": self.summary.notes}
 
 
-def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
-    """The ranking of the methods of one support size by their per-task means over seeds."""
-    methods = [row.method for row in summary.rows if row.support_size == size]
-    means = task_means(summary, metric, size, summary.tasks, methods)
-    return rank_methods(methods, means, METRICS[metric].better == "higher")
-
-
 def ranking_text(found: Ranking) -> str:
     """The critical-difference diagram in words."""
     groups = "; ".join(", ".join(group) for group in found.groups) or "none: all differ"
@@ -193,10 +139,6 @@ def write_comparison(
     written = write_whole(out / "comparison.md", about + table.markdown())
     write_whole(out / "comparison.json", json.dumps({**run_info, **table.record()}, indent=1) + "\n")
     return table.text(), written, render_report(predictions, out / "report.html", training_logs, run_info, baseline)
-
-
-def _scaled(value: float | None, unit: int) -> str:
-    return "–" if value is None else f"{value / unit:.3g}" if value < 1000 * unit else f"{value / unit:.0f}"
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

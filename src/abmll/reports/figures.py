@@ -205,22 +205,22 @@ def critical_difference(ranking: Ranking, metric: str) -> str:
         axes.set(xlim=(1 - 0.32 * (count - 1), count + 0.32 * (count - 1)), ylim=(height, 0))
         axis = 2.0
         axes.plot([1, count], [axis, axis], color=INK, linewidth=1)
-        for rank in range(1, count + 1):
-            axes.plot([rank, rank], [axis, axis - 0.2], color=INK, linewidth=1)
-            axes.text(rank, axis - 0.3, str(rank), ha="center", va="bottom", fontsize=8)
+        for tick in range(1, count + 1):
+            axes.plot([tick, tick], [axis, axis - 0.2], color=INK, linewidth=1)
+            axes.text(tick, axis - 0.3, str(tick), ha="center", va="bottom", fontsize=8)
         width = ranking.critical_difference
         shown = min(width, count - 1)
         axes.plot([1, 1 + shown], [0.5, 0.5], color=INK, linewidth=1.6)
         cut = "" if width <= count - 1 else ", wider than this axis"
-        axes.text(1 + shown, 0.5, f"  critical difference {width:.2f}{cut}", va="center", fontsize=8)
+        axes.text(1 + shown + 0.02 * (count - 1), 0.5, f"critical difference {width:.2f}{cut}", va="center", fontsize=8)
         for place, (name, rank) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
             left = place < half
-            line = place if left else count - 1 - place
-            y = axis + bar_space + 0.5 + line
+            y = axis + bar_space + 0.5 + (place if left else count - 1 - place)
             end = 1 - 0.04 * (count - 1) if left else count + 0.04 * (count - 1)
             axes.plot([rank, rank, end], [axis, y, y], color=FAINT, linewidth=0.9)
-            text = f"{name}  {rank:.2f} " if left else f" {rank:.2f}  {name}"
-            axes.text(end, y, text, ha="right" if left else "left", va="center", fontsize=8.5)
+            text = f"{name} {rank:.2f}" if left else f"{rank:.2f} {name}"
+            gap = -0.01 * (count - 1) if left else 0.01 * (count - 1)
+            axes.text(end + gap, y, text, ha="right" if left else "left", va="center", fontsize=8.5)
         place_of = dict(zip(ranking.methods, ranking.mean_ranks, strict=True))
         for number, group in enumerate(ranking.groups):
             y, margin = axis + 0.4 + 0.45 * number, 0.01 * (count - 1)

@@ -9,10 +9,13 @@ import numpy as np
 
 from abmll.evaluation.metrics import METRICS, Summary
 from abmll.evaluation.predictions import Cell
+from abmll.evaluation.ranking import Ranking, rank_methods
 from abmll.reports.notation import number
 
 SHOWN = ("accuracy", "nll")
 """The metrics that are shown task by task."""
+RANKED = "nll"
+"""The metric of the mean rank over tasks and of the critical difference."""
 
 
 def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Collection[str]) -> dict[str, Any]:
@@ -47,6 +50,13 @@ def task_means(summary: Summary, metric: str, size: int, tasks: Sequence[str], m
             if keys:
                 means[i, j] = np.mean([summary.cells[k][metric] for k in keys])
     return means
+
+
+def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
+    """The ranking of the methods of one support size by their per-task means over seeds."""
+    methods = [row.method for row in summary.rows if row.support_size == size]
+    means = task_means(summary, metric, size, summary.tasks, methods)
+    return rank_methods(methods, means, METRICS[metric].better == "higher")
 
 
 def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, Any]]]:

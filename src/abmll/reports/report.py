@@ -13,9 +13,10 @@ import jinja2
 
 from abmll.core import calibration
 from abmll.core.errors import AbmllError
+from abmll.evaluation import domains
 from abmll.evaluation.metrics import METRICS, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
-from abmll.reports import figures, learning, per_task
+from abmll.reports import costs, figures, learning, per_task
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.tables import counts
 from abmll.reports.verdicts import losses, wins
@@ -84,6 +85,10 @@ def _context(
             for method, (probs, targets) in pooled.items()
         ],
         "few": figures.FEW,
+        "ranks": _ranks(summary, size),
+        "costs": _costs(cells, summary, size),
+        "domains": _domains(cells, summary, size),
+        "ood_definition": domains.DEFINITION,
         "risk_coverage": figures.risk_coverage(pooled, looks),
         "support_curves": [figures.support_curve(summary, m, looks) for m in summary.metrics]
         if len(summary.support_sizes) > 1
@@ -142,6 +147,41 @@ def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]
         seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
         rows.append({"method": row.method, "entries": entries, "seconds": f"{seconds:.3g}", "cells": row.num_cells})
     return {"size": size, "counts": counts(summary, size), "rows": rows}
+
+
+def _ranks(summary: Summary, size: int) -> dict[str, str] | None:
+    """The critical-difference diagram and its numbers, for three methods or more."""
+    found = per_task.ranking(summary, size)
+    if found is None or len(found.methods) < 3:
+        return None
+    return {
+        "figure": figures.critical_difference(found, per_task.RANKED),
+        "metric": METRICS[per_task.RANKED].label,
+        "tasks": str(found.num_tasks),
+        "difference": f"{found.critical_difference:.2f}",
+        "friedman": p_value(found.p_value),
+    }
+
+
+def _costs(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]]:
+    """Per method: name, seconds to adapt and to predict, steps, peak MiB, stored KiB; nothing if no cell knows."""
+    rows = []
+    for row in summary.rows:
+        own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
+        if row.support_size == size and any("stored_bytes" in cell.extra for cell in own):
+            rows.append([row.method, *costs.cost_of(own).texts])
+    return rows
+
+
+def _domains(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]]:
+    """Per method: name and out-of-domain AUROC by each score; nothing without tasks of both kinds."""
+    rows = []
+    for row in summary.rows:
+        own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
+        if row.support_size == size and len({bool(c.extra.get("held_out_family")) for c in own}) == 2:
+            intervals = [domains.ood_interval(own, score) for _, score in domains.SCORES.values()]
+            rows.append([row.method, *map(mean_and_half_width, intervals)])
+    return rows
 
 
 def _learning_panels(
