@@ -27,7 +27,7 @@ from abmll.core.errors import AbmllError
         ({"lora_alpha": float("inf")}, "got inf"),
         ({"log_var_offset": float("nan")}, "log_var_offset must be finite"),
         ({"space": "outputs"}, "unknown AbmllConfig.space 'outputs'. Did you mean 'output'"),
-        ({"space": "weight"}, "Choose one of: factors, output"),
+        ({"space": "weights"}, "Did you mean 'weight'"),
         ({"bias": "all"}, "bias='all' is not supported.*bias='none'"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform cannot be combined"),
         ({"target_modules": ".*q_proj", "layers_pattern": "layers"}, "layers_pattern cannot be combined"),

@@ -33,9 +33,10 @@ def test_a_new_adapter_leaves_the_predictions_alone(architecture, logits):
     assert len(trainable) == 4 * 2 * 2  # factors × targets × layers
 
 
+@pytest.mark.parametrize("space", ["output", "weight"])
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-def test_saved_and_loaded_is_bit_equal(architecture, low_cpu_mem_usage, logits, tmp_path):
-    model = adapted(architecture)
+def test_saved_and_loaded_is_bit_equal(architecture, space, low_cpu_mem_usage, logits, tmp_path):
+    model = adapted(architecture, space=space)
     model.save_pretrained(tmp_path)
     assert len(load_file(tmp_path / "adapter_model.safetensors")) == 4 * 2 * 2
     loaded = PeftModel.from_pretrained(base_model(architecture), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
@@ -44,8 +45,9 @@ def test_saved_and_loaded_is_bit_equal(architecture, low_cpu_mem_usage, logits, 
     assert torch.equal(logits(loaded.eval()), logits(model))
 
 
-def test_saved_folder_holds_the_mean_as_an_ordinary_lora(architecture, logits, tmp_path):
-    model = adapted(architecture)
+@pytest.mark.parametrize("space", ["output", "weight"])
+def test_saved_folder_holds_the_mean_as_an_ordinary_lora(architecture, space, logits, tmp_path):
+    model = adapted(architecture, space=space)
     model.save_pretrained(tmp_path)
     lora = PeftModel.from_pretrained(base_model(architecture), tmp_path / "lora").eval()
     assert sum(isinstance(module, LoraLayer) for module in lora.modules()) == 4
@@ -57,8 +59,9 @@ def test_saved_folder_holds_the_mean_as_an_ordinary_lora(architecture, logits, t
     assert config["target_modules"] == sorted(ARCHITECTURES[architecture][2])
 
 
-def test_merged_equals_the_unmerged_mean_and_can_be_undone(architecture, logits):
-    model = adapted(architecture)
+@pytest.mark.parametrize("space", ["output", "weight"])
+def test_merged_equals_the_unmerged_mean_and_can_be_undone(architecture, space, logits):
+    model = adapted(architecture, space=space)
     before = logits(model)
     model.merge_adapter(safe_merge=True)
     torch.testing.assert_close(logits(model), before, **EXACT)
@@ -117,8 +120,8 @@ def test_all_linear_and_default_targets(architecture):
     assert model.peft_config["default"].target_modules == lora.peft_config["default"].target_modules
 
 
-def gradients(architecture, ids, **checkpointing):
-    model = attach_roles(base_model(architecture), adapter_config(architecture, log_var_offset=-3.0))
+def gradients(architecture, ids, space="output", **checkpointing):
+    model = attach_roles(base_model(architecture), adapter_config(architecture, log_var_offset=-3.0, space=space))
     randomise(model, std=0.05).train()
     for parameter in adapter_parameters(model, "meta").values():
         parameter.requires_grad_(True)
@@ -134,11 +137,12 @@ def gradients(architecture, ids, **checkpointing):
 
 # {}: transformers 5 has made the non-reentrant kind its default; this fails if it ever goes back
 @pytest.mark.parametrize(("arguments", "computed"), [({}, "fused"), ({"use_reentrant": False}, "naive")])
-def test_gradient_checkpointing_is_exact(architecture, arguments, computed, ids):
+@pytest.mark.parametrize("space", ["output", "weight"])
+def test_gradient_checkpointing_is_exact(architecture, space, arguments, computed, ids):
     checkpointing = {"gradient_checkpointing_kwargs": arguments or None}
     with implementation(computed):
-        loss, expected = gradients(architecture, ids)
-        loss_checkpointed, actual = gradients(architecture, ids, **checkpointing)
+        loss, expected = gradients(architecture, ids, space)
+        loss_checkpointed, actual = gradients(architecture, ids, space, **checkpointing)
     assert torch.equal(loss, loss_checkpointed)
     for key, gradient in expected.items():
         assert gradient.abs().max() > 0, key

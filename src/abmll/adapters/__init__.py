@@ -8,6 +8,7 @@ from abmll.adapters.register import register
 register()
 
 from abmll.adapters.abmll import AbmllConfig, AbmllModel  # noqa: E402 (the type must exist before its config does)
+from abmll.adapters.export import export_sample  # noqa: E402
 from abmll.adapters.roles import (  # noqa: E402
     adapter_parameters,
     attach_roles,
@@ -22,6 +23,7 @@ __all__ = [
     "adapter_parameters",
     "attach_roles",
     "copy_adapter",
+    "export_sample",
     "load_adapter",
     "register",
     "save_adapter",

@@ -52,6 +52,11 @@ def implementation(name: Implementation | str) -> Iterator[None]:
         _chosen = before
 
 
+def twice_differentiable() -> bool:
+    """Whether the block asks for an implementation that can be differentiated twice."""
+    return _chosen == "naive"
+
+
 def gaussian_output(
     x: Tensor,
     base: Tensor,

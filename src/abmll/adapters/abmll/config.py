@@ -13,14 +13,16 @@ from peft.utils import CONFIG_NAME, PeftType
 
 from abmll.core.errors import AbmllError, unknown_name
 
-SPACES = ("output", "factors")
+SPACES = ("output", "weight", "factors")
 
 
 @dataclass
 class AbmllConfig(PeftConfig):
     """Configuration of an [`AbmllModel`]: a low-rank Gaussian over the output of every adapted linear layer.
 
-    With `space="factors"` it is instead a Gaussian over each element of a LoRA's two factors (ABML's weight space).
+    With `space="weight"` it is a Gaussian over the layer's weights, of standard deviation s·B_σA_σ + c (B_σ and A_σ are
+    the tensors called log_var, and c = exp(log_var_offset / 2)); with `space="factors"` one over each element of a
+    LoRA's two factors (ABML).
 
     A folder saved with `model.save_pretrained(dir)` also holds `lora/`, the posterior mean as an ordinary LoRA.
 
@@ -36,8 +38,15 @@ class AbmllConfig(PeftConfig):
     space: str = field(
         default="output",
         metadata={
-            "help": "What the Gaussian is over: 'output' (of each layer, per token and unit) or 'factors' (each "
-            "element of a LoRA's A and B)."
+            "help": "What the Gaussian is over: 'output' (of each layer, per token and unit), 'weight' (each element "
+            "of a layer's weight) or 'factors' (each element of a LoRA's A and B)."
+        },
+    )
+    kl_rows: int | None = field(
+        default=None,
+        metadata={
+            "help": "space='weight' only: estimate the KL divergence from this many random output units of each layer "
+            "(unbiased, and cheaper); None takes all."
         },
     )
     target_modules: list[str] | str | None = field(
@@ -79,6 +88,13 @@ class AbmllConfig(PeftConfig):
             raise AbmllError(f"AbmllConfig.log_var_offset must be finite (nats), got {self.log_var_offset!r}.")
         if self.space not in SPACES:
             raise unknown_name("AbmllConfig.space", str(self.space), SPACES)
+        if self.kl_rows is not None and (
+            self.space != "weight" or not isinstance(self.kl_rows, int) or self.kl_rows < 1
+        ):
+            raise AbmllError(
+                f"AbmllConfig.kl_rows must be None or a positive number of output units, and needs space='weight'; got "
+                f"{self.kl_rows!r} with space={self.space!r}."
+            )
         if self.bias != "none":
             raise AbmllError(
                 f"AbmllConfig.bias={self.bias!r} is not supported: biases have no Gaussian here. Use bias='none', "

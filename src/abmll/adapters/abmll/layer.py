@@ -18,6 +18,7 @@ from abmll.core.layer_output import gaussian_output
 
 from .config import AbmllConfig
 from .factors import factor_output
+from .weight import weight_output
 
 
 class AbmllLayer(BaseTunerLayer):
@@ -28,7 +29,7 @@ class AbmllLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("abmll_mean_A", "abmll_mean_B", "abmll_log_var_A", "abmll_log_var_B")
-    other_param_names = ("r", "scaling", "log_var_offset", "space")
+    other_param_names = ("r", "scaling", "log_var_offset", "space", "kl_rows")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -40,6 +41,7 @@ class AbmllLayer(BaseTunerLayer):
         self.scaling: dict[str, float] = {}
         self.log_var_offset: dict[str, float] = {}
         self.space: dict[str, str] = {}
+        self.kl_rows: dict[str, int | None] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.kwargs = kwargs
@@ -59,6 +61,7 @@ class AbmllLayer(BaseTunerLayer):
         self.scaling[adapter_name] = config.scaling
         self.log_var_offset[adapter_name] = config.log_var_offset
         self.space[adapter_name] = config.space
+        self.kl_rows[adapter_name] = config.kl_rows
         for A, B in ((self.abmll_mean_A, self.abmll_mean_B), (self.abmll_log_var_A, self.abmll_log_var_B)):
             A[adapter_name] = nn.Parameter(torch.empty(config.r, self.in_features))
             B[adapter_name] = nn.Parameter(torch.zeros(self.out_features, config.r))
@@ -97,6 +100,8 @@ class AbmllLayer(BaseTunerLayer):
         if self.space[adapter_name] == "factors":
             value = factor_output(self, x, [q, *priors], record)
             return (base.to(value.dtype) + value).to(dtype)
+        if self.space[adapter_name] == "weight":
+            return weight_output(self, base, x, [q, *priors], record, dtype, self.kl_rows[adapter_name])
         output = gaussian_output(
             x,
             base,

@@ -1,0 +1,45 @@
+"""A Gaussian over a layer's weights in a stochastic pass."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from abmll.core import gaussian, weight_space
+from abmll.core.divergence import StochasticPass
+from abmll.core.errors import AbmllError
+
+
+def weight_output(
+    layer: Hashable,
+    base: Tensor,
+    x: Tensor,
+    asked: Sequence[gaussian.Factors],
+    record: StochasticPass,
+    dtype: torch.dtype,
+    kl_rows: int | None,
+) -> Tensor:
+    """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row of the batch and shared by its tokens.
+
+    x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
+    asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
+    layer, as a sum over its weights, whatever the batch. kl_rows: see `weight_space.divergence`.
+
+    Raises: AbmllError if the one-sample estimate is asked for.
+    """
+    q, *priors = asked
+    for prior in priors:
+        if record.estimator == "sample":
+            raise AbmllError(
+                "the one-sample KL estimate is not offered for space='weight': set estimator = \"closed_form\", "
+                "which is exact and costs the same."
+            )
+        record.report_sum(layer, *weight_space.divergence(q, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
+    if not record.sample:
+        mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
+        return (base.to(mean.dtype) + mean).to(dtype)
+    rows = len(x) if record.mask is None else len(record.mask)
+    tokens, outputs = (tensor.reshape(rows, -1, tensor.shape[-1]) for tensor in (x, base))
+    return weight_space.sampled_output(tokens, outputs, q, dtype).view(base.shape)
