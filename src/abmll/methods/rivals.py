@@ -52,9 +52,17 @@ def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> M
     )
 
 
-def abmll_in_context(num_demonstrations: int = 8) -> Method:
-    """ABMLL with its defaults, meta-trained, adapted and asked on prompts with demonstrations."""
-    plain = abmll()
+def abmll_in_context(
+    num_demonstrations: int = 8,
+    num_steps: int = 5,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+    kl_weight: float = 1e-4,
+    log_var_offset: float = -6.0,
+) -> Method:
+    """ABMLL, meta-trained, adapted and asked on prompts with demonstrations."""
+    plain = abmll(num_steps, learning_rate, batch_size, outer_learning_rate, kl_weight, log_var_offset=log_var_offset)
     assert plain.meta_learner is not None
     return plain._replace(
         adaptation=InContext(plain.adaptation, num_demonstrations),

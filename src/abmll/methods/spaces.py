@@ -54,6 +54,11 @@ _LORA: Space = {"learning_rate": _ADAM}
 _META: Space = {"learning_rate": _ADAM, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
 _SECOND_ORDER: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
 _START: Space = {**_LORA, "start": Choice(("none", "multitask", "reptile"))}
+_ABMLL: Space = {
+    **_META,
+    "kl_weight": LogUniform(1e-6, 1e-1),
+    "log_var_offset": Choice((-10.0, -8.0, -6.0, -5.0, -4.0)),
+}
 
 SPACES: Mapping[str, Space] = {
     "pretrained": {},
@@ -89,11 +94,8 @@ SPACES: Mapping[str, Space] = {
         "prior_std": LogUniform(0.1, 3.0),
         "kl_weight": LogUniform(1e-3, 1.0),
     },
-    "abmll": {
-        **_META,
-        "kl_weight": LogUniform(1e-6, 1e-1),
-        "log_var_offset": Choice((-10.0, -8.0, -6.0, -5.0, -4.0)),
-    },
+    "abmll": _ABMLL,
+    "abmll-in-context": {**_ABMLL, "num_demonstrations": Choice((4, 8, 16))},
     "abmll-paper": {"kl_weight": Choice((1e-8, 1e-7))},
 }
 
