@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from abmll.core.types import AdapterSpec, Method, OuterOptimizer
 from abmll.methods.abmll import Abmll
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
-from abmll.methods.objective import Objective
+from abmll.methods.objective import Objective, Reduction
 from abmll.methods.reptile import Reptile
 
 
@@ -58,12 +60,18 @@ def abmll(
     sample: bool = True,
     predict_by_samples: bool = True,
     persistent_optimizer: bool = False,
+    space: Literal["output", "weight"] = "output",
 ) -> Method:
-    """ABMLL with the library's own defaults (ablations: docs/log.md)."""
-    objective = Objective(kl_weight, prior_weight, "mean", "closed_form", sample)
+    """ABMLL with the library's own defaults (ablations: docs/log.md).
+
+    space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
+        with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound.
+    """
+    reduction: Reduction = "example" if space == "weight" else "mean"
+    objective = Objective(kl_weight, prior_weight, reduction, "closed_form", sample)
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size, objective=objective)
     return Method(
-        AdapterSpec("abmll", log_var_offset),
+        AdapterSpec("abmll", log_var_offset, space=space),
         GradientAdaptation(inner, sample=predict_by_samples),
         Abmll(inner, objective, "query", query_gradient, persistent_optimizer),
         OuterOptimizer("adamw", outer_learning_rate, "linear"),
