@@ -238,3 +238,13 @@ def test_models_that_do_not_fit_are_refused_and_left_alone(config):
         attach_roles(plain, config())
     with pytest.raises(AbmllError, match="Did you mean 'q_proj'"):
         attach_roles(base_model(), config(target_modules=["q_prj"]))
+
+
+def test_equal_adapters_are_equal_files_in_every_process(tmp_path):
+    """PEFT keeps target_modules as a set, whose order depends on the process's hash seed."""
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for name, config in (("point", LoraConfig(target_modules=modules)), ("gaussian", adapter_config())):
+        save_adapter(attach_roles(base_model(), config), META, tmp_path / name)
+        for path in (tmp_path / name).rglob("adapter_config.json"):
+            saved = json.loads(path.read_text())["target_modules"]
+            assert saved == sorted(saved)

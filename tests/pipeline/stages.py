@@ -47,7 +47,7 @@ def run_config(base, suite, output, **sections):
         "evaluation": {"support_sizes": [4], "seeds": [0], "num_query": 5, "num_samples": 2},
     }
     for name, fields in sections.items():
-        data[name] = fields if name == "method" else data[name] | fields
+        data[name] = fields if name == "method" else data.get(name, {}) | fields
     return parse_config(data)
 
 

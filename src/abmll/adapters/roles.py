@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from abmll.adapters.abmll.config import sorted_json
 from abmll.adapters.names import check_adapter_name, check_target_modules
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign
@@ -100,6 +101,8 @@ def save_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
     try:
         model.save_pretrained(str(temporary), selected_adapters=[role], save_embedding_layers=False)
         new = temporary / role
+        config = new / CONFIG_NAME  # PEFT writes sets in an order that changes from process to process
+        config.write_text(sorted_json(json.loads(config.read_text(encoding="utf-8"))), encoding="utf-8")
         if directory.is_dir():
             _link_others(directory, new)
         _flush(new)

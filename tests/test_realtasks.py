@@ -1,0 +1,76 @@
+"""The same commands, unchanged, on real tasks and a real pretrained model. Skipped where they are absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from abmll.cli import app
+from abmll.data.readers import read_task
+from abmll.evaluation.predictions import read_cells
+
+RUN = """
+[prompt]
+answer = "{answer}"
+max_tokens = 96
+[data]
+suite = "realtasks"
+max_rows = 24
+[method]
+name = "abmll"
+options = {{num_steps = 1}}
+[episodes]
+support_size = 4
+query_size = 4
+[training]
+num_steps = 2
+[evaluation]
+support_sizes = [4]
+seeds = [0]
+num_query = 2
+num_samples = 2
+"""
+
+
+@pytest.fixture
+def model(shared) -> Path:
+    folder = shared / "models" / "stories260K"
+    if not folder.is_dir():
+        pytest.skip(f"no model at {folder}")
+    return folder
+
+
+def abmll_command(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("answer", ["text", pytest.param("letters", marks=pytest.mark.slow)])
+def test_from_real_tasks_to_a_report(answer, shared, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text(RUN.format(answer=answer))
+    fields = [f"model.name={model}", f"data.folder={shared / 'data' / 'realtasks'}"]
+    abmll_command("train", "run.toml", "-q", *fields)
+    abmll_command("evaluate", "run.toml", "--adapter", "runs/run", "-o", "evaluation", "-q", *fields)
+    abmll_command("report", "evaluation/predictions.jsonl", "-o", "report.html")
+
+    log = [json.loads(line) for line in Path("runs/run/training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2]
+    cells = list(read_cells(Path("evaluation/predictions.jsonl")))
+    assert len(cells) == 15
+    assert {cell.family for cell in cells if cell.extra["held_out_family"]} == {"nli", "chemistry"}
+    assert all(cell.log_probs.shape[:2] == (2, 2) for cell in cells)
+    assert Path("report.html").stat().st_size > 10_000
+
+    # a task of the user's: adapted from its own file, predicted on it
+    task = shared / "data" / "realtasks" / "copa.jsonl.gz"
+    abmll_command("adapt", "runs/run", task, "-o", "copa", "--support-size", "4")
+    abmll_command("predict", "copa", task, "-o", "answers.jsonl", "--num-samples", "0")
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    rows = read_task(task).examples
+    assert [answer["id"] for answer in answers] == [row.id for row in rows]
+    assert all(tuple(answer["probabilities"]) == row.choices for answer, row in zip(answers, rows, strict=True))
