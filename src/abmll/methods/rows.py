@@ -18,15 +18,15 @@ def pretrained() -> Method:
     return Method(AdapterSpec(), NoAdaptation(), None)
 
 
-def lora(num_steps: int = 20, learning_rate: float = 3e-3, batch_size: int | None = None) -> Method:
+def lora(num_steps: int = 5, learning_rate: float = 3e-3, batch_size: int | None = None) -> Method:
     """A fresh LoRA, fine-tuned on each task's support set alone."""
     inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
     return Method(AdapterSpec(), GradientAdaptation(inner), None)
 
 
 def multitask(
-    num_steps: int = 20,
-    learning_rate: float = 3e-3,
+    num_steps: int = 5,
+    learning_rate: float = 3e-4,
     batch_size: int | None = None,
     outer_learning_rate: float = 3e-3,
 ) -> Method:
@@ -38,7 +38,7 @@ def multitask(
 
 def reptile(
     num_steps: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-3,
     batch_size: int | None = None,
     outer_learning_rate: float = 0.5,
 ) -> Method:
@@ -50,12 +50,12 @@ def reptile(
 
 def abmll(
     num_steps: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-3,
     batch_size: int | None = None,
-    outer_learning_rate: float = 3e-3,
+    outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,
     prior_weight: float = 0.0,
-    log_var_offset: float = -6.0,
+    log_var_offset: float = -2.0,
     query_gradient: bool = True,
     sample: bool = True,
     predict_by_samples: bool = True,

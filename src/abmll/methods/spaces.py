@@ -57,7 +57,7 @@ _START: Space = {**_LORA, "start": Choice(("none", "multitask", "reptile"))}
 _ABMLL: Space = {
     **_META,
     "kl_weight": LogUniform(1e-6, 1e-1),
-    "log_var_offset": Choice((-10.0, -8.0, -6.0, -5.0, -4.0)),
+    "log_var_offset": Choice((-6.0, -4.0, -3.0, -2.0, -1.0)),
 }
 
 SPACES: Mapping[str, Space] = {
