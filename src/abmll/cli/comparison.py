@@ -14,6 +14,7 @@ from abmll.core.errors import AbmllError
 
 if TYPE_CHECKING:
     from abmll.config import RunConfig
+    from abmll.pipeline.compare import Comparison
     from abmll.pipeline.pool import Failure
 
 Jobs = Annotated[
@@ -106,9 +107,7 @@ def compare(
     written = pipeline.compare_run(
         config, config.output, baseline=baseline, budget=limit, jobs=jobs, progress=not quiet
     )
-    typer.echo(written.text.rstrip())
-    typer.echo(f"\nTable:  {written.table}\nReport: {written.report}  (open it in a browser)")
-    _tell(written.failures, len(config.method.names) * len(config.evaluation.seeds))
+    tell_comparison(written)
 
 
 def _config(
@@ -145,6 +144,13 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise AbmllError(f"--support {text!r}: give whole numbers with commas between, such as 4,16,64.") from None
+
+
+def tell_comparison(written: Comparison) -> None:
+    """Prints the table and where everything lies; ends with status 1 if a unit failed."""
+    typer.echo(written.text.rstrip())
+    typer.echo(f"\nTable:  {written.table}\nReport: {written.report}  (open it in a browser)")
+    _tell(written.failures, written.num_units)
 
 
 def _tell(failures: Sequence[Failure], count: int) -> None:

@@ -104,6 +104,7 @@ def demo(
     if out.exists() and not out.is_dir():
         raise AbmllError(f"{out} is a file; give a folder with -o.")
     from abmll import pipeline
+    from abmll.cli.comparison import tell_comparison
 
     written = pipeline.demo_run(out, seeds=seeds, progress=not quiet, quick=quick)
-    typer.echo(f"\nReport: {written}  (open it in a browser)")
+    tell_comparison(written)

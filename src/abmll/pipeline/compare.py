@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from abmll.config import RunConfig, load_config, provenance
+from abmll.config import RunConfig, provenance
 from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import METHODS
-from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
+from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import load_tasks
-from abmll.pipeline.evaluate import PREDICTIONS, is_complete, trainer_of
+from abmll.pipeline.evaluate import PREDICTIONS, is_complete, require_judgeable, require_same_evaluation, trainer_of
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.worker import Bench
 from abmll.reports.comparison import write_comparison
@@ -52,12 +52,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison left: its table for a terminal and as a Markdown file, its report, and what failed."""
+    """What a comparison left: its table for a terminal and as a Markdown file, its report, and what failed.
+
+    num_units: how many pairs of a method and a seed the comparison has.
+    """
 
     text: str
     table: Path
     report: Path
     failures: list[Failure]
+    num_units: int
 
 
 def compare_run(
@@ -78,9 +82,9 @@ def compare_run(
     """
     if budget is not None:
         config = _with_budget(config, budget, baseline)
-    _require_same(out, config)
+    require_same_evaluation(out, config)
     suite = load_tasks(config)
-    suite.require(config.evaluation.split)
+    require_judgeable(suite, config)
     write_beside(out, config, config.evaluation.seeds)
     names, reference = list(config.method.names), config.evaluation.same_seconds_as
     seconds: list[float] | None = None
@@ -124,16 +128,6 @@ def _with_steps(config: RunConfig, baseline: str, amount: float | None) -> RunCo
     for name in config.method.names:
         METHODS[name](**method.options_for(name))  # refuses, before anything runs, what a method cannot do with
     return config.model_copy(update={"method": method})
-
-
-def _require_same(out: Path, config: RunConfig) -> None:
-    free = ["method.name", "evaluation.seeds", "output", "tune"]
-    if (out / RUN_FILE).is_file():
-        before = load_config(out / RUN_FILE).evaluation.support_sizes
-        # Queries are the rows beyond the largest support set: with the same largest, they stay the same.
-        if max(before) == max(config.evaluation.support_sizes):
-            free.append("evaluation.support_sizes")
-    require_same_run(out, config, free=free)
 
 
 def _perform(
@@ -200,7 +194,8 @@ def _write(
     logs = {f"{log.parent.parent.name}/{log.parent.name}": log for log in sorted(out.glob("*/*/training.jsonl"))}
     info = {**provenance(config.evaluation.seeds), "budget": _told(config, seconds)}
     text, table, report = write_comparison(out / PREDICTIONS, out, baseline, logs, info)
-    return Comparison(text, table, report, failures)
+    num_units = len(config.method.names) * len(config.evaluation.seeds)
+    return Comparison(text, table, report, failures, num_units)
 
 
 def _told(config: RunConfig, seconds: Sequence[float] | None) -> str:
