@@ -16,7 +16,7 @@ from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import METHODS
-from abmll.pipeline.beside import write_beside
+from abmll.pipeline.beside import RUN_FILE, write_beside
 from abmll.pipeline.build import load_tasks
 from abmll.pipeline.evaluate import PREDICTIONS, is_complete, require_judgeable, require_same_evaluation, trainer_of
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers

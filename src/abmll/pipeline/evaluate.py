@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abmll.config import RunConfig
+from abmll.config import RunConfig, load_config
 from abmll.core.errors import AbmllError
+from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import CellKey, append_cell, index
 from abmll.learner import Learner
 from abmll.methods import build_method
-from abmll.pipeline.beside import write_beside
+from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, load_model, load_tasks
 from abmll.pipeline.train import train_learner
 from abmll.training.loop import CHECKPOINTS
@@ -25,10 +26,16 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     With an adapter, that one is adapted and judged with every seed. Without, each method is first meta-trained with
     each seed (under `out`/METHOD/seed-N, going on where an earlier call stopped), so that the seeds repeat the whole
     experiment.
+
+    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be judged, and for settings that
+    differ from those of the cells in `out`.
     """
-    suite = load_tasks(config)
-    write_beside(out, config, config.evaluation.seeds)
     path = out / PREDICTIONS
+    if path.is_file():
+        require_same_evaluation(out, config)
+    suite = load_tasks(config)
+    require_judgeable(suite, config)
+    write_beside(out, config, config.evaluation.seeds)
     for name in config.method.names:
         for seed in config.evaluation.seeds:
             if adapter is None:
@@ -38,6 +45,24 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
                 _require_method(learner, name, adapter)
                 append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
     return path
+
+
+def require_same_evaluation(out: Path, config: RunConfig) -> None:
+    """Raises AbmllError if the cells in `out` were made with other settings than those of this run."""
+    free = ["method.name", "evaluation.seeds", "output", "tune"]
+    if (out / RUN_FILE).is_file():
+        before = load_config(out / RUN_FILE).evaluation.support_sizes
+        # Queries are the rows beyond the largest support set: with the same largest, they stay the same.
+        if max(before) == max(config.evaluation.support_sizes):
+            free.append("evaluation.support_sizes")
+    require_same_run(out, config, free=free)
+
+
+def require_judgeable(suite: Suite, config: RunConfig) -> None:
+    """Raises AbmllError if the split to be judged on is empty, or a task of it too small for the support sizes."""
+    evaluation = config.evaluation
+    for task in suite.require(evaluation.split):
+        evaluation_episode(task, 0, 0, evaluation.num_query, max_support=max(evaluation.support_sizes))
 
 
 def evaluate_method(config: RunConfig, suite: Suite, name: str, seed: int, out: Path, *, progress: bool = True) -> None:

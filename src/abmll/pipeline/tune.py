@@ -55,7 +55,10 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
 
     Every trial is a line of out/trials.jsonl as soon as it is done; none is ever done twice. Methods run side by side
     on `jobs` processes. Returns the file, and the methods that could not be tuned.
+
+    Raises: AbmllError for tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
     """
+    tuning_tasks(config)  # refuses, before anything is written, what every method would be refused for
     require_same_run(out, config, free=("method.name", "output", "tune.trials"))
     write_beside(out, config, [config.tune.seed])
     units = [Unit(name, {"work": "tune", "method": name}) for name in config.method.names]
