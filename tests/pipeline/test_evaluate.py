@@ -135,24 +135,46 @@ def test_families_that_training_never_saw_are_marked(base, tmp_path):
     }
 
 
-def test_a_suite_that_holds_nothing_out_is_told(base, tmp_path):
-    folder = write_tasks(tmp_path)
-    (folder / "suite.toml").unlink()
-    config = run_config(base, folder, tmp_path / "run", method={"name": "pretrained"})
-    with pytest.raises(AbmllError, match=r"the suite's split is empty. Hold some out \(held_out in \[data\]\)"):
-        evaluate_run(config, None, tmp_path / "out", progress=False)
-    config = run_config(base, folder, tmp_path / "run", method={"name": "pretrained"}, data={"held_out": 0.3})
-    assert cells_of(evaluate_run(config, None, tmp_path / "out", progress=False))
-
-
-def test_a_held_out_task_smaller_than_the_support_is_told(base, tmp_path):
+def test_what_cannot_be_judged_is_told_before_anything_is_trained(base, tmp_path, monkeypatch):
+    forbid(monkeypatch, "build_learner", "write_beside")
     folder = write_tasks(tmp_path)
     write_csv(folder / "task-5.csv", tiny_task("task-5", 6))
-    config = run_config(
-        base, folder, tmp_path / "run", method={"name": "pretrained"}, evaluation={"support_sizes": [0, 6]}
-    )
+    small = run_config(base, folder, tmp_path / "run", evaluation={"support_sizes": [0, 6]})
     with pytest.raises(AbmllError, match=r"too small to evaluate .*'task-5' has 6 rows, needs at least 7"):
-        evaluate_run(config, None, tmp_path / "out", progress=False)
+        evaluate_run(small, None, tmp_path / "out", progress=False)
+    (folder / "suite.toml").unlink()
+    with pytest.raises(AbmllError, match=r"has no test tasks \(6 tasks in all\)\. Hold some out: give held_out = 0\.3"):
+        evaluate_run(run_config(base, folder, tmp_path / "run"), None, tmp_path / "out", progress=False)
+
+
+def test_cells_of_other_settings_are_not_mixed(base, suite, adapter, finished, copy):
+    before = copy.read_bytes()
+    for sections, told in (
+        ({"evaluation": SIZES | {"num_samples": 3}}, "evaluation.num_samples was 2 and is now 3"),
+        (
+            {"evaluation": SIZES | {"support_sizes": [0, 8]}},
+            r"evaluation.support_sizes was \[0, 4\] and is now \[0, 8\]",
+        ),
+        ({"evaluation": SIZES, "data": {"max_rows": 12}}, "data.max_rows was None and is now 12"),
+    ):
+        config = run_config(base, suite, finished.parent, **sections)
+        with pytest.raises(AbmllError, match=f"holds results of other settings: .*{told}.*another folder with -o"):
+            evaluate_run(config, adapter, copy.parent, progress=False)
+    assert copy.read_bytes() == before
+    more = run_config(base, suite, finished.parent, evaluation={"support_sizes": [0, 2, 4], "seeds": [0, 2]})
+    evaluate_run(more, adapter, copy.parent, progress=False)
+    assert copy.read_bytes().startswith(before)
+    assert {(key.seed, key.support_size) for key in cells_of(copy)} == {(s, k) for s in (0, 2) for k in (0, 2, 4)} | {
+        (1, 0),
+        (1, 4),
+    }
+
+
+def test_a_fraction_of_the_tasks_is_held_out_on_request(base, tmp_path):
+    folder = write_tasks(tmp_path)
+    (folder / "suite.toml").unlink()
+    config = run_config(base, folder, tmp_path / "run", method={"name": "pretrained"}, data={"held_out": 0.3})
+    assert len(cells_of(evaluate_run(config, None, tmp_path / "out", progress=False))) == 1
 
 
 def test_an_adapter_of_another_method_is_refused(base, suite, adapter, tmp_path):
