@@ -31,7 +31,8 @@ from abmll.core.types import Estimator
 
 GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
 BLOCKS_PER_TILE = 1
-"""Height of a tile in blocks of noise. It changes the speed and, but for rounding, no result."""
+"""Height in blocks of noise of a tile as wide as a block; narrower ones are higher. It changes the speed and, but for
+rounding, no result."""
 CONVERTED_ROWS = 256
 """How many rows of a half-precision input are in the wide type at a time."""
 
@@ -287,7 +288,7 @@ class _Tile:
 
 def _tiles(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     block = noise.block_of(device)
-    height = block.rows * BLOCKS_PER_TILE
+    height = block.rows * BLOCKS_PER_TILE * max(1, block.columns // columns)
     for row in range(0, rows, height):
         for column in range(0, columns, block.columns):
             yield slice(row, min(row + height, rows)), slice(column, min(column + block.columns, columns))

@@ -3,7 +3,7 @@
 "naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
 keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
 none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "auto"
-takes the fused one for outputs so large that it is also the faster one.
+takes the fused one for outputs so large that memory matters.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from abmll.core.types import Estimator
 Implementation = Literal["auto", "fused", "naive"]
 _chosen: Implementation = "auto"
 FUSED_FROM = 2**18
-"""Elements of an output (1 MB in float32) from which "auto" fuses. Below, the naive one takes less time and both take
-little memory: see docs/performance.md."""
+"""Elements of an output (1 MB in float32) from which "auto" fuses. The naive one takes up to seven times the memory and
+somewhat less time, more so for small outputs: see docs/performance.md."""
 
 
 class LayerOutput(NamedTuple):
