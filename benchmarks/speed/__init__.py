@@ -1,0 +1,1 @@
+"""What ABMLL costs beside PEFT's LoRA: `python -m benchmarks.speed --help`."""
