@@ -299,3 +299,14 @@ def test_nothing_to_adapt_to_and_nothing_to_evaluate(learner):
         learner.adapt([])
     with pytest.raises(AbmllError, match=r"no tasks to evaluate: the suite's split is empty. .*held_out"):
         list(learner.evaluate([]))
+
+
+@pytest.mark.parametrize(("batch_size", "taken"), [(None, 6), (4, 4), (99, 6)])
+def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, monkeypatch):
+    learner = learner_of("lora", num_steps=2, batch_size=batch_size)
+    sizes, terms = [], learner.likelihood.terms
+    monkeypatch.setattr(
+        learner.likelihood, "terms", lambda batch, **options: sizes.append(len(batch)) or terms(batch, **options)
+    )
+    learner.adapt(rows[:6])
+    assert sizes == [taken, taken]
