@@ -20,8 +20,10 @@ from abmll.cli import app
 from abmll.config import RunConfig, field_rows, load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import Cell, append_cell, read_cells
+from abmll.pipeline.compare import Budget, Comparison
+from abmll.pipeline.pool import Failure
 
-COMMANDS = ("train", "adapt", "predict", "evaluate", "report", "demo", "config", "tasks")
+COMMANDS = ("train", "adapt", "predict", "evaluate", "tune", "compare", "report", "demo", "config", "tasks")
 HEAVY = ("torch", "transformers", "peft", "numpy", "matplotlib", "jinja2", "abmll.config")
 
 
@@ -32,6 +34,8 @@ class FakePipeline(types.ModuleType):
         super().__init__("abmll.pipeline")
         self.calls: list[tuple] = []
         self.failure: BaseException | None = None
+        self.failures: list[Failure] = []
+        self.Budget = Budget
 
     def _called(self, *call):
         self.calls.append(call)
@@ -55,6 +59,14 @@ class FakePipeline(types.ModuleType):
         predictions = out / "predictions.jsonl"
         append_cell(predictions, cell("abmll"))
         return predictions
+
+    def tune_run(self, config, out, *, jobs, progress):
+        self._called("tune", config, out, jobs, progress)
+        return out / "tuned.toml", self.failures
+
+    def compare_run(self, config, out, *, baseline, budget, jobs, progress):
+        self._called("compare", config, out, baseline, budget, jobs, progress)
+        return Comparison("THE TABLE\n", out / "comparison.md", out / "report.html", self.failures, 4)
 
     def demo_run(self, out, *, seeds, progress, quick):
         self._called("demo", out, seeds, progress, quick)
@@ -402,6 +414,61 @@ def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
     result = run("demo")
     assert result.exit_code == 130
     assert "The same command goes on from there:\n  abmll demo\n" in result.stderr
+
+
+# Tune and compare
+
+
+def test_tune_hands_on_and_says_what_is_next(pipeline):
+    result = run("tune", "run.toml", "tune.trials=3", "-o", "tuned", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    (_, config, out, jobs, progress) = pipeline.calls[0]
+    assert (config.tune.trials, out, jobs, progress) == (3, Path("tuned"), 2, True)
+    assert "abmll compare default --run run.toml --tuned tuned/tuned.toml" in result.stdout
+
+
+def test_compare_puts_the_command_line_into_the_run(pipeline):
+    Path("tuned.toml").write_text("[method.options.lora]\nlearning_rate = 0.5\n[method.options.reptile]\n")
+    words = "compare my_tasks --methods lora,abmll --seeds 5 --support 4,16 -o out --budget steps=7 --jobs 3 -q"
+    result = run(
+        *words.split(), "--run", "run.toml", "--tuned", "tuned.toml", "training.num_steps=9", "--baseline", "lora"
+    )
+    assert result.exit_code == 0, result.output
+    (_, config, out, baseline, budget, jobs, progress) = pipeline.calls[0]
+    assert (config.data.suite, config.method.names, config.training.num_steps) == ("my_tasks", ("lora", "abmll"), 9)
+    assert (config.evaluation.seeds, config.evaluation.support_sizes) == ((0, 1, 2, 3, 4), (4, 16))
+    assert config.method.options_for("lora") == {"learning_rate": 0.5}
+    assert (out, baseline, budget, jobs, progress) == (Path("out"), "lora", Budget("steps", 7), 3, False)
+    assert result.stdout.startswith("THE TABLE\n\nTable:  out/comparison.md\nReport: out/report.html")
+
+
+def test_compare_without_a_run_file_has_the_defaults(pipeline):
+    assert run("compare", "default").exit_code == 0
+    (_, config, out, baseline, budget, jobs, progress) = pipeline.calls[0]
+    assert config == RunConfig()
+    assert (out, baseline, budget, jobs, progress) == (config.output, "abmll", None, 1, True)
+
+
+def test_what_failed_is_named_at_the_end_with_status_1(pipeline):
+    pipeline.failures = [Failure("lora, seed 1", "the loss is NaN")]
+    result = run("compare", "default", "--methods", "lora,abmll", "--seeds", "2")
+    assert result.exit_code == 1
+    assert "THE TABLE" in result.stdout
+    assert result.stderr == (
+        "1 of 4 failed; the others are done. The same command tries these again:\n  lora, seed 1: the loss is NaN\n"
+    )
+    assert run("tune", "run.toml").exit_code == 1
+
+
+def test_mistakes_on_the_command_line_of_compare(pipeline):
+    assert "no such method. Did you mean 'reptile'?" in refused("compare", "default", "--methods", "reptil")
+    assert "give whole numbers with commas" in refused("compare", "default", "--support", "4;16")
+    assert "give steps, steps=20, seconds" in refused("compare", "default", "--budget", "fast")
+    told = refused("compare", "default", "--tuned", "absent.toml")
+    assert 'method.tuned = "absent.toml": cannot be used (No such file or directory)' in told
+    Path("wrong.toml").write_text("[lora]\nlearning_rate = 1\n")
+    assert "it holds no tables [method.options.NAME]" in refused("compare", "default", "--tuned", "wrong.toml")
+    assert pipeline.calls == []
 
 
 def test_a_bug_keeps_its_traceback_and_a_mistake_has_none():

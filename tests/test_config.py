@@ -272,6 +272,32 @@ def test_every_option_of_every_method_can_be_written_at_its_default(run_file, na
     assert load_config(run_file(dump_toml(config))).method.options_for(name) == options
 
 
+def test_tuned_options_go_before_shared_ones_and_after_a_methods_own(run_file, tmp_path):
+    tuned = tmp_path / "tuned.toml"
+    tuned.write_text(
+        "[method.options.abmll]\nkl_weight = 0.1\nlearning_rate = 0.2\n[method.options.lora]\nlearning_rate = 0.3\n"
+        "[method.options.maml]\nlearning_rate = 0.4\n"
+    )
+    text = f"""
+        [method]
+        name = ["abmll", "lora", "reptile"]
+        tuned = "{tuned}"
+        [method.options]
+        learning_rate = 0.9
+        num_steps = 3
+        [method.options.abmll]
+        kl_weight = 0.5
+        """
+    method = load_config(run_file(text)).method
+    assert method.options_for("abmll") == {"learning_rate": 0.2, "num_steps": 3, "kl_weight": 0.5}
+    assert method.options_for("lora") == {"learning_rate": 0.3, "num_steps": 3}
+    assert method.options_for("reptile") == {"learning_rate": 0.9, "num_steps": 3}
+    assert method.tuned is None, "the resolved run stands alone"
+    assert "maml" not in method.options
+    tuned.write_text("[method.options.lora]\nlearning_rte = 0.3\n")
+    assert "method.options.lora.learning_rte: lora has no such option" in message(run_file(text))
+
+
 def test_options_reach_the_methods_that_know_them():
     method = parse_config(
         {

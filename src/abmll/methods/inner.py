@@ -66,7 +66,7 @@ class InnerLoop:
         optimizer: torch.optim.Optimizer | None = None,
         on_step: OnStep | None = None,
     ) -> float:
-        """φ ← θ, then K steps. Returns the last objective in nats (0 without steps); `on_step(k)` is called after each step."""
+        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats, 0 without steps."""
         reset_task(likelihood)
         train_only(likelihood, TASK)
         optimizer = optimizer or self.new_optimizer(likelihood)
