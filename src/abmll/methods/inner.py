@@ -25,6 +25,7 @@ class InnerLoop:
     learning_rate, optimizer: of the steps; no weight decay.
     batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
     objective: what is minimised.
+    adapts: "all" of φ, as published, or only its "mean"; its variance then stays θ's, learned by the outer loop alone.
     """
 
     num_steps: int = 5
@@ -32,6 +33,7 @@ class InnerLoop:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     batch_size: int | None = None
     objective: Objective = Objective()
+    adapts: Literal["all", "mean"] = "all"
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or self.learning_rate <= 0 or (self.batch_size or 1) < 1:
@@ -42,7 +44,10 @@ class InnerLoop:
 
     def new_optimizer(self, likelihood: Likelihood) -> torch.optim.Optimizer:
         """A fresh optimiser of the task parameters."""
-        return self.optimizer_of(likelihood.parameters(TASK).values())
+        return self.optimizer_of(t for name, t in likelihood.parameters(TASK).items() if self._moves(name))
+
+    def _moves(self, name: str) -> bool:
+        return self.adapts == "all" or "log_var" not in name
 
     def optimizer_of(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
         """A fresh optimiser of these tensors."""
@@ -66,9 +71,11 @@ class InnerLoop:
         optimizer: torch.optim.Optimizer | None = None,
         on_step: OnStep | None = None,
     ) -> float:
-        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats, 0 without steps."""
+        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats (0 for K = 0)."""
         reset_task(likelihood)
         train_only(likelihood, TASK)
+        for name, tensor in likelihood.parameters(TASK).items():
+            tensor.requires_grad_(self._moves(name))
         optimizer = optimizer or self.new_optimizer(likelihood)
         loss = torch.tensor(float("nan"))
         for step, batch in enumerate(self.batches(support)):
