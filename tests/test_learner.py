@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 
@@ -302,7 +303,7 @@ def test_nothing_to_adapt_to_and_nothing_to_evaluate(learner):
 
 
 @pytest.mark.parametrize(("batch_size", "taken"), [(None, 6), (4, 4), (99, 6)])
-def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, monkeypatch):
+def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, tmp_path, monkeypatch):
     learner = learner_of("lora", num_steps=2, batch_size=batch_size)
     sizes, terms = [], learner.likelihood.terms
     monkeypatch.setattr(
@@ -310,3 +311,12 @@ def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, mon
     )
     learner.adapt(rows[:6])
     assert sizes == [taken, taken]
+    loaded = abmll.Learner.load(learner.save(tmp_path), tiny_llama(), tiny_tokenizer(), prediction_batch_size=1)
+    assert (loaded.method, loaded.likelihood.batch_size) == (learner.method, 1)
+
+
+def test_no_option_of_a_method_is_taken_for_one_of_the_learner():
+    own = set(inspect.signature(abmll.Learner).parameters) - {"options"}
+    assert not [
+        (name, taken) for name, row in abmll.METHODS.items() if (taken := own & set(inspect.signature(row).parameters))
+    ]

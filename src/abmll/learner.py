@@ -39,6 +39,7 @@ class Learner:
     method: a name in `abmll.METHODS`; `options` are that method's keyword options.
     prompt: how questions are put and answers scored.
     r, lora_alpha, target_modules: as in LoRA.
+    prediction_batch_size: how many questions a prediction pass takes; a method's own `batch_size` is another thing.
     seed: of the adapter's initialisation.
 
     Raises AbmllError for an unknown method, option or target module.
@@ -54,7 +55,7 @@ class Learner:
         r: int = 8,
         lora_alpha: int = 16,
         target_modules: str | Sequence[str] = "all-linear",
-        batch_size: int = 32,
+        prediction_batch_size: int = 32,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -62,7 +63,7 @@ class Learner:
         config = peft_config(self.method.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
         with seeded(derive_seed("init", seed)):
             peft_model = attach_roles(model, config)
-        self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=batch_size)
+        self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=prediction_batch_size)
 
     @property
     def model(self) -> Any:
@@ -153,7 +154,7 @@ class Learner:
         return directory
 
     @classmethod
-    def load(cls, directory: str | Path, model: Any, tokenizer: Any, *, batch_size: int = 32) -> Learner:
+    def load(cls, directory: str | Path, model: Any, tokenizer: Any, *, prediction_batch_size: int = 32) -> Learner:
         """The learner that `save` wrote, on its base model. META and TASK both hold what was saved.
 
         Raises AbmllError if the folder or its card is missing, damaged or made for another base model.
@@ -166,7 +167,7 @@ class Learner:
                 tokenizer,
                 card["method"],
                 prompt=PromptFormat(**card["prompt"]),
-                batch_size=batch_size,
+                prediction_batch_size=prediction_batch_size,
                 **card["adapter"],
                 **card["options"],
             )
