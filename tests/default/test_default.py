@@ -65,8 +65,8 @@ def test_words_of_the_world_are_single_tokens(loaded):
 
 def test_label_word_follows_the_prompt_as_its_own_token(loaded):
     _, tokenizer = loaded
-    prompt = tokenizer.encode("Will Ann like it?\nA big, old hat.\nAnswer:")
-    assert tokenizer.encode("Will Ann like it?\nA big, old hat.\nAnswer: yes")[:-1] == prompt
+    prompt = tokenizer.encode("Does the buyer like it?\nA big, old hat.\nAnswer:")
+    assert tokenizer.encode("Does the buyer like it?\nA big, old hat.\nAnswer: yes")[:-1] == prompt
     assert prompt[0] == tokenizer.bos_token_id
 
 

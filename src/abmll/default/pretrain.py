@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from abmll.default.tasks import FAMILIES
-from abmll.default.vocabulary import ASPECTS, ATTRIBUTES, KINDS, NAMES
+from abmll.default.vocabulary import ASPECTS, ATTRIBUTES, KINDS, NAMES, QUESTION_WORDS
 from abmll.default.world import OPINION_QUESTIONS, documents
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -56,7 +56,7 @@ def words() -> list[str]:
     found += [noun for kind in KINDS.values() for noun in kind.nouns]
     found += [choice for family in FAMILIES.values() for choice in family.choices]
     found += [choice for _, choices in OPINION_QUESTIONS for choice in choices]
-    found += [word for family in FAMILIES.values() for word in family.question.replace("?", "").split()]
+    found += QUESTION_WORDS
     return [*dict.fromkeys(found), *ASPECTS, *NAMES, *"ABCDEFGH"]
 
 

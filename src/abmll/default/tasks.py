@@ -12,7 +12,7 @@ import math
 from random import Random
 from typing import NamedTuple
 
-from abmll.default.vocabulary import KINDS, TASK_NAMES
+from abmll.default.vocabulary import KINDS, NAMES
 from abmll.default.world import Thing, choice_probs, describe, draw_choice, draw_thing, score
 
 STRENGTH = 3.6
@@ -23,9 +23,9 @@ TASTE = {
     "temper": (-1.0, 0.4),
     "heat": (1.0, 0.4),
     "age": (0.9, 0.4),
-    "sound": (-0.5, 0.9),
-    "size": (-0.2, 0.9),
-    "shade": (-0.2, 0.9),
+    "sound": (-0.5, 1.5),
+    "size": (-0.2, 1.5),
+    "shade": (-0.2, 1.5),
     "speed": (0.2, 0.2),
     "weight": (0.0, 0.1),
     "touch": (0.0, 0.1),
@@ -34,7 +34,10 @@ TASTE = {
 
 
 class Family(NamedTuple):
-    """Tasks that ask the same question about different people. `choices` go from low score to high score."""
+    """Tasks that ask the same question in the same words: whose taste it is must be found out from the examples.
+
+    `choices` go from low score to high score.
+    """
 
     name: str
     question: str
@@ -45,14 +48,14 @@ class Family(NamedTuple):
 FAMILIES = {
     family.name: family
     for family in (
-        Family("taste", "Will {who} like it?", ("object",), ("no", "yes")),
-        Family("pet", "Would {who} feed it?", ("animal",), ("no", "yes")),
-        Family("trip", "Does {who} stay there?", ("place",), ("leave", "stay")),
-        Family("hire", "Does {who} hire him?", ("person",), ("no", "yes")),
-        Family("shelf", "Which shelf does {who} choose?", ("object",), ("low", "middle", "top")),
-        Family("gift", "What will {who} do with it?", ("object", "animal"), ("sell", "keep")),
-        Family("gift3", "What will {who} do with it?", ("object", "animal"), ("sell", "lend", "keep")),
-        Family("gift4", "What will {who} do with it?", ("object", "animal"), ("burn", "sell", "lend", "keep")),
+        Family("taste", "Does the buyer like it?", ("object",), ("no", "yes")),
+        Family("pet", "Does the keeper feed it?", ("animal",), ("no", "yes")),
+        Family("trip", "Does the guest stay there?", ("place",), ("leave", "stay")),
+        Family("hire", "Does the owner hire him?", ("person",), ("no", "yes")),
+        Family("shelf", "Which shelf does the seller choose?", ("object",), ("low", "middle", "top")),
+        Family("gift", "What does the owner do with it?", ("object", "animal"), ("sell", "keep")),
+        Family("gift3", "What does the owner do with it?", ("object", "animal"), ("sell", "lend", "keep")),
+        Family("gift4", "What does the owner do with it?", ("object", "animal"), ("burn", "sell", "lend", "keep")),
     )
 }
 
@@ -99,26 +102,29 @@ def draw_rule(rng: Random, kinds: tuple[str, ...]) -> dict[str, float]:
     return {name: STRENGTH * weight / norm for name, weight in weights.items()}
 
 
-def draw_task(rng: Random, name: str, family: Family, who: str, num_rows: int) -> Ruled:
-    """A task of `num_rows` rows with different descriptions."""
+def draw_task(rng: Random, name: str, family: Family, num_rows: int, taken: set[str]) -> Ruled:
+    """A task of `num_rows` rows, whose descriptions are not among those `taken` and join them."""
     rule = draw_rule(rng, family.kinds)
-    rows: dict[str, Row] = {}
+    rows: list[Row] = []
     while len(rows) < num_rows:
         thing = draw_thing(rng, KINDS[rng.choice(family.kinds)])
         prompt = describe(rng, thing)
+        if prompt in taken:
+            continue
+        taken.add(prompt)
         probs = tuple(choice_probs(score(thing, rule), len(family.choices)))
-        rows.setdefault(prompt, Row(thing, prompt, probs, draw_choice(rng, probs)))
-    question = family.question.format(who=who)
+        rows.append(Row(thing, prompt, probs, draw_choice(rng, probs)))
     label = "gift" if family.name.startswith("gift") else family.name
-    return Ruled(name, label, question, family.choices, rule, tuple(rows.values()))
+    return Ruled(name, label, family.question, family.choices, rule, tuple(rows))
 
 
 def ruled_tasks(seed: int = 0, num_rows: int = 300) -> dict[str, list[Ruled]]:
-    """Every task of the suite with its rule and true probabilities, by split. Names of people are never shared."""
-    names = iter(TASK_NAMES)
+    """Every task of the suite with its rule and true probabilities, by split. Each is named after
+    somebody; no description occurs twice."""
+    names, taken = iter(NAMES), set[str]()
     return {
         split: [
-            draw_task(Random(f"task/{seed}/{who}"), f"{family}-{who.lower()}", FAMILIES[family], who, num_rows)
+            draw_task(Random(f"task/{seed}/{who}"), f"{family}-{who.lower()}", FAMILIES[family], num_rows, taken)
             for family, count in counts.items()
             for _, who in zip(range(count), names, strict=False)
         ]

@@ -108,6 +108,7 @@ Yuri Zoe Alma Boris Clara Doug Elsa Fred Greta Hank Inga Joel Kira Lars Mona Nil
 """
 
 NAMES = tuple(_NAMES.split())
-"""Who appears in stories. The tasks are about `TASK_NAMES`, of whom no pretraining question is asked."""
+"""Who appears in stories; tasks are named after the first of them, and never name them in their text."""
 
-TASK_NAMES = tuple(name for name in NAMES if name != "Will")[:40]  # "Which shelf does Will choose?" confuses
+QUESTION_WORDS = tuple("Will {who} like it Would feed Does stay there hire him Which shelf does choose What will do with".split())
+"""Words of questions that the tokenizer learned besides those of the world; part of the recipe."""

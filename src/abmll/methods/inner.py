@@ -14,6 +14,7 @@ from abmll.core.params import reset_task, train_only
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.objective import Objective
 
+InnerOptimizer = Literal["adamw", "sgd"]
 OnStep = Callable[[int], None]
 
 
@@ -30,7 +31,7 @@ class InnerLoop:
 
     num_steps: int = 5
     learning_rate: float = 1e-2
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: InnerOptimizer = "adamw"
     batch_size: int | None = None
     objective: Objective = Objective()
     adapts: Literal["all", "mean"] = "all"

@@ -8,7 +8,7 @@ from abmll.methods.ensemble import Ensemble
 from abmll.methods.fomaml import Fomaml
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.in_context import InContext
-from abmll.methods.inner import InnerLoop
+from abmll.methods.inner import InnerLoop, InnerOptimizer
 from abmll.methods.maml import Maml
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
@@ -19,12 +19,13 @@ from abmll.methods.temperature import TemperatureScaled
 
 def fomaml(
     num_steps: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 0.3,
+    optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
-    outer_learning_rate: float = 3e-3,
+    outer_learning_rate: float = 5e-3,
 ) -> Method:
     """First-order MAML on a LoRA."""
-    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
     return Method(AdapterSpec(), GradientAdaptation(inner), Fomaml(inner), outer)
 
@@ -55,14 +56,23 @@ def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> M
 def abmll_in_context(
     num_demonstrations: int = 8,
     num_steps: int = 5,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 0.3,
+    optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
-    outer_learning_rate: float = 3e-3,
+    outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,
-    log_var_offset: float = -6.0,
+    log_var_offset: float = -4.0,
 ) -> Method:
     """ABMLL, meta-trained, adapted and asked on prompts with demonstrations."""
-    plain = abmll(num_steps, learning_rate, batch_size, outer_learning_rate, kl_weight, log_var_offset=log_var_offset)
+    plain = abmll(
+        num_steps,
+        learning_rate,
+        optimizer,
+        batch_size,
+        outer_learning_rate,
+        kl_weight,
+        log_var_offset=log_var_offset,
+    )
     assert plain.meta_learner is not None
     return plain._replace(
         adaptation=InContext(plain.adaptation, num_demonstrations),

@@ -7,7 +7,7 @@ from typing import Literal
 from abmll.core.types import AdapterSpec, Method, OuterOptimizer
 from abmll.methods.abmll import Abmll
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
-from abmll.methods.inner import InnerLoop
+from abmll.methods.inner import InnerLoop, InnerOptimizer
 from abmll.methods.multitask import MultiTask
 from abmll.methods.objective import Objective, Reduction
 from abmll.methods.reptile import Reptile
@@ -18,44 +18,55 @@ def pretrained() -> Method:
     return Method(AdapterSpec(), NoAdaptation(), None)
 
 
-def lora(num_steps: int = 5, learning_rate: float = 3e-3, batch_size: int | None = None) -> Method:
+def lora(
+    num_steps: int = 5,
+    learning_rate: float = 0.1,
+    optimizer: InnerOptimizer = "sgd",
+    batch_size: int | None = None,
+) -> Method:
     """A fresh LoRA, fine-tuned on each task's support set alone."""
-    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     return Method(AdapterSpec(), GradientAdaptation(inner), None)
 
 
 def multitask(
     num_steps: int = 5,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 0.03,
+    optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
     outer_learning_rate: float = 3e-3,
 ) -> Method:
     """One LoRA trained on all tasks, then fine-tuned on each new task's support set."""
-    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
     return Method(AdapterSpec(), GradientAdaptation(inner), MultiTask(), outer)
 
 
 def reptile(
     num_steps: int = 5,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 0.1,
+    optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
-    outer_learning_rate: float = 0.5,
+    outer_learning_rate: float = 1.0,
 ) -> Method:
-    """Reptile on a LoRA; the outer rate ε decays linearly to 0, as in the paper's baseline."""
-    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    """Reptile on a LoRA; the outer rate ε decays linearly to 0, as in the paper's baseline (AdamW, ε = 0.5 there)."""
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     outer = OuterOptimizer("sgd", outer_learning_rate, "linear")
     return Method(AdapterSpec(), GradientAdaptation(inner), Reptile(inner), outer)
 
 
 def abmll(
     num_steps: int = 5,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 0.3,
+    optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
     outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,
     prior_weight: float = 0.0,
-    log_var_offset: float = -2.0,
+    log_var_offset: float = -4.0,
+    adapts: Literal["all", "mean"] = "mean",
+    inner_kl_weight: float = 0.0,
+    inner_sample: bool = False,
     query_gradient: bool = True,
     sample: bool = True,
     predict_by_samples: bool = True,
@@ -64,16 +75,23 @@ def abmll(
 ) -> Method:
     """ABMLL with the library's own defaults (ablations: docs/log.md).
 
+    A new task costs what a LoRA costs: the inner loop moves φ's mean only, at the mean, and the posterior's variance
+    is amortised whole: it is θ's, learned from how φ answers the query sets of many tasks.
+
+    kl_weight, prior_weight, sample: β, γ and the sampled NLL of the outer objective.
+    inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
+    adapts: "all" also moves φ's variance in the inner loop, as published.
     space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
         with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound.
     """
     reduction: Reduction = "example" if space == "weight" else "mean"
-    objective = Objective(kl_weight, prior_weight, reduction, "closed_form", sample)
-    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size, objective=objective)
+    inner_objective = Objective(inner_kl_weight, 0.0, reduction, "closed_form", inner_sample)
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size, inner_objective, adapts)
+    outer = Objective(kl_weight, prior_weight, reduction, "closed_form", sample)
     return Method(
         AdapterSpec("abmll", log_var_offset, space=space),
         GradientAdaptation(inner, sample=predict_by_samples),
-        Abmll(inner, objective, "query", query_gradient, persistent_optimizer),
+        Abmll(inner, outer, "query", query_gradient, persistent_optimizer),
         OuterOptimizer("adamw", outer_learning_rate, "linear"),
     )
 

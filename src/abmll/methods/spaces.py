@@ -49,22 +49,22 @@ class Choice:
 Space = Mapping[str, LogUniform | Choice]
 
 _ADAM = LogUniform(1e-4, 3e-2)  # of AdamW on a LoRA
-_SGD = LogUniform(1e-2, 1.0)  # of plain gradient steps, which a gradient through them needs
+_SGD = LogUniform(1e-2, 1.0)  # of plain gradient steps
 _LORA: Space = {"learning_rate": _ADAM}
-_META: Space = {"learning_rate": _ADAM, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
+_META: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(1e-3, 1e-2)}
 _SECOND_ORDER: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
 _START: Space = {**_LORA, "start": Choice(("none", "multitask", "reptile"))}
 _ABMLL: Space = {
     **_META,
     "kl_weight": LogUniform(1e-6, 1e-1),
-    "log_var_offset": Choice((-6.0, -4.0, -3.0, -2.0, -1.0)),
+    "log_var_offset": Choice((-6.0, -5.0, -4.0, -3.0, -2.0)),
 }
 
 SPACES: Mapping[str, Space] = {
     "pretrained": {},
-    "lora": _LORA,
+    "lora": {"learning_rate": _SGD},
     "multitask": _META,
-    "reptile": {"learning_rate": _ADAM, "outer_learning_rate": LogUniform(0.1, 1.0)},
+    "reptile": {"learning_rate": _SGD, "outer_learning_rate": LogUniform(0.1, 1.0)},
     "fomaml": _META,
     "maml": _SECOND_ORDER,
     "abml": {**_SECOND_ORDER, "kl_weight": LogUniform(1e-5, 1.0), "log_var_offset": Choice((-10.0, -8.0, -7.0, -6.0))},
