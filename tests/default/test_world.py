@@ -15,7 +15,7 @@ from abmll.default.vocabulary import ATTRIBUTES, KINDS, LEVELS
 from abmll.default.world import choice_probs, describe, documents, draw_thing, score
 
 DOCUMENTS_HASH = "8e6b51a3a2f4f59c"
-SUITE_HASH = "224ef602570d2d7a"
+SUITE_HASH = "1c4924d0ac5f7651"
 
 
 @pytest.fixture(scope="module")
