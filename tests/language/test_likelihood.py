@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_llama, tiny_tokenizer
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK, Example
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.prompt import encode
+from tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [
     Example("The film was good.", ("negative", "positive"), 1, "What is the sentiment?"),
@@ -26,9 +26,7 @@ def likelihood_of(kind="abmll", *, prompt=None, spread=0.3, base=None, **options
 
     base = base or tiny_llama()
     if kind == "abmll":
-        config = AbmllConfig(
-            r=2, lora_alpha=4, log_var_offset=-4.0, task_type="CAUSAL_LM", target_modules="all-linear"
-        )
+        config = AbmllConfig(r=2, lora_alpha=4, log_var_offset=-4.0, task_type="CAUSAL_LM", target_modules="all-linear")
     else:
         config = LoraConfig(r=2, lora_alpha=4, task_type="CAUSAL_LM", target_modules="all-linear")
     likelihood = CausalLMLikelihood(attach_roles(base, config), tiny_tokenizer(), prompt, **options)
@@ -68,9 +66,7 @@ def test_packed_choices_equal_one_sequence_at_a_time(kind, answer, score, attent
     predicted = likelihood.choice_log_probs(EXAMPLES)[0]
     for row, example in zip(predicted, EXAMPLES, strict=True):
         count = len(example.choices)
-        torch.testing.assert_close(
-            row[:count], naive_choice_log_probs(likelihood, example).detach(), rtol=0, atol=2e-5
-        )
+        torch.testing.assert_close(row[:count], naive_choice_log_probs(likelihood, example).detach(), rtol=0, atol=2e-5)
         assert (row[count:] == -torch.inf).all()
 
 

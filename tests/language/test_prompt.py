@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import tiny_tokenizer
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.language.prompt import PAPER_INSTRUCTION, PromptFormat, encode, render
+from tiny import tiny_tokenizer
 
 EXAMPLE = Example("The film was good.", ("negative", "positive"), 1, question="What is the sentiment?", id="r1")
 
@@ -53,9 +53,7 @@ def test_long_text_loses_its_middle_and_nothing_else(limit, text):
 
 
 def test_question_and_choices_that_do_not_fit_are_an_error_and_never_cut():
-    with pytest.raises(
-        AbmllError, match=r"'r1' does not fit: its question and choices alone take about \d+ tokens"
-    ):
+    with pytest.raises(AbmllError, match=r"'r1' does not fit: its question and choices alone take about \d+ tokens"):
         encode(EXAMPLE, tiny_tokenizer(), PromptFormat(max_tokens=10))
 
 

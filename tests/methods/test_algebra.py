@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy import GaussianToy, ToyEpisodes, make_examples, observation
 
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK
@@ -14,6 +13,7 @@ from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
 from abmll.methods.objective import Objective
 from abmll.methods.reptile import Reptile
+from toy import GaussianToy, ToyEpisodes, make_examples, observation
 
 NOISE = 0.5
 
@@ -154,9 +154,7 @@ def test_meta_training_recovers_the_population_the_tasks_come_from():
         optimizer.zero_grad()
         learner.meta_gradient(likelihood, episodes[index])
         optimizer.step()
-    population = torch.stack([stacked([*episodes[i].support, *episodes[i].query]).mean(0) for i in range(40)]).mean(
-        0
-    )
+    population = torch.stack([stacked([*episodes[i].support, *episodes[i].query]).mean(0) for i in range(40)]).mean(0)
     assert (theta["mean"].detach() - population).abs().max() < 0.35
     posterior = GradientAdaptation(learner.inner, sample=True).adapt(likelihood, episodes[3].support)
     assert posterior.predict(episodes[3].query, 5).shape == (5, 8, 2)

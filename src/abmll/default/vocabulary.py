@@ -110,5 +110,9 @@ Yuri Zoe Alma Boris Clara Doug Elsa Fred Greta Hank Inga Joel Kira Lars Mona Nil
 NAMES = tuple(_NAMES.split())
 """Who appears in stories; tasks are named after the first of them, and never name them in their text."""
 
-QUESTION_WORDS = tuple("Will {who} like it Would feed Does stay there hire him Which shelf does choose What will do with".split())
+_QUESTION_WORDS = """
+Will {who} like it Would feed Does stay there hire him Which shelf does choose What will do with
+"""
+
+QUESTION_WORDS = tuple(_QUESTION_WORDS.split())
 """Words of questions that the tokenizer learned besides those of the world; part of the recipe."""
