@@ -44,7 +44,7 @@ def multitask(
 
 def reptile(
     num_steps: int = 5,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.03,
     optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
     outer_learning_rate: float = 1.0,
