@@ -15,16 +15,15 @@ from pathlib import Path
 VARIANTS: dict[str, dict] = {
     "default": {},
     "no query gradient": {"query_gradient": False},
-    "mean in the loops": {"sample": False, "predict_by_samples": False},
+    "no samples": {"sample": False, "predict_by_samples": False},
     "predict at the mean": {"predict_by_samples": False},
-    "persistent inner optimiser": {"persistent_optimizer": True},
-    "offset -20": {"log_var_offset": -20.0},
-    "offset -8": {"log_var_offset": -8.0},
-    "offset -4": {"log_var_offset": -4.0},
+    "persistent inner AdamW": {"optimizer": "adamw", "learning_rate": 1e-3, "persistent_optimizer": True},
+    "fresh inner AdamW": {"optimizer": "adamw", "learning_rate": 1e-3},
     "β = 0": {"kl_weight": 0.0},
-    "β = 1e-5": {"kl_weight": 1e-5},
-    "β = 1e-3": {"kl_weight": 1e-3},
     "β = 1e-2": {"kl_weight": 1e-2},
+    "offset -20": {"log_var_offset": -20.0},
+    "offset -2": {"log_var_offset": -2.0},
+    "variance adapts": {"adapts": "all", "inner_sample": True, "inner_kl_weight": 1e-4, "learning_rate": 0.1},
     "hyper-prior": {"prior_weight": 1e-6},
 }
 
@@ -52,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
