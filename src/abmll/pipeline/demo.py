@@ -18,8 +18,13 @@ def demo_config(out: Path, *, seeds: int = 3, quick: bool = False) -> RunConfig:
             "output": str(out),
             "prompt": {"answer": "text"},
             "method": {"name": list(METHODS)},
-            "training": {"num_steps": 10 if quick else 200},
-            "evaluation": {"support_sizes": [16], "seeds": list(range(seeds)), "num_query": 20 if quick else 100},
+            "training": {"num_steps": 10 if quick else 160},
+            "evaluation": {
+                "support_sizes": [16],
+                "num_samples": 8,
+                "seeds": list(range(seeds)),
+                "num_query": 20 if quick else 100,
+            },
         },
         "the demo's run",
     )
