@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -78,6 +78,7 @@ def abmll(
     A new task costs what a LoRA costs: the inner loop moves φ's mean only, at the mean, and the posterior's variance
     is amortised whole: it is θ's, learned from how φ answers the query sets of many tasks.
 
+    learning_rate, optimizer: measured on models below a million parameters; larger ones want smaller or AdamW steps.
     kl_weight, prior_weight, sample: β, γ and the sampled NLL of the outer objective.
     inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
     adapts: "all" also moves φ's variance in the inner loop, as published.
