@@ -35,7 +35,7 @@ def likelihood():
 
 def test_its_divergence_is_counted_once_an_example():
     method = build_method("abmll", space="weight", kl_weight=0.5)
-    assert method.adapter == AdapterSpec("abmll", -6.0, space="weight")
+    assert method.adapter == AdapterSpec("abmll", -4.0, space="weight")
     assert method.meta_learner.outer.reduction == method.adaptation.inner.objective.reduction == "example"
     assert build_method("abmll").meta_learner.outer.reduction == "mean"
 

@@ -83,7 +83,8 @@ def abmll(
     inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
     adapts: "all" also moves φ's variance in the inner loop, as published.
     space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
-        with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound.
+        with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound. Weights
+        are small: give a smaller `log_var_offset` with it, such as -10 (a standard deviation of 0.007).
     """
     reduction: Reduction = "example" if space == "weight" else "mean"
     inner_objective = Objective(inner_kl_weight, 0.0, reduction, "closed_form", inner_sample)
