@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from abmll.adapters import attach_roles, load_adapter, save_adapter
 from abmll.adapters.spec import peft_config
 from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 from abmll.core.params import assign
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Example, Method, OuterOptimizer, Posterior, Role
@@ -150,7 +150,7 @@ class Learner:
         if task is not None:
             classes = list(task.examples[0].choices) if task.is_classification else []
             card["task"] = {"name": task.name, "question": task.question, "choices": classes}
-        _write_json(directory / CARD, card)
+        write_whole(directory / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
         return directory
 
     @classmethod
@@ -211,12 +211,6 @@ def read_card(directory: Path) -> dict[str, Any]:
 
 def _plain(target_modules: Any) -> Any:
     return target_modules if isinstance(target_modules, str) else sorted(target_modules)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 __all__ = ["CARD", "Learner", "Method", "read_card"]

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from abmll.adapters.abmll.config import sorted_json
 from abmll.adapters.names import check_adapter_name, check_target_modules
 from abmll.core.errors import AbmllError
+from abmll.core.files import sync_folder
 from abmll.core.params import assign
 from abmll.core.types import META, TASK, Role
 
@@ -114,7 +115,7 @@ def save_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
             if (temporary / "replaced").exists():
                 (temporary / "replaced").rename(directory)
             raise
-        _flush_folder(directory.parent)
+        sync_folder(directory.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -210,14 +211,4 @@ def _flush(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
-        _flush_folder(path)
-
-
-def _flush_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path)

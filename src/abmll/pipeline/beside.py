@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from abmll.config import RunConfig, dump_toml, load_config, provenance
 from abmll.config.methods import method_names
 from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 
 RUN_FILE = "run.toml"
 PROVENANCE = "provenance.json"
@@ -24,14 +24,6 @@ def write_beside(directory: Path, config: RunConfig, seeds: Sequence[int]) -> No
         write_whole(directory / PROVENANCE, json.dumps(provenance(seeds), indent=2) + "\n")
     except OSError as error:
         raise AbmllError(f"cannot write to {directory}: {error.strerror}. Choose another output folder.") from error
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a file whole or not at all, and returns its path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
 
 
 def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from abmll.config import ModelConfig
 from abmll.core.calibration import entropy, mixture
 from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 from abmll.core.seeds import derive_seed, seeded
 from abmll.data.episodes import permutation
 from abmll.data.readers import read_task
@@ -72,7 +72,5 @@ def predict_run(
         if row.target >= 0:
             answer["correct"] = best == row.target
         lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(out)
+    write_whole(out, "".join(lines))
     return out

@@ -18,13 +18,14 @@ from torch import Tensor
 from abmll.config import RunConfig
 from abmll.config.write import toml_value
 from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 from abmll.core.params import assign, clone
 from abmll.core.types import META
 from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.learner import Learner
 from abmll.methods.spaces import SPACES, draw_options
-from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside, write_whole
+from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, load_tasks
 from abmll.pipeline.evaluate import training_key
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.core.files import write_whole
 from abmll.evaluation.domains import SCORES, ood_interval
 from abmll.evaluation.metrics import METRICS, Row, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
@@ -15,7 +16,7 @@ from abmll.evaluation.statistics import Interval
 from abmll.reports.costs import COLUMNS, Cost, cost_of
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, p_value
 from abmll.reports.per_task import RANKED, ranking
-from abmll.reports.report import render_report, write_whole
+from abmll.reports.report import render_report
 from abmll.reports.tables import aligned_rows, counts, markdown_rows
 
 QUALITY = ("accuracy", "macro_f1", "nll", "ece", "adaptive_ece", "ece_per_example", "brier", "auroc")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import jinja2
 
 from abmll.core import calibration
-from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 from abmll.evaluation import domains
 from abmll.evaluation.metrics import METRICS, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
@@ -219,23 +217,3 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise AbmllError(f"cannot write the report to {path}: {error.strerror}. Choose another place.") from error
-    return path

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from abmll.core.errors import AbmllError
+from abmll.core.files import sync_folder
 
 _FORMAT = 1
 _MANIFEST = "checkpoint.json"
@@ -71,9 +72,9 @@ def save(
         for name, data in contents.items():
             _write(temporary / name, data)
         _write(temporary / _MANIFEST, _manifest(step, settings, contents))
-        _sync_folder(temporary)
+        sync_folder(temporary)
         temporary.rename(place)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise AbmllError(
@@ -191,17 +192,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes the folder's entries (names, renames) durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
