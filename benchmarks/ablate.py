@@ -33,7 +33,7 @@ def run(variant: str, seed: int, out: Path, num_steps: int) -> str:
     import torch
 
     torch.set_num_threads(1)
-    from abmll import Learner, PromptFormat, default
+    from abmll import AbmllError, Learner, PromptFormat, default
     from abmll.evaluation.predictions import append_cell, index
 
     suite, path = default.suite(), out / "predictions.jsonl"
@@ -41,7 +41,10 @@ def run(variant: str, seed: int, out: Path, num_steps: int) -> str:
     if sum(key.method == variant and key.seed == seed for key in done) == len(suite.validation):
         return f"{variant}, seed {seed}: done before"
     learner = Learner(*default.model(), prompt=PromptFormat(answer="text"), seed=seed, **VARIANTS[variant])
-    learner.meta_train(suite.train, num_steps=num_steps, seed=seed, progress=False)
+    try:
+        learner.meta_train(suite.train, num_steps=num_steps, seed=seed, progress=False)
+    except AbmllError as error:  # a variant that diverges is a result, and no reason to lose the others
+        return f"{variant}, seed {seed}: {error}"
     for cell in learner.evaluate(suite.validation, name=variant, seed=seed, num_query=150, done=done):
         append_cell(path, cell)
     return f"{variant}, seed {seed}"
