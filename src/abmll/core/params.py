@@ -49,6 +49,12 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
 
 
+def gradient_of(value: Tensor, params: Mapping[str, Tensor], *, retain_graph: bool = False) -> dict[str, Tensor]:
+    """The gradient of a scalar by every tensor, zeros where it depends on none; `.grad` stays as it is."""
+    grads = torch.autograd.grad(value, list(params.values()), retain_graph=retain_graph, materialize_grads=True)
+    return dict(zip(params, grads, strict=True))
+
+
 def train_only(likelihood: Likelihood, *roles: Role) -> None:
     """Lets gradients flow to these roles' parameters and to no others; clears the task's old gradient."""
     for role in (META, TASK):

@@ -144,6 +144,11 @@ def _continue(tokenizer: Any, text: str, prefix: list[int], answer: str) -> list
     both = _ids(tokenizer, text + answer)
     if both and both[-1] == tokenizer.eos_token_id:
         both = both[:-1]
+    return _behind(tokenizer, prefix, both, answer)
+
+
+def _behind(tokenizer: Any, prefix: list[int], both: list[int], answer: str) -> list[int]:
+    """What stands behind `prefix` in `both`; `answer` tokenised alone where the two do not begin alike."""
     if both[: len(prefix)] == prefix and len(both) > len(prefix):
         return both[len(prefix) :]
     return _ids(tokenizer, answer, special=False)
@@ -163,9 +168,7 @@ def _encode_chat(example: Example, tokenizer: Any, text: str, answers: list[str]
     ending = _ids(tokenizer, after, special=False) if after != closed else []
     prefix = _ids(tokenizer, opened, special=False)
     header = _ids(tokenizer, opened.removeprefix(bare), special=False) if opened != bare else []
-    choices = []
-    for answer in answers:
-        both = _ids(tokenizer, opened + answer, special=False)
-        same = both[: len(prefix)] == prefix and len(both) > len(prefix)
-        choices.append(both[len(prefix) :] if same else _ids(tokenizer, answer, special=False))
+    choices = [
+        _behind(tokenizer, prefix, _ids(tokenizer, opened + answer, special=False), answer) for answer in answers
+    ]
     return Encoded(prefix, choices, example.target, ending, len(header))

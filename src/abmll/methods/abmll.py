@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from abmll.core.params import add_to_grad, train_only
+from abmll.core.params import add_to_grad, gradient_of, train_only
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.objective import Objective
@@ -52,9 +52,9 @@ class Abmll:
             nll, regulariser = self.outer.nll(terms), self.outer.regulariser(terms)
             if self.query_gradient:
                 # φ's own KL gradient is left out: it would cancel θ's (the KL pulls the two together).
-                add_to_grad(theta, _gradient(nll, phi, retain_graph=True))
+                add_to_grad(theta, gradient_of(nll, phi, retain_graph=True))
             if regulariser.requires_grad:
-                add_to_grad(theta, _gradient(regulariser, theta))
+                add_to_grad(theta, gradient_of(regulariser, theta))
         return {
             "inner_loss": inner_loss,
             "nll": float(nll.detach()),
@@ -87,10 +87,3 @@ class Abmll:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # The optimiser is made with the first episode, when the parameters are known; its state waits until then.
         self._optimizer, self._pending_state = None, state or None
-
-
-def _gradient(
-    value: torch.Tensor, params: Mapping[str, torch.Tensor], *, retain_graph: bool = False
-) -> dict[str, torch.Tensor]:
-    grads = torch.autograd.grad(value, list(params.values()), retain_graph=retain_graph, materialize_grads=True)
-    return dict(zip(params, grads, strict=True))
