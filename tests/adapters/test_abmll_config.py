@@ -26,6 +26,8 @@ from abmll.core.errors import AbmllError
         ({"lora_alpha": 0}, "lora_alpha must be positive.*got 0"),
         ({"lora_alpha": float("inf")}, "got inf"),
         ({"log_var_offset": float("nan")}, "log_var_offset must be finite"),
+        ({"log_var_bound": 0.0}, "log_var_bound must be None or a positive, finite number of nats"),
+        ({"log_var_bound": 4.0, "space": "weight"}, "needs space='output'; got 4.0 with space='weight'"),
         ({"space": "outputs"}, "unknown AbmllConfig.space 'outputs'. Did you mean 'output'"),
         ({"space": "weights"}, "Did you mean 'weight'"),
         ({"bias": "all"}, "bias='all' is not supported.*bias='none'"),

@@ -198,6 +198,7 @@ def damage(folder: Path, how: str) -> None:
         ("r", "has r=7, the model's adapter 'task' has 3"),
         ("lora_alpha", "has lora_alpha=99, the model's adapter 'task' has 6"),
         ("log_var_offset", "has log_var_offset=-3.0, the model's adapter 'task' has -20.0"),
+        ("log_var_bound", "has log_var_bound=-3.0, the model's adapter 'task' has None"),
     ],
 )
 def test_damaged_folders_are_named_and_change_nothing(how, message, tmp_path):

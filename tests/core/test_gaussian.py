@@ -65,6 +65,26 @@ def test_conditional_is_two_low_rank_maps_of_the_input() -> None:
         )
 
 
+def test_bounded_log_variance_is_a_tanh_of_the_linear_one() -> None:
+    x, g = draw(2, 6, 4), factors()
+    linear = gaussian.conditional(x, *g).log_var - g.offset
+    within = gaussian.conditional(x, *g._replace(bound=0.7)).log_var - g.offset
+    power = torch.exp(2 * linear / 0.7)
+    torch.testing.assert_close(within, 0.7 * (1 - 2 / (power + 1)), rtol=1e-9, atol=1e-12)
+    assert float(linear.detach().abs().max()) > 0.7 >= float(within.detach().abs().max()) - 1e-12
+
+
+def test_bounded_moments_stay_finite_however_far_the_factors_are() -> None:
+    g = factors(dtype=torch.float32)
+    far = g._replace(log_var_A=g.log_var_A * 1e4, log_var_B=g.log_var_B * 1e4)
+    x = draw(64, 4, dtype=torch.float32)
+    assert float(torch.exp(gaussian.conditional(x, *far).log_var).max()) == torch.inf
+    log_var = gaussian.conditional(x, *far._replace(bound=4.0)).log_var
+    assert float((log_var - g.offset).abs().max()) <= 4.0 + 1e-5
+    (gradient,) = torch.autograd.grad(torch.exp(log_var).sum(), g.log_var_B)
+    assert torch.isfinite(gradient).all()
+
+
 def test_default_offset_is_the_published_one() -> None:
     g = factors()
     _, log_var = gaussian.conditional(draw(1, 4), g.mean_A, g.mean_B, g.log_var_A, torch.zeros(3, 2).double(), 2.0)

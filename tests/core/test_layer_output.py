@@ -35,7 +35,14 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return (0.4 * torch.randn(*shape, dtype=torch.float64)).to(dtype).requires_grad_()
 
 
-def factors(out: int = OUT, rank: int = RANK, scaling: float = 1.5, offset: float = -2.0, **kind: Any) -> Any:
+def factors(
+    out: int = OUT,
+    rank: int = RANK,
+    scaling: float = 1.5,
+    offset: float = -2.0,
+    bound: float | None = None,
+    **kind: Any,
+) -> Any:
     return gaussian.Factors(
         leaf(rank, IN, **kind),
         leaf(out, rank, **kind),
@@ -43,11 +50,13 @@ def factors(out: int = OUT, rank: int = RANK, scaling: float = 1.5, offset: floa
         leaf(out, rank, **kind),
         scaling,
         offset,
+        bound,
     )
 
 
-def inputs(rows: int = ROWS, out: int = OUT) -> tuple[Tensor, Tensor, Any, Any]:
-    return leaf(rows, IN), leaf(rows, out), factors(out), factors(out, scaling=0.7, offset=-1.2)
+def inputs(rows: int = ROWS, out: int = OUT, bound: float | None = None) -> tuple[Tensor, Tensor, Any, Any]:
+    q, p = factors(out, bound=bound), factors(out, scaling=0.7, offset=-1.2, bound=bound)
+    return leaf(rows, IN), leaf(rows, out), q, p
 
 
 def run(name: Any, x: Tensor, base: Tensor, q: Any, p: Any = None, **asked: Any) -> LayerOutput:
@@ -83,29 +92,39 @@ def assert_same(fused_output: LayerOutput, naive: LayerOutput, tensors: list[Ten
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("bound", [None, 0.5])
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_values_noise_and_every_gradient_are_those_of_the_naive_one(
-    asked: dict[str, Any], masked: bool, blocks: int, monkeypatch: pytest.MonkeyPatch
+    asked: dict[str, Any], masked: bool, blocks: int, bound: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "BLOCKS_PER_TILE", blocks)
-    x, base, q, p = inputs()
+    x, base, q, p = inputs(bound=bound)
     counted = torch.rand(ROWS) < 0.6 if masked else None
     outputs = [run(name, x, base, q, p, counted=counted, **asked) for name in ("fused", "naive")]
     assert_same(*outputs, leaves(x, base, q, p))
 
 
-def test_without_a_prior_there_is_nothing_but_the_value() -> None:
-    x, base, q, _ = inputs()
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_without_a_prior_there_is_nothing_but_the_value(bound: float | None) -> None:
+    x, base, q, _ = inputs(bound=bound)
     outputs = [run(name, x, base, q, sample=True) for name in ("fused", "naive")]
     assert outputs[0].kl is None
     assert_same(*outputs, leaves(x, base, q))
 
 
+def test_bounds_that_differ_are_left_to_the_naive_one() -> None:
+    x, base, q, p = inputs(rows=9, out=7, bound=0.5)
+    outputs = [run(name, x, base, q, p._replace(bound=None), sample=True) for name in ("fused", "naive")]
+    assert torch.equal(outputs[0].kl, outputs[1].kl)
+    assert_same(*outputs, leaves(x, base, q, p))
+
+
+@pytest.mark.parametrize("bound", [None, 0.5])
 @pytest.mark.parametrize("trained", ["posterior", "prior", "input", "base"])
-def test_gradients_go_only_where_they_are_asked_for(trained: str) -> None:
-    x, base, q, p = inputs()
+def test_gradients_go_only_where_they_are_asked_for(trained: str, bound: float | None) -> None:
+    x, base, q, p = inputs(bound=bound)
     groups = {"posterior": q[:4], "prior": p[:4], "input": [x], "base": [base]}
     for name, tensors in groups.items():
         for tensor in tensors:
@@ -165,10 +184,11 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
     torch.testing.assert_close(estimate.kl, ratio, rtol=1e-9, atol=1e-9)
 
 
-def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero() -> None:
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bound: float | None) -> None:
     """In float32 and at the published offset, where Δ of 1e-7 would count e^20 times."""
     single = {"dtype": torch.float32}
-    q = factors(offset=-20.0, **single)
+    q = factors(offset=-20.0, bound=bound, **single)
     p = gaussian.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
     x = leaf(ROWS, IN, **single)
     output = run("fused", x, torch.zeros(ROWS, OUT), q, p, sample=True)

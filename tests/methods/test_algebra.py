@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK
 from abmll.methods.abmll import Abmll
@@ -80,6 +81,31 @@ def test_abmll_gradient_is_beta_kl_plus_prior_plus_query_nll(query_gradient):
         d_log_var = d_log_var + len(y) * 0.5 * variance / NOISE
     torch.testing.assert_close(grads(likelihood)["mean"], d_mean, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(grads(likelihood)["log_var"], d_log_var, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "betas"),
+    [
+        ("constant", [0.4, 0.4, 0.4, 0.4, 0.4]),
+        ("warmup", [0.0, 0.2, 0.4, 0.4, 0.4]),
+        ("decay", [0.4, 0.3, 0.2, 0.1, 0.0]),
+    ],
+)
+def test_the_kl_has_the_weight_of_its_place_in_training(schedule, betas):
+    for quarter, beta in enumerate(betas):
+        outer = Objective(0.4, 0.0, "sum", kl_schedule=schedule)
+        scheduled, plain = GaussianToy(expected=True), GaussianToy(expected=True)
+        episode = ToyEpisodes()[3]._replace(progress=quarter / 4)
+        inner = InnerLoop(4, 0.02, "sgd")
+        Abmll(inner, outer).meta_gradient(scheduled, episode)
+        Abmll(inner, Objective(beta, 0.0, "sum")).meta_gradient(plain, episode)
+        for name, gradient in grads(plain).items():
+            torch.testing.assert_close(grads(scheduled)[name], gradient, rtol=1e-12, atol=1e-15)
+
+
+def test_an_unknown_schedule_names_the_choices():
+    with pytest.raises(AbmllError, match=r"kl_schedule 'warmpu'.*warmup"):
+        Objective(kl_schedule="warmpu")
 
 
 def test_published_theta_gradient_has_no_nll_path():

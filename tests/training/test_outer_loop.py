@@ -224,6 +224,34 @@ def test_every_method_resumes_bit_identically(name: str, tmp_path: Path) -> None
     assert read_log(tmp_path / "parts")[0] != read_log(tmp_path / "whole")[0]  # the clocks: really two runs
 
 
+def test_a_scheduled_divergence_resumes_bit_identically_and_only_at_its_length(tmp_path: Path) -> None:
+    def go(directory: Path, num_steps: int = 8, stop_after: int | None = None, **options: Any) -> None:
+        row = METHODS["abmll"](kl_weight=0.3, kl_schedule="warmup")
+        row = row._replace(outer=OuterOptimizer("adamw", 1e-2, "constant"))
+
+        def stop(record: dict[str, Any]) -> None:
+            if record["step"] == stop_after:
+                raise KeyboardInterrupt
+
+        train(
+            toy_for(row.adapter),
+            row,
+            ToyEpisodes(),
+            Training(num_steps, checkpoint_every=2),
+            directory=directory,
+            on_step=stop,
+            **options,
+        )
+
+    go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts", stop_after=3)
+    with pytest.raises(AbmllError, match=r"training\.num_steps was 8 and is now 9"):
+        go(tmp_path / "parts", num_steps=9, resume=True)
+    go(tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_persistent_task_parameters_come_back(tmp_path: Path) -> None:
     """A learner that never re-initialises φ: φ is part of the run's state."""
 

@@ -27,8 +27,8 @@ from abmll.core.params import assign
 from abmll.core.types import META, TASK, Role
 
 _SHAPING = (
-    *("peft_type", "r", "lora_alpha", "log_var_offset", "space", "use_rslora", "use_dora", "bias"),
-    *("rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("peft_type", "r", "lora_alpha", "log_var_offset", "log_var_bound", "space", "use_rslora", "use_dora"),
+    *("bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
 )
 """What decides how an adapter's tensors are read: a folder in which one of these differs would load wrong."""
 

@@ -25,6 +25,7 @@ def peft_config(
             lora_alpha=lora_alpha,
             target_modules=targets,
             log_var_offset=spec.log_var_offset,
+            log_var_bound=spec.log_var_bound,
             space=spec.space,
             task_type="CAUSAL_LM",
         )

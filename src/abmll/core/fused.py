@@ -14,6 +14,11 @@ with noise ε, σ = e^(v/2), w = e^(d - v) the prior's precision, and per elemen
     one sample    ½ (t² w - ε² - d), t = Δ + σε   ∂Δ = t w               ∂d = ½ (t² w - 1)          ∂v = ½ t w (σε - t)
     hyper-prior   h(m - Δ, v - d)                 ∂(m - Δ) = m - Δ       ∂(v - d) = a - 1 - b w
 
+With a bound, v = c + f(u) and d = f(u) - f(u - D) for f(u) = β tanh(u/β), where u and D are linear as v - c and d are
+without it. The difference of two tanh is itself a product, which keeps its digits:
+
+    d = β tanh(D/β) (1 - tanh(u/β) tanh((u - D)/β)),    ∂u = f'(u) ∂v + (f'(u) - f'(u - D)) ∂d,    ∂D = f'(u - D) ∂d
+
 Source: arXiv 2508.14285 for what is computed; `core.gaussian` has the same formulas without tiles.
 """
 
@@ -46,6 +51,7 @@ class Plan(NamedTuple):
     scalings: tuple[float, ...]
     offset: float
     offset_difference: float
+    bound: float | None
     wide: torch.dtype
     dtype: torch.dtype
     seed: int
@@ -64,7 +70,7 @@ def fused_output(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, kl, hyper) of `layer_output.gaussian_output` for x (rows, in_features), base (rows, out_features).
 
-    prior: of the posterior's rank. Differentiable once.
+    prior: of the posterior's rank and bound. Differentiable once.
     """
     gaussians = [posterior] if prior is None else [posterior, prior]
     factors = [tensor for g in gaussians for tensor in g[:4]]
@@ -75,6 +81,7 @@ def fused_output(
         tuple(g.scaling for g in gaussians),
         posterior.offset,
         0.0 if prior is None else posterior.offset - prior.offset,
+        posterior.bound,
         gaussian.at_least_float32(x, base, *factors),
         dtype,
         noise.draw_seed() if sample else 0,
@@ -199,16 +206,31 @@ class _Tile:
         self.r, width = maps.mean.shape
         self.z_mean, self.z_log_var = inner[rows].chunk(2, dim=1)  # each followed by its difference
         self.skipped = None if counted is None else ~counted[rows, None]
-        self.log_var = (self.z_log_var[:, : self.r] @ maps.log_var[:, columns]).add_(plan.offset)
+        self.log_var = self.z_log_var[:, : self.r] @ maps.log_var[:, columns]
+        if maps.has_prior:
+            self.delta = self.z_mean @ maps.mean_difference[:, columns]
+            self.d = self.z_log_var @ maps.log_var_difference[:, columns]
+        if plan.bound is not None:
+            self._bend(plan.bound)
+        self.log_var.add_(plan.offset)
+        if maps.has_prior:
+            self.d.add_(plan.offset_difference)
         if plan.sample:
             generator = torch.Generator(inner.device)
             self.epsilon = noise.standard_normal(
                 plan.seed, rows.start, columns.start, torch.empty_like(self.log_var), width, generator
             )
             self.noise = torch.exp(0.5 * self.log_var).mul_(self.epsilon)
-        if maps.has_prior:
-            self.delta = self.z_mean @ maps.mean_difference[:, columns]
-            self.d = (self.z_log_var @ maps.log_var_difference[:, columns]).add_(plan.offset_difference)
+
+    def _bend(self, bound: float) -> None:
+        """From the linear u and D to f(u) and f(u) - f(u - D), and the slopes f' that a backward pass needs."""
+        own = torch.tanh(self.log_var / bound)
+        self.slope, self.prior_slope = 1 - own.square(), None
+        if self.maps.has_prior:
+            prior = torch.tanh((self.log_var - self.d) / bound)
+            self.prior_slope = 1 - prior.square()
+            self.d = torch.tanh(self.d / bound).mul_(bound).mul_(1 - own * prior)
+        self.log_var = own.mul_(bound)
 
     def mean(self) -> Tensor:
         return self.z_mean[:, : self.r] @ self.maps.mean[:, self.columns]
@@ -250,7 +272,21 @@ class _Tile:
         if d_hyper is not None:
             d_prior_mean = self._counted((self.mean() - self.delta).mul_(d_hyper))
             d_prior_log_var = self._counted(w.mul_(-GAMMA_RATE).add_(GAMMA_SHAPE - 1).mul_(d_hyper))
+        if self.plan.bound is not None:
+            d_log_var, d_d, d_prior_log_var = self._unbent(d_log_var, d_d, d_prior_log_var)
         return (d_mean, d_delta, d_prior_mean), (d_log_var, d_d, d_prior_log_var)
+
+    def _unbent(
+        self, d_log_var: Tensor | None, d_d: Tensor | None, d_prior_log_var: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """From gradients by log_var, d and the prior's log_var to those by what is linear: u, D and u - D."""
+        d_u = None if d_log_var is None else d_log_var * self.slope
+        if self.prior_slope is None:
+            return d_u, None, None
+        if d_d is not None:
+            d_u = _sum(d_u, d_d * (self.slope - self.prior_slope))
+            d_d = d_d * self.prior_slope
+        return d_u, d_d, None if d_prior_log_var is None else d_prior_log_var * self.prior_slope
 
     def accumulate(
         self,

@@ -4,12 +4,12 @@ Given a layer's input x, each output unit of each token has its own Gaussian. It
 both low-rank linear maps of x:
 
     mean(x)    = s·B_μ A_μ x
-    log_var(x) = s·B_v A_v x + c
+    log_var(x) = s·B_v A_v x + c            or, within b nats of c,    c + b·tanh(s·B_v A_v x / b)
 
 Everything is computed in float32 at least, whatever the model's dtype: a standard deviation of e^-10 vanishes in
 bfloat16. float64 stays float64.
 
-Source: arXiv 2508.14285, in the output-space form of the published experiments (c = -20, s = α/r).
+Source: arXiv 2508.14285, in the output-space form of the published experiments (c = -20, s = α/r, no bound).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Factors(NamedTuple):
 
     mean_A, log_var_A: (r, in_features). mean_B, log_var_B: (out_features, r).
     scaling: s, multiplies both products. offset: c, the log-variance where B_v = 0 (nats).
+    bound: b, how far the log-variance can be from c (nats); None sets no bound.
     """
 
     mean_A: Tensor
@@ -37,6 +38,7 @@ class Factors(NamedTuple):
     log_var_B: Tensor
     scaling: float
     offset: float
+    bound: float | None = None
 
 
 class Moments(NamedTuple):
@@ -73,9 +75,18 @@ def conditionals(x: Float[Tensor, "*batch in"], *gaussians: Factors) -> list[Mom
         products += [(g.mean_A, g.mean_B, g.scaling), (g.log_var_A, g.log_var_B, g.scaling)]
     outputs = low_rank(x, products)
     return [
-        Moments(mean, log_var + g.offset)
+        Moments(mean, bounded(log_var, g.bound) + g.offset)
         for g, mean, log_var in zip(gaussians, outputs[::2], outputs[1::2], strict=True)
     ]
+
+
+def bounded(deviation: Tensor, bound: float | None) -> Tensor:
+    """b·tanh(deviation / b), or the deviation itself without a bound.
+
+    Nothing in the objective holds a log-variance back: a divergence whose two Gaussians share their variance falls
+    for ever as it grows, and its exponential overflows a few dozen outer steps later.
+    """
+    return deviation if bound is None else bound * torch.tanh(deviation / bound)
 
 
 def conditional(
@@ -86,13 +97,15 @@ def conditional(
     log_var_B: Float[Tensor, "out r_v"],
     scaling: float,
     offset: float = -20.0,
+    bound: float | None = None,
 ) -> Moments:
     """The Gaussian over a layer's output given its input: mean s·B_μA_μx and log-variance s·B_vA_vx + offset.
 
+    bound: see `bounded`.
     x: (..., in_features). Returns (mean, log_var), each (..., out_features).
     Source: published code of arXiv 2508.14285; the paper's text writes σ = BA + cI over the weights instead.
     """
-    return conditionals(x, Factors(mean_A, mean_B, log_var_A, log_var_B, scaling, offset))[0]
+    return conditionals(x, Factors(mean_A, mean_B, log_var_A, log_var_B, scaling, offset, bound))[0]
 
 
 def sample(mean: Float[Tensor, "*shape"], log_var: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

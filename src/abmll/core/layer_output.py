@@ -78,8 +78,11 @@ def gaussian_output(
     """
     wide = gaussian.at_least_float32(x, base, posterior.mean_A)
     arguments = (x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide)
-    # a tile takes both Gaussians' ranks to be equal, which roles that PEFT made from one configuration have
-    alike = prior is None or all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
+    # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
+    alike = prior is None or (
+        prior.bound == posterior.bound
+        and all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
+    )
     fuse = _chosen == "fused" or (_chosen == "auto" and base.numel() >= FUSED_FROM)
     if fuse and alike:
         value, kl, hyper = fused.fused_output(*arguments, sample, estimator, hyper_prior)

@@ -42,11 +42,15 @@ class Example(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One visit to one task: adapt on `support`, be judged on `query`."""
+    """One visit to one task: adapt on `support`, be judged on `query`.
+
+    progress: the share of meta-training that was done before this visit, 0 to 1, for schedules; the trainer sets it.
+    """
 
     task: str
     support: Sequence[Example]
     query: Sequence[Example]
+    progress: float = 1.0
 
 
 class Terms(NamedTuple):
@@ -177,6 +181,7 @@ class AdapterSpec:
     space: what the Gaussian is over: the LoRA's "output" (ABMLL as published), its "weight" (ABMLL as its paper writes
         it), or each element of its two "factors" (ABML).
     log_var_offset: log-variance at initialisation; the published value is -20, a standard deviation of e^-10.
+    log_var_bound: how far the log-variance of an output can get from there (nats); None, as published, is no bound.
     dropout: probability that an element of a LoRA's input is dropped, wherever a draw is asked for (`sample`); the
         mean is taken without dropout.
     """
@@ -185,6 +190,7 @@ class AdapterSpec:
     log_var_offset: float = -20.0
     dropout: float = 0.0
     space: Literal["output", "weight", "factors"] = "output"
+    log_var_bound: float | None = None
 
 
 class Method(NamedTuple):

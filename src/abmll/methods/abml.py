@@ -31,4 +31,4 @@ class Abml(Stateless):
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         union = [*episode.support, *episode.query]
-        return gradient_through(self.inner, self.outer, likelihood, episode.support, union)
+        return gradient_through(self.inner, self.outer.at(episode.progress), likelihood, episode.support, union)

@@ -43,13 +43,14 @@ class Abmll:
         inner_loss = self.inner.run(likelihood, episode.support, self._inner_optimizer(likelihood))
         theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
         train_only(likelihood, META, TASK)
+        outer = self.outer.at(episode.progress)
         with likelihood.terms(
             self._outer_examples(episode),
-            sample=self.outer.sample,
-            kl=self.outer.kl,
-            hyper_prior=bool(self.outer.prior_weight),
+            sample=outer.sample,
+            kl=outer.kl,
+            hyper_prior=bool(outer.prior_weight),
         ) as terms:
-            nll, regulariser = self.outer.nll(terms), self.outer.regulariser(terms)
+            nll, regulariser = outer.nll(terms), outer.regulariser(terms)
             if self.query_gradient:
                 # φ's own KL gradient is left out: it would cancel θ's (the KL pulls the two together).
                 add_to_grad(theta, gradient_of(nll, phi, retain_graph=True))

@@ -27,8 +27,8 @@ class MetaIcl:
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         support, count = episode.support, self.num_demonstrations
-        shown = Episode(episode.task, demonstrate(support, support, count), demonstrate(episode.query, support, count))
-        return self.meta_learner.meta_gradient(likelihood, shown)
+        shown, asked = demonstrate(support, support, count), demonstrate(episode.query, support, count)
+        return self.meta_learner.meta_gradient(likelihood, episode._replace(support=shown, query=asked))
 
     def state_dict(self) -> dict[str, Any]:
         return self.meta_learner.state_dict()

@@ -62,6 +62,7 @@ def abmll_in_context(
     outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,
     log_var_offset: float = -4.0,
+    log_var_bound: float | None = 4.0,
 ) -> Method:
     """ABMLL, meta-trained, adapted and asked on prompts with demonstrations."""
     plain = abmll(
@@ -72,6 +73,7 @@ def abmll_in_context(
         outer_learning_rate,
         kl_weight,
         log_var_offset=log_var_offset,
+        log_var_bound=log_var_bound,
     )
     assert plain.meta_learner is not None
     return plain._replace(

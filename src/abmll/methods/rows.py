@@ -9,7 +9,7 @@ from abmll.methods.abmll import Abmll
 from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.inner import InnerLoop, InnerOptimizer
 from abmll.methods.multitask import MultiTask
-from abmll.methods.objective import Objective, Reduction
+from abmll.methods.objective import Objective, Reduction, Schedule
 from abmll.methods.reptile import Reptile
 
 
@@ -62,8 +62,10 @@ def abmll(
     batch_size: int | None = None,
     outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,
+    kl_schedule: Schedule = "constant",
     prior_weight: float = 0.0,
     log_var_offset: float = -4.0,
+    log_var_bound: float | None = 4.0,
     adapts: Literal["all", "mean"] = "mean",
     inner_kl_weight: float = 0.0,
     inner_sample: bool = False,
@@ -80,6 +82,9 @@ def abmll(
 
     learning_rate, optimizer: measured on models below a million parameters; larger ones want smaller or AdamW steps.
     kl_weight, prior_weight, sample: β, γ and the sampled NLL of the outer objective.
+    kl_schedule: of the outer β; see `Objective`.
+    log_var_bound: how far a log-variance may get from its offset, in nats (of the Gaussian over outputs); without a
+        bound, outer rates of 8e-3 and more overflow.
     inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
     adapts: "all" also moves φ's variance in the inner loop, as published.
     space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
@@ -89,9 +94,9 @@ def abmll(
     reduction: Reduction = "example" if space == "weight" else "mean"
     inner_objective = Objective(inner_kl_weight, 0.0, reduction, "closed_form", inner_sample)
     inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size, inner_objective, adapts)
-    outer = Objective(kl_weight, prior_weight, reduction, "closed_form", sample)
+    outer = Objective(kl_weight, prior_weight, reduction, "closed_form", sample, kl_schedule)
     return Method(
-        AdapterSpec("abmll", log_var_offset, space=space),
+        AdapterSpec("abmll", log_var_offset, space=space, log_var_bound=log_var_bound if space == "output" else None),
         GradientAdaptation(inner, sample=predict_by_samples),
         Abmll(inner, outer, "query", query_gradient, persistent_optimizer),
         OuterOptimizer("adamw", outer_learning_rate, "linear"),

@@ -209,7 +209,7 @@ class _Run:
 
     def _episode(self, index: int, step: int) -> tuple[int, str, Metrics]:
         """Adds one episode's gradient to META's; its noise is a function of (training.seed, index) alone."""
-        episode = self.episodes[index]
+        episode = self.episodes[index]._replace(progress=(step - 1) / self.training.num_steps)
         with seeded(derive_seed("train", self.training.seed, index)):
             metrics = self.learner.meta_gradient(self.likelihood, episode)
         metrics = {name: float(value) for name, value in metrics.items()}

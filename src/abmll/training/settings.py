@@ -64,15 +64,15 @@ def fingerprint(
         "training.seed": training.seed,
         "training.episodes_per_step": training.episodes_per_step,
     }
-    if method.outer.schedule != "constant":
-        settings["training.num_steps"] = training.num_steps
     _describe("adapter", method.adapter, settings)
     _describe("outer", method.outer, settings)
     _describe("meta_learner", method.meta_learner, settings)
+    if any(name.endswith("schedule") and value != "constant" for name, value in settings.items()):
+        settings["training.num_steps"] = training.num_steps
     for role in (META, TASK):
         shapes = [[name, list(p.shape), str(p.dtype)] for name, p in likelihood.parameters(role).items()]
         settings[f"{role} parameters"] = f"{len(shapes)} tensors, names and shapes {_digest(shapes)}"
-    settings["episodes"] = f"first task {first_episode.task!r}, its content {_digest(list(first_episode))}"
+    settings["episodes"] = f"first task {first_episode.task!r}, its content {_digest(list(first_episode[:3]))}"
     for name, value in extra.items():
         _describe(name, value, settings)
     return json.loads(json.dumps(settings))

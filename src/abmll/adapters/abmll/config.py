@@ -35,6 +35,13 @@ class AbmllConfig(PeftConfig):
         default=-20.0,
         metadata={"help": "Log-variance at initialisation (of every output unit, or of every element), in nats."},
     )
+    log_var_bound: float | None = field(
+        default=None,
+        metadata={
+            "help": "space='output' only: the log-variance stays within this many nats of log_var_offset (a smooth "
+            "bound, which keeps training from overflowing); None, as published, sets no bound."
+        },
+    )
     space: str = field(
         default="output",
         metadata={
@@ -88,6 +95,11 @@ class AbmllConfig(PeftConfig):
             raise AbmllError(f"AbmllConfig.log_var_offset must be finite (nats), got {self.log_var_offset!r}.")
         if self.space not in SPACES:
             raise unknown_name("AbmllConfig.space", str(self.space), SPACES)
+        if self.log_var_bound is not None and (self.space != "output" or not 0 < self.log_var_bound < math.inf):
+            raise AbmllError(
+                "AbmllConfig.log_var_bound must be None or a positive, finite number of nats, and needs space='output'; got "
+                f"{self.log_var_bound!r} with space={self.space!r}."
+            )
         if self.kl_rows is not None and (
             self.space != "weight" or not isinstance(self.kl_rows, int) or self.kl_rows < 1
         ):

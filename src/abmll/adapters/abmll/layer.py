@@ -29,7 +29,7 @@ class AbmllLayer(BaseTunerLayer):
     """
 
     adapter_layer_names = ("abmll_mean_A", "abmll_mean_B", "abmll_log_var_A", "abmll_log_var_B")
-    other_param_names = ("r", "scaling", "log_var_offset", "space", "kl_rows")
+    other_param_names = ("r", "scaling", "log_var_offset", "log_var_bound", "space", "kl_rows")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         self.base_layer = base_layer
@@ -40,6 +40,7 @@ class AbmllLayer(BaseTunerLayer):
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.log_var_offset: dict[str, float] = {}
+        self.log_var_bound: dict[str, float | None] = {}
         self.space: dict[str, str] = {}
         self.kl_rows: dict[str, int | None] = {}
         self._disable_adapters = False
@@ -60,6 +61,7 @@ class AbmllLayer(BaseTunerLayer):
         self.r[adapter_name] = config.r
         self.scaling[adapter_name] = config.scaling
         self.log_var_offset[adapter_name] = config.log_var_offset
+        self.log_var_bound[adapter_name] = config.log_var_bound
         self.space[adapter_name] = config.space
         self.kl_rows[adapter_name] = config.kl_rows
         for A, B in ((self.abmll_mean_A, self.abmll_mean_B), (self.abmll_log_var_A, self.abmll_log_var_B)):
@@ -80,6 +82,7 @@ class AbmllLayer(BaseTunerLayer):
             self.abmll_log_var_B[adapter_name],
             self.scaling[adapter_name],
             self.log_var_offset[adapter_name],
+            self.log_var_bound[adapter_name],
         )
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
