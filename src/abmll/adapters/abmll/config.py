@@ -97,8 +97,8 @@ class AbmllConfig(PeftConfig):
             raise unknown_name("AbmllConfig.space", str(self.space), SPACES)
         if self.log_var_bound is not None and (self.space != "output" or not 0 < self.log_var_bound < math.inf):
             raise AbmllError(
-                "AbmllConfig.log_var_bound must be None or a positive, finite number of nats, and needs space='output'; got "
-                f"{self.log_var_bound!r} with space={self.space!r}."
+                "AbmllConfig.log_var_bound must be None or a positive, finite number of nats, and needs "
+                f"space='output'; got {self.log_var_bound!r} with space={self.space!r}."
             )
         if self.kl_rows is not None and (
             self.space != "weight" or not isinstance(self.kl_rows, int) or self.kl_rows < 1
