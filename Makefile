@@ -1,5 +1,6 @@
 # make demo       the whole story in minutes: train, adapt, compare, report (offline once installed)
 # make test       the default tests            make test-slow   the long ones as well
+# make test-floor the adapters' tests with the lowest peft that pyproject.toml allows
 # make lint       style, layers and types      make format      fix the style
 # make clean      remove what these commands made, but for the results in runs/
 
@@ -8,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format install clean
+.PHONY: demo test test-slow test-floor lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
@@ -18,6 +19,13 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Beside the environment, not into it: PYTHONPATH puts the old one first for this one command.
+FLOOR := $(shell sed -n 's/^ *"peft>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+test-floor: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/peft-$(FLOOR) peft==$(FLOOR)
+	PYTHONPATH=build/peft-$(FLOOR) $(BIN)/python -c 'import peft; assert peft.__version__.startswith("$(FLOOR)."), peft'
+	PYTHONPATH=build/peft-$(FLOOR) $(BIN)/python -m pytest -n 2 tests/adapters
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
