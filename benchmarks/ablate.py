@@ -17,8 +17,8 @@ VARIANTS: dict[str, dict] = {
     "no query gradient": {"query_gradient": False},
     "no samples": {"sample": False, "predict_by_samples": False},
     "predict at the mean": {"predict_by_samples": False},
-    "persistent inner AdamW": {"optimizer": "adamw", "learning_rate": 1e-3, "persistent_optimizer": True},
-    "fresh inner AdamW": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "persistent inner optimiser": {"persistent_optimizer": True},
+    "plain inner steps at 0.3": {"optimizer": "sgd", "learning_rate": 0.3},
     "β = 0": {"kl_weight": 0.0},
     "β = 1e-2": {"kl_weight": 1e-2},
     "β = 1e-2, warmed up": {"kl_weight": 1e-2, "kl_schedule": "warmup"},
@@ -30,7 +30,7 @@ VARIANTS: dict[str, dict] = {
     "no bound, outer rate 1e-2": {"log_var_bound": None, "outer_learning_rate": 1e-2},
     "offset -20": {"log_var_offset": -20.0},
     "offset -2": {"log_var_offset": -2.0},
-    "variance adapts": {"adapts": "all", "inner_sample": True, "inner_kl_weight": 1e-4, "learning_rate": 0.1},
+    "variance adapts": {"adapts": "all", "inner_sample": True, "inner_kl_weight": 1e-4},
     "hyper-prior": {"prior_weight": 1e-6},
 }
 

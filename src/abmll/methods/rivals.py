@@ -56,8 +56,8 @@ def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> M
 def abmll_in_context(
     num_demonstrations: int = 8,
     num_steps: int = 5,
-    learning_rate: float = 0.3,
-    optimizer: InnerOptimizer = "sgd",
+    learning_rate: float = 1e-3,
+    optimizer: InnerOptimizer = "adamw",
     batch_size: int | None = None,
     outer_learning_rate: float = 5e-3,
     kl_weight: float = 1e-4,

@@ -55,7 +55,8 @@ _META: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(1e-3, 1
 _SECOND_ORDER: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
 _START: Space = {**_LORA, "start": Choice(("none", "multitask", "reptile"))}
 _ABMLL: Space = {
-    **_META,
+    "learning_rate": _ADAM,
+    "outer_learning_rate": LogUniform(1e-3, 1e-2),
     "kl_weight": LogUniform(1e-6, 1e-1),
     "log_var_offset": Choice((-6.0, -5.0, -4.0, -3.0, -2.0)),
 }
