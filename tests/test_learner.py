@@ -225,14 +225,6 @@ def test_a_model_is_taken_once():
         learner_of(model=model)
 
 
-def test_a_posterior_of_several_adapters_cannot_be_saved_as_one(rows, tmp_path):
-    learner = learner_of("ensemble", num_members=2, num_steps=1)
-    posterior = learner.adapt(rows[:4])
-    with pytest.raises(AbmllError, match=r"method 'ensemble' is more than one adapter .* Save its state_dict\(\)"):
-        learner.save(tmp_path / "adapter", posterior=posterior)
-    assert not (tmp_path / "adapter").exists()
-
-
 def test_a_folder_without_a_card(tmp_path):
     with pytest.raises(AbmllError, match=rf"{CARD} is missing: .* Give the folder that `abmll train` or"):
         abmll.Learner.load(tmp_path, tiny_llama(), tiny_tokenizer())

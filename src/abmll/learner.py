@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from abmll.adapters import attach_roles, load_adapter, save_adapter
+from abmll.adapters.posterior import POSTERIOR, load_posterior, save_posterior
 from abmll.adapters.spec import peft_config
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
@@ -64,6 +67,7 @@ class Learner:
         with seeded(derive_seed("init", seed)):
             peft_model = attach_roles(model, config)
         self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=prediction_batch_size)
+        self._loaded: Posterior | None = None
 
     @property
     def model(self) -> Any:
@@ -115,23 +119,21 @@ class Learner:
         posterior: Posterior | None = None,
         task: Task | None = None,
     ) -> Path:
-        """Writes θ (or, with `posterior`, one task's φ) as a PEFT adapter folder, with `lora/` for plain servers.
+        """Writes θ (or, with `posterior`, one task's φ) as a PEFT adapter folder.
+
+        The adapter of a posterior is its mean; that of an ensemble, which has none, is θ. A posterior that is more
+        than one setting of the adapter (Laplace, SWAG, an ensemble, demonstrations, ...) is whole in
+        `posterior.safetensors`. `lora/` is the mean of a Gaussian adapter as an ordinary LoRA, for plain servers; a
+        point adapter is one itself.
 
         task: what the posterior was adapted to. Its question and its classes are kept with it, so that new rows need
             neither.
-
-        Raises AbmllError for a posterior that is more than one setting of the adapter.
         """
         directory = Path(directory)
+        state: dict[str, Tensor] = {}
         if posterior is not None:
-            role = TASK
-            state = posterior.state_dict()
-            if state.keys() != self.likelihood.parameters(TASK).keys():
-                raise AbmllError(
-                    f"a posterior of method {self.name!r} is more than one adapter and cannot be saved as one. "
-                    "Save its state_dict() with safetensors, or adapt with a method that ends in one adapter."
-                )
-            assign(self.likelihood.parameters(TASK), state)
+            role, state, mean = TASK, posterior.state_dict(), posterior.mean()
+            assign(self.likelihood.parameters(TASK), self.likelihood.parameters(META) if mean is None else mean)
         save_adapter(self.model, role, directory)
         config = self.model.peft_config[role]
         card = {
@@ -150,14 +152,21 @@ class Learner:
         if task is not None:
             classes = list(task.examples[0].choices) if task.is_classification else []
             card["task"] = {"name": task.name, "question": task.question, "choices": classes}
+        more = bool(state) and state.keys() != self.likelihood.parameters(TASK).keys()
+        if more:
+            metadata = {"method": self.name, "options": json.dumps(self.options, sort_keys=True)}
+            card["posterior"] = {"file": POSTERIOR, "sha256": save_posterior(directory, state, metadata)}
         write_whole(directory / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
+        if not more:
+            (directory / POSTERIOR).unlink(missing_ok=True)  # of what was saved here before
         return directory
 
     @classmethod
     def load(cls, directory: str | Path, model: Any, tokenizer: Any, *, prediction_batch_size: int = 32) -> Learner:
-        """The learner that `save` wrote, on its base model. META and TASK both hold what was saved.
+        """The learner that `save` wrote, on its base model. META and TASK both hold the adapter that was saved, and
+        `posterior` is the posterior.
 
-        Raises AbmllError if the folder or its card is missing, damaged or made for another base model.
+        Raises AbmllError if a file of the folder is missing, damaged, of another folder or made for another base model.
         """
         directory = Path(directory)
         card = read_card(directory)
@@ -176,10 +185,28 @@ class Learner:
             raise AbmllError(f"cannot load the adapter in {directory}{made_for}: {error}") from error
         for role in (META, TASK):
             load_adapter(learner.model, role, directory)
+        if card["posterior"] is not None:
+            learner._loaded = learner._restored(directory, card["posterior"]["sha256"])
         return learner
 
-    def posterior(self) -> AdapterPosterior:
-        """The task adapter as it stands, e.g. after `load` of a folder that holds an adapted task."""
+    def _restored(self, directory: Path, digest: str) -> Posterior:
+        state = load_posterior(directory, digest)
+        try:
+            posterior = self.method.adaptation.restore(self.likelihood, state)
+            mean = posterior.mean()
+            if mean is not None and mean.keys() != self.likelihood.parameters(TASK).keys():
+                raise ValueError("its tensors are not those of the adapter")
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise AbmllError(
+                f"{directory / POSTERIOR} is no posterior of method {self.name!r} with the options in "
+                f"{directory / CARD} ({error}). Adapt to the task again."
+            ) from error
+        return posterior
+
+    def posterior(self) -> Posterior:
+        """The posterior of the adapted task in the folder that was loaded; else the task adapter as it stands."""
+        if self._loaded is not None:
+            return self._loaded
         sample = bool(getattr(self.method.adaptation, "sample", False))
         return AdapterPosterior(self.likelihood, self.likelihood.parameters(TASK), sample=sample)
 
@@ -195,8 +222,12 @@ def read_card(directory: Path) -> dict[str, Any]:
         if card["adapter"].keys() != ADAPTER_FIELDS or not isinstance(card["options"], dict):
             raise ValueError(f"its adapter has {sorted(card['adapter'])}, its options are {card['options']!r}")
         task = {"name": "", "question": "", "choices": []} | card.get("task", {})
+        posterior = card.get("posterior")
+        if posterior is not None and not isinstance(posterior["sha256"], str):
+            raise ValueError(f"its posterior is {posterior!r}")
         return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")} | {
-            "task": task
+            "task": task,
+            "posterior": posterior,
         }
     except FileNotFoundError:
         raise AbmllError(

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from stages import HELD_OUT, read_json, read_lines, run_config, write_csv, write_tasks
 from typer.testing import CliRunner
 
 from abmll.cli import app
 from abmll.config import dump_toml, load_config
 from abmll.core.errors import AbmllError
+from abmll.core.types import META
 from abmll.learner import Learner, read_card
 from abmll.pipeline import train_run
+from abmll.pipeline.build import build_learner, load_model
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task
 
@@ -81,11 +84,22 @@ def test_a_used_folder_is_refused_and_kept(trained):
     assert {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()} == before
 
 
-def test_a_method_that_learns_nothing_is_told(base, suite, tmp_path):
+def test_a_method_that_learns_nothing_gets_the_fresh_adapter_it_adapts_from(base, suite, tmp_path):
     config = run_config(base, suite, tmp_path / "run", method={"name": "lora"})
-    with pytest.raises(AbmllError, match=r"'lora' learns nothing across tasks.*`abmll evaluate`.*method.name="):
+    folder = train_run(config, progress=False)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["adapter", "provenance.json", "run.toml"]
+    saved, fresh = Learner.load(folder, *load_model(config.model)), build_learner(config, "lora", seed=config.seed)
+    for name, tensor in fresh.likelihood.parameters(META).items():
+        assert torch.equal(saved.likelihood.parameters(META)[name], tensor)
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(AbmllError, match=r"already holds a run, and 'lora' learns nothing across tasks"):
         train_run(config, progress=False)
-    assert not (tmp_path / "run").exists()
+    assert train_run(config, resume=True, progress=False) == folder
+    other = run_config(base, suite, tmp_path / "run", method={"name": "ensemble"})
+    with pytest.raises(AbmllError, match=r"holds an adapter of 'lora', not of 'ensemble'. Choose another output="):
+        train_run(other, resume=True, progress=False)
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert not list((tmp_path / "run").glob("checkpoints"))
 
 
 def test_tasks_smaller_than_an_episode_are_all_named(base, tmp_path):

@@ -14,13 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from abmll.adapters.abmll.config import AbmllConfig, sorted_json
+from abmll.adapters.names import LORA_FOLDER
 from abmll.adapters.roles import adapter_parameters
 from abmll.core import gaussian, weight_space
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import Role
-
-FOLDER = "lora"
 
 
 def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, str] | None = None) -> Path | None:
@@ -35,13 +34,13 @@ def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, st
     if not weights.is_file():
         if any(directory.glob("adapter_model.*")):
             warnings.warn(
-                f"{directory}/{FOLDER} (the posterior mean as an ordinary LoRA) is written only beside "
+                f"{directory}/{LORA_FOLDER} (the posterior mean as an ordinary LoRA) is written only beside "
                 f"{SAFETENSORS_WEIGHTS_NAME}: save with safe_serialization=True to get it.",
                 stacklevel=2,
             )
         return None
     tensors = mean_as_lora(load_file(weights), config.scaling)
-    return _write(config, tensors, config.r, directory / FOLDER, auto_mapping)
+    return _write(config, tensors, config.r, directory / LORA_FOLDER, auto_mapping)
 
 
 def export_sample(model: PeftModel, role: Role, directory: str | Path, *, seed: int) -> Path:
@@ -59,7 +58,7 @@ def export_sample(model: PeftModel, role: Role, directory: str | Path, *, seed: 
         found = f"space={config.space!r}" if isinstance(config, AbmllConfig) else f"a {type(config).__name__}"
         raise AbmllError(
             f"a sample is an ordinary LoRA only if the Gaussian is over weights (space='weight'); the adapter {role!r} "
-            f"has {found}. Its mean is exported by save_adapter(), in the folder {FOLDER!r}."
+            f"has {found}. Its mean is exported by save_adapter(), in the folder {LORA_FOLDER!r}."
         )
     return _write(config, sample_as_lora(tensors, config, seed), 2 * config.r + 1, Path(directory), None)
 

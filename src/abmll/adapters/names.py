@@ -13,6 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from abmll.core.errors import AbmllError
 
+LORA_FOLDER = "lora"
+"""Inside an adapter's folder: the mean of a Gaussian adapter as an ordinary LoRA."""
 _RESERVED = ("base_model", "model", "base_layer", "modules_to_save", "original_module")
 
 

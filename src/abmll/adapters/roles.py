@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from abmll.adapters.abmll.config import sorted_json
-from abmll.adapters.names import check_adapter_name, check_target_modules
+from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules
 from abmll.core.errors import AbmllError
 from abmll.core.files import sync_folder
 from abmll.core.params import assign
@@ -191,7 +191,8 @@ def _check_fit(directory: Path, tensors: dict[str, Tensor], parameters: dict[str
 def _link_others(old: Path, new: Path) -> None:
     """Brings other files along. Links, not copies: a log that is open for appending stays the same file."""
     for path in old.iterdir():
-        if not (new / path.name).exists():
+        # the export is the old adapter's: left beside one that exports nothing, servers would go on serving it
+        if path.name != LORA_FOLDER and not (new / path.name).exists():
             if path.is_dir():
                 shutil.copytree(path, new / path.name, copy_function=_link, symlinks=True)
             else:

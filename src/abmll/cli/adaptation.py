@@ -25,7 +25,8 @@ def adapt(
 ) -> None:
     """Adapt to a new task from a few examples.
 
-    The result is a PEFT adapter with its uncertainty; its subfolder lora/ is the mean as an ordinary LoRA.
+    The result is a PEFT adapter, the posterior's mean, with its uncertainty: in the adapter itself, whose subfolder
+    lora/ is then the mean as an ordinary LoRA, or in posterior.safetensors beside it.
 
     \b
     Example:

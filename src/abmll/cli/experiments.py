@@ -22,7 +22,8 @@ def train(
 ) -> None:
     """Meta-train an adapter over many tasks.
 
-    Checkpoints, the log training.jsonl and the adapter go to the run's output folder.
+    Checkpoints, the log training.jsonl and the adapter go to the run's output folder. A method that learns nothing
+    across tasks, such as lora or laplace with start="none", gets the fresh adapter that it adapts from.
 
     \b
     Examples:

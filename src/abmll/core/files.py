@@ -9,8 +9,8 @@ from pathlib import Path
 from abmll.core.errors import AbmllError
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a UTF-8 text file whole or not at all, makes it durable, and returns its path; makes the folder.
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Writes a file (text as UTF-8) whole or not at all, makes it durable, and returns its path; makes the folder.
 
     Raises: AbmllError if it cannot be written; what was there before is still there then.
     """
@@ -18,8 +18,8 @@ def write_whole(path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone

@@ -38,9 +38,19 @@ def gradients(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def placed(likelihood: Likelihood, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of `state` on the device of the likelihood's parameters: draws on another device would be others."""
-    device = next(iter(likelihood.parameters(TASK).values())).device
-    return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}
+    """A copy of `state` where and in the order in which the likelihood has its parameters.
+
+    Draws on another device would be others, and so would draws tensor by tensor in another order: a file keeps none.
+    A name counts as a parameter's if it is one, or becomes one without what stands before its first dot.
+    """
+    task = likelihood.parameters(TASK)
+    device = next(iter(task.values())).device
+    places = {name: place for place, name in enumerate(task)}
+
+    def place(name: str) -> int:
+        return places.get(name, places.get(name.partition(".")[2], len(places)))
+
+    return {name: state[name].detach().to(device, copy=True) for name in sorted(state, key=place)}
 
 
 def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

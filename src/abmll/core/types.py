@@ -129,6 +129,10 @@ class Posterior(Protocol):
         """Log-probabilities (samples, examples, choices); average probabilities over samples, never logits."""
         ...
 
+    def mean(self) -> dict[str, Tensor] | None:
+        """The task parameters at its mean; None if no single setting of them stands for it, as with an ensemble."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that make this posterior, for safetensors."""
         ...

@@ -85,6 +85,9 @@ class EnsemblePosterior:
         share = max(1, num_samples // len(self.members))
         return torch.cat([member.predict(query, share) for member in self.members])
 
+    def mean(self) -> None:
+        """None: members that began apart have no function between them that the average of their parameters gives."""
+
     def state_dict(self) -> dict[str, Tensor]:
         return {
             f"member{index}.{name}": tensor

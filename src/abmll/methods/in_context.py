@@ -81,6 +81,10 @@ class InContextPosterior:
         asked = [example._replace(demonstrations=self.demonstrations) for example in query]
         return self._posterior.predict(asked, num_samples)
 
+    def mean(self) -> dict[str, Tensor] | None:
+        """The inner posterior's: no adapter can say the demonstrations."""
+        return self._posterior.mean()
+
     def state_dict(self) -> dict[str, Tensor]:
         """The inner posterior's tensors, and the demonstrations as bytes of JSON."""
         return {**self._posterior.state_dict(), DEMONSTRATIONS: _encode(self.demonstrations)}

@@ -26,5 +26,8 @@ class AdapterPosterior:
         assign(self._likelihood.parameters(TASK), self._params)
         return self._likelihood.choice_log_probs(query, num_samples=num_samples if self._sample else 0)
 
+    def mean(self) -> dict[str, Tensor]:
+        return clone(self._params)
+
     def state_dict(self) -> dict[str, Tensor]:
         return clone(self._params)

@@ -118,6 +118,10 @@ class TemperaturePosterior:
         """Log-probabilities (samples, examples, choices)."""
         return scale(self._posterior.predict(query, num_samples), self.temperature)
 
+    def mean(self) -> dict[str, Tensor] | None:
+        """The inner posterior's: no adapter can say T."""
+        return self._posterior.mean()
+
     def state_dict(self) -> dict[str, Tensor]:
         temperature = torch.tensor(self.temperature, dtype=torch.float64)
         return {**self._posterior.state_dict(), TEMPERATURE: temperature}

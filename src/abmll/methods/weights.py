@@ -41,6 +41,9 @@ class WeightPosterior:
             out.append(self._likelihood.choice_log_probs(query))
         return torch.cat(out)
 
+    def mean(self) -> dict[str, Tensor]:
+        return clone(self.distribution.mean)
+
     def state_dict(self) -> dict[str, Tensor]:
         return clone(self.distribution.state_dict())
 

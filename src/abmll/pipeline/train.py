@@ -11,10 +11,10 @@ from abmll.core.errors import AbmllError
 from abmll.data.episodes import EpisodeSampler
 from abmll.data.suite import Suite
 from abmll.data.task import Task
-from abmll.learner import Learner
+from abmll.learner import Learner, read_card
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_tasks
-from abmll.training.loop import train
+from abmll.training.loop import CHECKPOINTS, train
 from abmll.training.settings import Training
 
 ADAPTER = "adapter"
@@ -24,17 +24,30 @@ ADAPTER = "adapter"
 def train_run(config: RunConfig, *, resume: bool = False, progress: bool = True) -> Path:
     """Meta-trains the run's method and returns the adapter folder.
 
-    The output folder gets adapter/, checkpoints/, training.jsonl, run.toml and provenance.json.
+    The output folder gets adapter/, checkpoints/, training.jsonl, run.toml and provenance.json. A method that learns
+    nothing across tasks gets the fresh adapter that it adapts from, and no checkpoints and no log.
     """
     (name,) = config.method.names
     learner = build_learner(config, name, seed=config.seed)
     if learner.method.meta_learner is None:
-        raise AbmllError(
-            f"method {name!r} learns nothing across tasks, so there is nothing to train. Compare it with "
-            "`abmll evaluate`, or choose another with method.name=…"
-        )
+        return _fresh(learner, config, resume)
     train_learner(learner, load_tasks(config), config, config.output, config.seed, resume=resume, progress=progress)
     return config.output / ADAPTER
+
+
+def _fresh(learner: Learner, config: RunConfig, resume: bool) -> Path:
+    folder = config.output / ADAPTER
+    if (config.output / CHECKPOINTS).exists() or (folder.exists() and not resume):
+        raise AbmllError(
+            f"{config.output} already holds a run, and {learner.name!r} learns nothing across tasks that could be "
+            "added to it. Choose another folder with output=…"
+        )
+    if not folder.exists():
+        write_beside(config.output, config, [config.seed])
+        learner.save(folder)
+    elif (found := read_card(folder)["method"]) != learner.name:
+        raise AbmllError(f"{folder} holds an adapter of {found!r}, not of {learner.name!r}. Choose another output=…")
+    return folder
 
 
 def train_learner(

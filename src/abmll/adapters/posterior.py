@@ -1,0 +1,50 @@
+"""posterior.safetensors: what a posterior is besides its mean, in the folder of the adapter that is the mean."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
+
+POSTERIOR = "posterior.safetensors"
+_REMEDY = "Adapt to the task again."
+
+
+def save_posterior(directory: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Writes a posterior's tensors into `directory`; returns the SHA-256 of the file, for `load_posterior`.
+
+    metadata: strings for whoever opens the file without its folder.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    content = save(tensors, metadata=dict(metadata))
+    write_whole(directory / POSTERIOR, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_posterior(directory: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors that `save_posterior` wrote.
+
+    digest: what it returned. Without it, another task's file of the same method would answer without a sign.
+
+    Raises: AbmllError if the file is missing, damaged or another one.
+    """
+    path = directory / POSTERIOR
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise AbmllError(f"{path} is missing: the adapter beside it is only the posterior's mean. {_REMEDY}") from None
+    except OSError as error:
+        raise AbmllError(f"cannot read {path}: {error.strerror}.") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise AbmllError(f"{path} is damaged, or belongs to another adapter: it is not the file saved here. {_REMEDY}")
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise AbmllError(f"{path} is damaged ({error}). {_REMEDY}") from error
