@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from abmll.config.methods import refusal, wrong_options
-from abmll.methods import METHODS
-from abmll.methods.spaces import SPACES, Choice, LogUniform, draw_options
+from abmll.methods import METHODS, build_method
+from abmll.methods.spaces import SPACES, Choice, Given, LogUniform, draw_options
 
 
 def test_every_row_has_a_space():
@@ -47,6 +47,31 @@ def test_trial_0_is_the_defaults_and_draws_depend_on_their_arguments_alone():
     different = [draw_options(*key) for key in (("abmll", 5, 3), ("abmll", 5, 4), ("abmll", 6, 3))]
     assert different[0] != different[1] != different[2] != different[0]
     assert draw_options("a method of someone else's", 5, 3) == {}
+
+
+@pytest.mark.parametrize("method", ["laplace", "swag", "tfb", "blob", "bayesian-lora"])
+def test_the_outer_rate_is_drawn_for_the_meta_learner_that_was_drawn(method):
+    """As multitask and reptile search theirs; a posterior that starts from nothing has none."""
+    seen = Counter()
+    for trial in range(1, 60):
+        options = draw_options(method, 0, trial)
+        start, rate = options["start"], options.get("outer_learning_rate")
+        seen[start] += 1
+        if start == "none":
+            assert rate is None
+        else:
+            assert rate in SPACES[start]["outer_learning_rate"]
+            assert build_method(method, **options).outer.learning_rate == rate
+    assert min(seen[start] for start in ("none", "multitask", "reptile")) >= 5
+
+
+def test_a_given_option_comes_after_the_one_it_depends_on():
+    for space in SPACES.values():
+        names = list(space)
+        for name, values in space.items():
+            if isinstance(values, Given):
+                assert names.index(values.option) < names.index(name)
+                assert set(values.spaces) <= set(space[values.option].values)
 
 
 def test_log_uniform_numbers_are_uniform_in_their_logs():

@@ -325,6 +325,17 @@ def test_rows_start_from_any_meta_learner(name):
         build_method(name, start="reptil")
 
 
+@pytest.mark.parametrize("name", ["laplace", "swag", "blob", "tfb", "bayesian-lora"])
+def test_the_outer_rate_is_that_of_the_meta_learner_it_starts_from(name):
+    assert build_method(name).outer == build_method("multitask").outer
+    given = build_method(name, outer_learning_rate=0.02)
+    assert given.outer == build_method("multitask", outer_learning_rate=0.02).outer
+    reptile = build_method(name, start="reptile", outer_learning_rate=0.3).outer
+    assert reptile == build_method("reptile", outer_learning_rate=0.3).outer
+    with pytest.raises(AbmllError, match=r'outer_learning_rate=0.3 has no effect with start="none"'):
+        build_method(name, start="none", outer_learning_rate=0.3)
+
+
 def test_wrong_options_are_told():
     with pytest.raises(AbmllError, match="min_sigma < max_sigma"):
         TrainingFreeBayes(min_sigma=0.3)

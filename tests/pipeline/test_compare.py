@@ -79,6 +79,14 @@ def test_methods_that_differ_in_adaptation_alone_share_their_training(compared, 
         assert cell.same_predictions(shared[key])
 
 
+def test_equal_outer_rates_share_their_training_and_others_do_not(base, suite, tmp_path):
+    names = ["multitask", "laplace", "swag", "tfb"]
+    rates = {"multitask": 0.01, "laplace": 0.01, "swag": 0.02}
+    options = {name: {"outer_learning_rate": rate} for name, rate in rates.items()}
+    config = run_config(base, suite, tmp_path, method={"name": names, "options": options})
+    assert [trainer_of(config, name, 0, tmp_path) for name in names] == ["multitask", "multitask", "swag", "tfb"]
+
+
 def test_the_trainer_goes_first(compared, base, suite):
     out, _ = compared
     config = config_for(base, suite, out.parent / "fresh")

@@ -46,14 +46,34 @@ class Choice:
         return value in self.values
 
 
-Space = Mapping[str, LogUniform | Choice]
+@dataclass(frozen=True)
+class Given:
+    """Values that depend on another option of the same space; where that has no entry, this one stays at its default.
+
+    The default is None, which the method takes for the default of what `option` chose.
+    """
+
+    option: str
+    spaces: Mapping[Any, LogUniform]
+
+    def __contains__(self, value: object) -> bool:
+        return value is None or any(value in space for space in self.spaces.values())
+
+
+Space = Mapping[str, LogUniform | Choice | Given]
 
 _ADAM = LogUniform(1e-4, 3e-2)  # of AdamW on a LoRA
 _SGD = LogUniform(1e-2, 1.0)  # of plain gradient steps
 _LORA: Space = {"learning_rate": _ADAM}
-_META: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(1e-3, 1e-2)}
+_OUTER = LogUniform(1e-3, 1e-2)  # of AdamW in the outer loop
+_REPTILE_OUTER = LogUniform(0.1, 1.0)  # ε of Reptile
+_META: Space = {"learning_rate": _SGD, "outer_learning_rate": _OUTER}
 _SECOND_ORDER: Space = {"learning_rate": _SGD, "outer_learning_rate": LogUniform(3e-4, 3e-2)}
-_START: Space = {**_LORA, "start": Choice(("none", "multitask", "reptile"))}
+_STARTS: Space = {
+    "start": Choice(("none", "multitask", "reptile")),
+    "outer_learning_rate": Given("start", {"multitask": _OUTER, "reptile": _REPTILE_OUTER}),
+}
+_START: Space = {**_LORA, **_STARTS}
 _ABMLL: Space = {
     "learning_rate": _ADAM,
     "outer_learning_rate": LogUniform(1e-3, 1e-2),
@@ -65,7 +85,7 @@ SPACES: Mapping[str, Space] = {
     "pretrained": {},
     "lora": {"learning_rate": _SGD},
     "multitask": _META,
-    "reptile": {"learning_rate": _SGD, "outer_learning_rate": LogUniform(0.1, 1.0)},
+    "reptile": {"learning_rate": _SGD, "outer_learning_rate": _REPTILE_OUTER},
     "fomaml": _META,
     "maml": _SECOND_ORDER,
     "abml": {**_SECOND_ORDER, "kl_weight": LogUniform(1e-5, 1.0), "log_var_offset": Choice((-10.0, -8.0, -7.0, -6.0))},
@@ -91,7 +111,7 @@ SPACES: Mapping[str, Space] = {
     },
     "bayesian-lora": {
         "learning_rate": LogUniform(3e-3, 0.3),
-        "start": _START["start"],
+        **_STARTS,
         "prior_std": LogUniform(0.1, 3.0),
         "kl_weight": LogUniform(1e-3, 1.0),
     },
@@ -107,8 +127,12 @@ def draw_options(method: str, seed: int, trial: int) -> dict[str, Any]:
     Each option has a stream of its own, so that one more in a space leaves the draws of the others as they are.
     A method without a space has only its defaults.
     """
-    space = SPACES.get(method, {}) if trial else {}
-    return {name: values.at(_uniform(method, name, seed, trial)) for name, values in space.items()}
+    options: dict[str, Any] = {}
+    for name, values in SPACES.get(method, {}).items() if trial else ():
+        chosen = values.spaces.get(options[values.option]) if isinstance(values, Given) else values
+        if chosen is not None:
+            options[name] = chosen.at(_uniform(method, name, seed, trial))
+    return options
 
 
 def _uniform(*key: str | int) -> float:
