@@ -11,6 +11,7 @@ from reports_fake import fake_cells
 from abmll.evaluation.metrics import summarise
 from abmll.evaluation.statistics import Interval
 from abmll.reports import notation
+from abmll.reports.per_task import ranking
 from abmll.reports.tables import counts, markdown_table, text_table
 from abmll.reports.verdicts import losses, wins
 
@@ -125,3 +126,11 @@ def test_unequal_sets_show_their_number_of_cells():
     assert "unequal sets of tasks and seeds" in text
     assert re.search(r"lora .* 20$", text, re.MULTILINE)
     assert "lora lacks 10 of 30" in text
+
+
+@pytest.mark.parametrize("lacking", [(), (("lora", 0, "entailment"), ("reptile", 1, "topic of headline"))])
+def test_the_tables_ranks_are_those_of_the_critical_difference(lacking):
+    cells = [c for c in fake_cells(seeds=(0, 1), support_sizes=(4,)) if (c.method, c.seed, c.task) not in lacking]
+    summary = summarise(cells)
+    found = ranking(summary, 4)
+    assert dict(zip(found.methods, found.mean_ranks, strict=True)) == {r.method: r.ranks["nll"] for r in summary.rows}

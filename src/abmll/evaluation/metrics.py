@@ -11,7 +11,8 @@ import numpy as np
 from abmll.core import calibration
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.evaluation.predictions import Cell, CellKey
-from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, midranks, wilcoxon_signed_rank
+from abmll.evaluation.ranking import mean_ranks, shared_task_means
+from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, wilcoxon_signed_rank
 
 
 class Metric(NamedTuple):
@@ -121,7 +122,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One method at one support size. Mappings are by metric name."""
+    """One method at one support size. Mappings are by metric name; `ranks` are the mean ranks of `ranking`."""
 
     method: str
     support_size: int
@@ -159,6 +160,15 @@ class Summary:
     def row(self, method: str, support_size: int) -> Row | None:
         """The row of a method at a support size, None if it was not evaluated there."""
         return next((r for r in self.rows if (r.method, r.support_size) == (method, support_size)), None)
+
+    def values(self, metric: str, support_size: int, methods: Sequence[str]) -> np.ndarray:
+        """(methods, tasks, seeds): a metric of every cell, NaN where there is none."""
+        array = np.full((len(methods), len(self.tasks), len(self.seeds)), np.nan)
+        places = [{name: i for i, name in enumerate(names)} for names in (methods, self.tasks, self.seeds)]
+        for key, numbers in self.cells.items():
+            if key.support_size == support_size and key.method in places[0]:
+                array[places[0][key.method], places[1][key.task], places[2][key.seed]] = numbers[metric]
+        return array
 
 
 def summarise(
@@ -275,17 +285,14 @@ class _Summariser:
         return result
 
     def _ranks(self, size: int, methods: list[str]) -> dict[str, dict[str, float]]:
-        """Mean rank (1 is best) over the (task, seed) pairs that all methods have."""
+        """Mean ranks as `ranking` defines them."""
         result: dict[str, dict[str, float]] = {method: {} for method in methods}
         for i, metric in enumerate(self.metrics):
             better = METRICS[metric].better
             if better is None:
                 continue
-            stacked = np.stack([self.values[size, method][i].ravel() for method in methods], axis=-1)
-            stacked = stacked[~np.isnan(stacked).any(-1)]
-            ranks = midranks(-stacked if better == "higher" else stacked)
-            means = ranks.mean(0) if len(ranks) else np.full(len(methods), np.nan)
-            for method, rank in zip(methods, means, strict=True):
+            shared = shared_task_means(np.stack([self.values[size, method][i] for method in methods]))
+            for method, rank in zip(methods, mean_ranks(shared, better == "higher"), strict=True):
                 result[method][metric] = float(rank)
         return result
 

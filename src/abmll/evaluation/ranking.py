@@ -1,5 +1,7 @@
 """Mean ranks of methods over tasks, and which of them differ: the test of Friedman, the critical difference of Nemenyi.
 
+There is one definition of a rank: a task is one observation, a method's value there its mean over the seeds that all
+methods have (seeds share the task's rows), equal values share a place, and 1 is the best.
 Source: Demšar 2006, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, section 3.2.
 """
 
@@ -33,21 +35,41 @@ class Ranking:
 def rank_methods(methods: Sequence[str], values: np.ndarray, higher_is_better: bool) -> Ranking | None:
     """The ranking by `values` (tasks, methods), one number a task and method, over the tasks where all have one.
 
-    A task is one observation: seeds are averaged before, since they share its rows. None for fewer than two methods
-    or tasks.
+    None for fewer than two methods or tasks.
     """
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values).any(1)]
-    num_tasks, count = values.shape
+    ranks = _task_ranks(values, higher_is_better)
+    num_tasks, count = ranks.shape
     if count < 2 or num_tasks < 2:
         return None
-    ranks = midranks(-values if higher_is_better else values)
     means = ranks.mean(0)
     order = np.argsort(means, kind="stable")
     names, sorted_means = tuple(methods[i] for i in order), means[order]
     width = nemenyi_difference(count, num_tasks)
     groups = tuple(names[first : last + 1] for first, last in _groups(sorted_means, width))
     return Ranking(names, tuple(sorted_means.tolist()), num_tasks, friedman(ranks), width, groups)
+
+
+def mean_ranks(values: np.ndarray, higher_is_better: bool) -> np.ndarray:
+    """(methods,): the mean ranks by `values` (tasks, methods) over the tasks where all have one; NaN if none has."""
+    ranks = _task_ranks(values, higher_is_better)
+    return ranks.mean(0) if len(ranks) else np.full(ranks.shape[1], np.nan)
+
+
+def shared_task_means(values: np.ndarray) -> np.ndarray:
+    """(tasks, methods) from (methods, tasks, seeds): means over the seeds in which every method has a value, NaN for a
+    task without such a seed. A method that lacks a seed is not compared with the luck of that seed in the others.
+    """
+    shared = ~np.isnan(values).any(0)
+    count = shared.sum(1)
+    sums = np.where(shared, values, 0).sum(2).T
+    return np.where(count > 0, 1, np.nan)[:, None] * sums / np.maximum(count, 1)[:, None]
+
+
+def _task_ranks(values: np.ndarray, higher_is_better: bool) -> np.ndarray:
+    # means of equal numbers in another order differ in their last bits, and would not tie
+    values = np.round(np.asarray(values, dtype=np.float64), 12)
+    values = values[~np.isnan(values).any(1)]
+    return midranks(-values if higher_is_better else values)
 
 
 def friedman(ranks: np.ndarray) -> float:

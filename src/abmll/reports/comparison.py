@@ -14,7 +14,7 @@ from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
 from abmll.reports.costs import COLUMNS, Cost, cost_of
-from abmll.reports.notation import mean_and_bounds, mean_and_half_width, p_value
+from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.per_task import RANKED, ranking
 from abmll.reports.report import render_report
 from abmll.reports.tables import aligned_rows, counts, markdown_rows
@@ -77,10 +77,8 @@ class ComparisonTable:
         rows = [[*header, *COLUMNS]]
         for row in self._rows(size):
             key = row.method, size
-            found = self.rankings[size]
-            rank = dict(zip(found.methods, found.mean_ranks, strict=True)).get(row.method) if found else None
             aurocs = map(mean_and_half_width, self.aurocs[key].values())
-            rows.append([row.method, *aurocs, "–" if rank is None else f"{rank:.2f}", *self.costs[key].texts])
+            rows.append([row.method, *aurocs, number(row.ranks[RANKED], 2), *self.costs[key].texts])
         return rows
 
     def _differences(self, size: int) -> list[list[str]]:
@@ -124,8 +122,8 @@ def ranking_text(found: Ranking) -> str:
     groups = "; ".join(", ".join(group) for group in found.groups) or "none: all differ"
     friedman = p_value(found.p_value)
     return (
-        f"Mean ranks over {found.num_tasks} tasks by {METRICS[RANKED].label}: Friedman {friedman}, critical difference "
-        f"{found.critical_difference:.2f} (Nemenyi, 5 %). Not told apart: {groups}."
+        f"Mean ranks over {found.num_tasks} tasks (seeds averaged first) by {METRICS[RANKED].label}: Friedman {friedman}, "
+        f"critical difference {found.critical_difference:.2f} (Nemenyi, 5 %). Not told apart: {groups}."
     )
 
 

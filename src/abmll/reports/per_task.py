@@ -9,7 +9,7 @@ import numpy as np
 
 from abmll.evaluation.metrics import METRICS, Summary
 from abmll.evaluation.predictions import Cell
-from abmll.evaluation.ranking import Ranking, rank_methods
+from abmll.evaluation.ranking import Ranking, rank_methods, shared_task_means
 from abmll.reports.notation import number
 
 SHOWN = ("accuracy", "nll")
@@ -43,20 +43,18 @@ def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Co
 
 def task_means(summary: Summary, metric: str, size: int, tasks: Sequence[str], methods: Sequence[str]) -> np.ndarray:
     """Means over seeds (tasks, methods); NaN where a method has no cell of the task."""
-    means = np.full((len(tasks), len(methods)), np.nan)
-    for i, task in enumerate(tasks):
-        for j, method in enumerate(methods):
-            keys = [k for k in summary.cells if (k.method, k.task, k.support_size) == (method, task, size)]
-            if keys:
-                means[i, j] = np.mean([summary.cells[k][metric] for k in keys])
-    return means
+    places = [summary.tasks.index(task) for task in tasks]
+    values = summary.values(metric, size, methods)[:, places]
+    present = ~np.isnan(values)
+    count = present.sum(2)
+    return np.where(count > 0, np.where(present, values, 0).sum(2) / np.maximum(count, 1), np.nan).T
 
 
 def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
-    """The ranking of the methods of one support size by their per-task means over seeds."""
+    """The ranking of the methods of one support size; its mean ranks are those of the summary's rows."""
     methods = [row.method for row in summary.rows if row.support_size == size]
-    means = task_means(summary, metric, size, summary.tasks, methods)
-    return rank_methods(methods, means, METRICS[metric].better == "higher")
+    shared = shared_task_means(summary.values(metric, size, methods))
+    return rank_methods(methods, shared, METRICS[metric].better == "higher")
 
 
 def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, Any]]]:

@@ -139,7 +139,7 @@ def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]
                     "difference": mean_and_bounds(difference.interval) if difference else "",
                     "clear": bool(difference and difference.interval.excludes_zero),
                     "p_value": p_value(difference.p_value) if difference else "",
-                    "rank": f"{row.ranks[metric]:.1f}" if metric in row.ranks else "",
+                    "rank": number(row.ranks[metric], 2) if metric in row.ranks else "",
                 }
             )
         seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
