@@ -157,6 +157,13 @@ class TestSummary:
         assert summary.row("lora", 4).estimates == summary.row("lora", 64).estimates
 
 
+def test_a_summary_of_some_metrics_is_that_part_of_the_summary_of_all():
+    cells = [c for c in grid() if (c.method, c.task) != ("lora", "t2")]
+    every = ("entropy", "brier", "accuracy", "auroc", "nll", "ece")
+    for chosen in (HEADLINE, ("entropy",), ()):
+        assert repr(summarise(cells, metrics=every).only(chosen)) == repr(summarise(cells, metrics=chosen))
+
+
 class TestUnequalSets:
     def test_missing_cells_are_told_and_comparisons_use_shared_cells(self):
         cells = [c for c in grid() if (c.method, c.task) != ("lora", "t2")]

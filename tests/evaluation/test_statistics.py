@@ -53,6 +53,27 @@ class TestBootstrap:
             hits += interval.low <= 0 <= interval.high
         assert 0.88 < hits / 300 < 0.99
 
+    @pytest.mark.parametrize("missing", [0.0, 0.3, 0.9])
+    @pytest.mark.parametrize("shape", [(1, 4), (6, 1), (7, 3)])
+    def test_equals_drawing_tasks_and_seeds_one_by_one(self, shape, missing):
+        """The definition, cell by cell, on the same draws."""
+        values = np.random.default_rng(1).normal(size=shape)
+        values[np.random.default_rng(2).random(shape) < missing] = np.nan
+        values.flat[:2] = 0.5, -0.5
+        generator, means = np.random.default_rng(3), []
+        tasks, seeds = (generator.multinomial(n, np.full(n, 1 / n), size=300) for n in shape)
+        for task_counts, seed_counts in zip(tasks, seeds, strict=True):
+            drawn = [
+                values[t, s]
+                for t in np.repeat(np.arange(shape[0]), task_counts)
+                for s in np.repeat(np.arange(shape[1]), seed_counts)
+                if not np.isnan(values[t, s])
+            ]
+            if drawn:
+                means.append(np.mean(drawn))
+        expected = np.nanmean(values), *np.quantile(means, [0.025, 0.975])
+        assert bootstrap_interval(values, num_draws=300, seed=3) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
     def test_missing_cells_are_left_out(self):
         values = np.array([[1.0, np.nan], [3.0, 5.0]])
         interval = bootstrap_interval(values)

@@ -60,6 +60,14 @@ def ood_aurocs(cells: Sequence[Cell], score: Score) -> np.ndarray:
     return values
 
 
+def ood_intervals(cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, Interval]]:
+    """(method, support size) -> name of a score in `SCORES` -> `ood_interval`."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.method, cell.support_size), []).append(cell)
+    return {key: {name: ood_interval(own, score) for name, (_, score) in SCORES.items()} for key, own in groups.items()}
+
+
 def ood_interval(cells: Sequence[Cell], score: Score) -> Interval:
     """Mean of `ood_aurocs` and its 95 % bootstrap interval over held-out tasks and seeds; NaN without both kinds."""
     values = ood_aurocs(cells, score)

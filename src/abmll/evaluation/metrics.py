@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -161,6 +161,20 @@ class Summary:
         """The row of a method at a support size, None if it was not evaluated there."""
         return next((r for r in self.rows if (r.method, r.support_size) == (method, support_size)), None)
 
+    def only(self, metrics: Sequence[str]) -> Summary:
+        """The same summary of some of its metrics: what `summarise` gives for them. Raises KeyError for others."""
+        rows = tuple(
+            replace(
+                row,
+                estimates={metric: row.estimates[metric] for metric in metrics},
+                differences={m: row.differences[m] for m in metrics if m in row.differences},
+                ranks={m: row.ranks[m] for m in metrics if m in row.ranks},
+            )
+            for row in self.rows
+        )
+        winners = {key: method for key, method in self.winners.items() if key[1] in metrics}
+        return replace(self, metrics=tuple(metrics), rows=rows, winners=winners)
+
     def values(self, metric: str, support_size: int, methods: Sequence[str]) -> np.ndarray:
         """(methods, tasks, seeds): a metric of every cell, NaN where there is none."""
         array = np.full((len(methods), len(self.tasks), len(self.seeds)), np.nan)
@@ -219,6 +233,7 @@ class _Summariser:
             numbers = self.numbers[c.key]
             self.values[c.support_size, c.method][(slice(None), *at)] = [numbers[m] for m in metrics]
             self.present[c.support_size, c.method][at] = True
+        self._shared: dict[tuple, np.ndarray] = {}
         self.notes: list[str] = []
         # What holds for several support sizes is said once: (before, after) -> sizes, joined in `summary`.
         self.notes_by_size: dict[tuple[str, str], list[int]] = {}
@@ -258,6 +273,12 @@ class _Summariser:
 
     def _comparable(self, size: int, one: str, other: str) -> np.ndarray:
         """(tasks, seeds): where both methods have a cell, on the same query examples."""
+        key = size, *sorted((one, other))
+        if key not in self._shared:
+            self._shared[key] = self._find_comparable(size, one, other)
+        return self._shared[key]
+
+    def _find_comparable(self, size: int, one: str, other: str) -> np.ndarray:
         both = self.present[size, one] & self.present[size, other]
         for t, s in zip(*both.nonzero(), strict=True):
             rest = self.seeds[s], self.tasks[t], size

@@ -253,10 +253,10 @@ def _decode(line: bytes) -> Cell:
     if not isinstance(record, dict) or record.pop("version", None) != VERSION:
         raise AbmllError(f'not a prediction of format version {VERSION} (no "version": {VERSION}).')
     try:
-        record["log_probs"] = torch.tensor(
-            [[[-math.inf if x is None else x for x in row] for row in s] for s in record["log_probs"]],
-            dtype=torch.float32,
-        )
+        log_probs = record["log_probs"]
+        if b"null" in line:
+            log_probs = [[[-math.inf if x is None else x for x in row] for row in s] for s in log_probs]
+        record["log_probs"] = torch.tensor(log_probs, dtype=torch.float32)
         return Cell(**record)
     except AbmllError:
         raise

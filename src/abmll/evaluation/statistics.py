@@ -6,6 +6,7 @@ Results are arrays (tasks, seeds) with NaN where there is none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,16 +49,30 @@ def bootstrap_interval(values: np.ndarray, num_draws: int = 2000, seed: int = 0)
     mean = float(values[present].mean())
     if present.sum() == 1:
         return Interval(mean, np.nan, np.nan)
-    num_tasks, num_seeds = values.shape
-    generator = np.random.default_rng(seed)
-    task_counts = generator.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), size=num_draws)
-    seed_counts = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_draws)
-    weight = np.einsum("dt,ts,ds->d", task_counts, present, seed_counts)
-    total = np.einsum("dt,ts,ds->d", task_counts, np.where(present, values, 0), seed_counts)
-    means = total[weight > 0] / weight[weight > 0]
+    task_counts, seed_counts = _counts(*values.shape, num_draws, seed)
+    # Σ_ts task_counts·values·seed_counts of every draw, the seeds' sum inside: a product of two matrices.
+    total = ((task_counts @ np.where(present, values, 0)) * seed_counts).sum(1)
+    if present.all():
+        means = total / values.size  # every draw has as many cells as there are
+    else:
+        weight = ((task_counts @ present) * seed_counts).sum(1)
+        means = total[weight > 0] / weight[weight > 0]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
+
+
+@lru_cache(maxsize=16)
+def _counts(num_tasks: int, num_seeds: int, num_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each draw has each task and each seed, (draws, tasks) and (draws, seeds); the same for every array."""
+    generator = np.random.default_rng(seed)
+    tasks, seeds = (
+        generator.multinomial(count, np.full(count, 1 / count), size=num_draws).astype(np.float64)
+        for count in (num_tasks, num_seeds)
+    )
+    for counts in (tasks, seeds):
+        counts.flags.writeable = False  # callers share them
+    return tasks, seeds
 
 
 def midranks(values: np.ndarray) -> np.ndarray:

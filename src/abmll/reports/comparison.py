@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from abmll.core.files import write_whole
-from abmll.evaluation.domains import SCORES, ood_interval
-from abmll.evaluation.metrics import METRICS, Row, Summary, summarise
+from abmll.evaluation.domains import SCORES, ood_intervals
+from abmll.evaluation.metrics import HEADLINE, METRICS, Row, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
 from abmll.reports.costs import COLUMNS, Cost, cost_of
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.per_task import RANKED, ranking
-from abmll.reports.report import render_report
+from abmll.reports.report import write_report
 from abmll.reports.tables import aligned_rows, counts, markdown_rows
 
 QUALITY = ("accuracy", "macro_f1", "nll", "ece", "adaptive_ece", "ece_per_example", "brier", "auroc")
@@ -29,12 +29,10 @@ class ComparisonTable:
     def __init__(self, cells: Sequence[Cell], baseline: str = "abmll") -> None:
         self.summary: Summary = summarise(cells, baseline, QUALITY)
         self.costs: dict[tuple[str, int], Cost] = {}
-        self.aurocs: dict[tuple[str, int], dict[str, Interval]] = {}
+        self.aurocs = ood_intervals(cells)
         for row in self.summary.rows:
             own = [c for c in cells if (c.method, c.support_size) == (row.method, row.support_size)]
-            key = row.method, row.support_size
-            self.costs[key] = cost_of(own)
-            self.aurocs[key] = {name: ood_interval(own, score) for name, (_, score) in SCORES.items()}
+            self.costs[row.method, row.support_size] = cost_of(own)
         self.rankings = {size: ranking(self.summary, size) for size in self.summary.support_sizes}
 
     def markdown(self) -> str:
@@ -122,8 +120,8 @@ def ranking_text(found: Ranking) -> str:
     groups = "; ".join(", ".join(group) for group in found.groups) or "none: all differ"
     friedman = p_value(found.p_value)
     return (
-        f"Mean ranks over {found.num_tasks} tasks (seeds averaged first) by {METRICS[RANKED].label}: Friedman {friedman}, "
-        f"critical difference {found.critical_difference:.2f} (Nemenyi, 5 %). Not told apart: {groups}."
+        f"Mean ranks over {found.num_tasks} tasks (seeds averaged first) by {METRICS[RANKED].label}: Friedman "
+        f"{friedman}, critical difference {found.critical_difference:.2f} (Nemenyi, 5 %). Not told apart: {groups}."
     )
 
 
@@ -133,11 +131,15 @@ def write_comparison(
     """Writes comparison.md, comparison.json and report.html into `out`; returns the table for a terminal, and the
     first and the last of the files.
     """
-    table = ComparisonTable(read_cells(predictions), baseline)
+    cells = read_cells(predictions)
+    table = ComparisonTable(cells, baseline)
     about = f"Budget: {run_info['budget']}.\n\n" if "budget" in run_info else ""
     written = write_whole(out / "comparison.md", about + table.markdown())
     write_whole(out / "comparison.json", json.dumps({**run_info, **table.record()}, indent=1) + "\n")
-    return table.text(), written, render_report(predictions, out / "report.html", training_logs, run_info, baseline)
+    report = write_report(
+        cells, table.summary.only(HEADLINE), table.aurocs, out / "report.html", training_logs, run_info
+    )
+    return table.text(), written, report
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

@@ -14,11 +14,13 @@ from abmll.core.files import write_whole
 from abmll.evaluation import domains
 from abmll.evaluation.metrics import METRICS, Summary, summarise
 from abmll.evaluation.predictions import Cell, read_cells
+from abmll.evaluation.statistics import Interval
 from abmll.reports import costs, figures, learning, per_task
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.tables import counts
 from abmll.reports.verdicts import losses, wins
 
+Aurocs = Mapping[tuple[str, int], Mapping[str, Interval]]
 TEMPLATE = "report.html.jinja"
 NO_LOGS: Mapping[str, Path] = {}
 NO_INFO: Mapping[str, Any] = {}
@@ -44,15 +46,34 @@ def render_report(
     Raises: AbmllError if there are no predictions or a log is damaged.
     """
     cells = read_cells(predictions)
+    summary = summarise(cells, baseline)
+    return write_report(cells, summary, domains.ood_intervals(cells), Path(out), training_logs, run_info)
+
+
+def write_report(
+    cells: Sequence[Cell],
+    summary: Summary,
+    aurocs: Aurocs,
+    out: Path,
+    training_logs: Mapping[str, Path],
+    run_info: Mapping[str, Any],
+) -> Path:
+    """`render_report` for whoever has read and summarised the predictions already.
+
+    aurocs: of `domains.ood_intervals`.
+    """
     curves = [curve for run, path in training_logs.items() for curve in learning.read_curves(run, Path(path))]
-    page = _environment().get_template(TEMPLATE).render(_context(cells, curves, run_info, baseline))
-    return write_whole(Path(out), page)
+    page = _environment().get_template(TEMPLATE).render(_context(cells, summary, aurocs, curves, run_info))
+    return write_whole(out, page)
 
 
 def _context(
-    cells: Sequence[Cell], curves: Sequence[learning.Curve], run_info: Mapping[str, Any], baseline: str
+    cells: Sequence[Cell],
+    summary: Summary,
+    aurocs: Aurocs,
+    curves: Sequence[learning.Curve],
+    run_info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    summary = summarise(cells, baseline)
     size = summary.support_sizes[(len(summary.support_sizes) - 1) // 2]
     looks = figures.looks(summary.methods)
     pooled = {
@@ -64,7 +85,7 @@ def _context(
     info = {key: value for key, value in run_info.items() if key not in ("title", "held_out_families")}
     return {
         "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
-        "baseline": baseline,
+        "baseline": summary.baseline,
         "size": size,
         "scope": _scope(cells, summary),
         "methods": list(summary.methods),
@@ -85,7 +106,7 @@ def _context(
         "few": figures.FEW,
         "ranks": _ranks(summary, size),
         "costs": _costs(cells, summary, size),
-        "domains": _domains(cells, summary, size),
+        "domains": _domains(cells, summary, aurocs, size),
         "ood_definition": domains.DEFINITION,
         "risk_coverage": figures.risk_coverage(pooled, looks),
         "support_curves": [figures.support_curve(summary, m, looks) for m in summary.metrics]
@@ -171,14 +192,13 @@ def _costs(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]
     return rows
 
 
-def _domains(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]]:
+def _domains(cells: Sequence[Cell], summary: Summary, aurocs: Aurocs, size: int) -> list[list[str]]:
     """Per method: name and out-of-domain AUROC by each score; nothing without tasks of both kinds."""
     rows = []
     for row in summary.rows:
         own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
         if row.support_size == size and len({bool(c.extra.get("held_out_family")) for c in own}) == 2:
-            intervals = [domains.ood_interval(own, score) for _, score in domains.SCORES.values()]
-            rows.append([row.method, *map(mean_and_half_width, intervals)])
+            rows.append([row.method, *map(mean_and_half_width, aurocs[row.method, size].values())])
     return rows
 
 
