@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,3 +125,16 @@ def test_the_versions_agree():
     assert project["version"] == version("abmll")
     assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_file_holds_an_access_token():
+    """In none of the files that are published; the patterns are those of the services that this project could meet."""
+    tokens = re.compile(
+        rb"\bhf_[A-Za-z]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bpypi-[\w-]{60,}|\bsk-[A-Za-z0-9_-]{32,}"
+        rb"|\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    )
+    assert tokens.search(b"token = 'hf_" + b"abcDEF" * 6 + b"'"), "the pattern finds one"
+    kept = {".git", ".venv", "runs", "build", "dist", "shared", "__pycache__"}
+    paths = [path for path in ROOT.rglob("*") if path.is_file() and not kept & set(path.relative_to(ROOT).parts)]
+    assert len(paths) > 200
+    assert [path for path in paths if path.stat().st_size < MEGABYTE and tokens.search(path.read_bytes())] == []
