@@ -194,3 +194,41 @@ def test_max_rows_cuts_every_task(base, suite, tmp_path):
     )
     path = evaluate_run(config, None, tmp_path / "out", progress=False)
     assert {len(line["ids"]) for line in read_lines(path)} == {9 - 4}
+
+
+@pytest.fixture(scope="module")
+def other(base, suite, tmp_path_factory):
+    """An adapter of the same method and settings, trained from another seed."""
+    folder = tmp_path_factory.mktemp("other")
+    return train_run(run_config(base, suite, folder / "run").model_copy(update={"seed": 7}), progress=False)
+
+
+def test_predictions_of_another_adapter_are_not_taken_for_its_own(base, suite, adapter, other, finished, copy):
+    before = copy.read_bytes()
+    config = run_config(base, suite, finished.parent, evaluation=SIZES)
+    told = rf"holds predictions of 'abmll' by the adapter {adapter} \(sha256 \w+\), .* {other} .*another folder with -o"
+    with pytest.raises(AbmllError, match=told):
+        evaluate_run(config, other, copy.parent, progress=False)
+    with pytest.raises(AbmllError, match=r"and now they would be by an adapter that the evaluation trained itself"):
+        evaluate_run(config, None, copy.parent, progress=False)
+    assert copy.read_bytes() == before
+    moved = copy.parent / "moved"
+    shutil.copytree(adapter, moved)
+    assert evaluate_run(config, moved, copy.parent, progress=False).read_bytes() == before, "its content decides"
+
+
+def test_an_adapter_that_was_trained_again_in_its_place_is_another(base, suite, adapter, other, tmp_path):
+    config, place = run_config(base, suite, tmp_path / "run"), tmp_path / "adapter"
+    shutil.copytree(adapter, place)
+    evaluate_run(config, place, tmp_path / "out", progress=False)
+    shutil.rmtree(place)
+    shutil.copytree(other, place)
+    with pytest.raises(AbmllError, match=r"the adapter .*adapter \(sha256 .*the adapter .*adapter \(sha256"):
+        evaluate_run(config, place, tmp_path / "out", progress=False)
+
+
+def test_predictions_of_trained_methods_are_not_taken_for_an_adapters(base, suite, adapter, tmp_path):
+    config = run_config(base, suite, tmp_path / "run", training={"num_steps": 1})
+    evaluate_run(config, None, tmp_path / "out", progress=False)
+    with pytest.raises(AbmllError, match=r"by an adapter that the evaluation trained itself .* and now .* adapter "):
+        evaluate_run(config, adapter, tmp_path / "out", progress=False)

@@ -13,6 +13,7 @@ from abmll.learner import Learner
 from abmll.methods import build_method
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, load_model, load_tasks
+from abmll.pipeline.judged import record_adapter, require_same_adapter
 from abmll.pipeline.train import train_learner
 from abmll.training.loop import CHECKPOINTS
 from abmll.training.progress import progress_bar
@@ -27,16 +28,20 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     each seed (under `out`/METHOD/seed-N, going on where an earlier call stopped), so that the seeds repeat the whole
     experiment.
 
-    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be judged, and for settings that
-    differ from those of the cells in `out`.
+    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be judged, and for settings or an
+    adapter that differ from those of the cells in `out`.
     """
     path = out / PREDICTIONS
     if path.is_file():
         require_same_evaluation(out, config)
     suite = load_tasks(config)
     require_judgeable(suite, config)
+    done = index(path)
+    for name in config.method.names:
+        require_same_adapter(out, name, adapter, done)
     write_beside(out, config, config.evaluation.seeds)
     for name in config.method.names:
+        record_adapter(out, name, adapter)
         for seed in config.evaluation.seeds:
             if adapter is None:
                 evaluate_method(config, suite, name, seed, out, progress=progress)
