@@ -13,4 +13,5 @@ def forkserver() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     # Installed modules only: before Python 3.13 the server does not know this process's sys.path.
-    context.set_forkserver_preload(["abmll.training.loop", "abmll.methods", "torch._dynamo"])
+    preload = ["abmll.training.loop", "abmll.methods", "torch._dynamo", "abmll.learner"]
+    context.set_forkserver_preload([*preload, "transformers.models.llama.modeling_llama", "peft"])

@@ -94,7 +94,7 @@ def test_killed_rank_ends_the_job_with_a_message_and_the_job_resumes(
     for rank in survivors:
         message = (tmp_path / "killed-out" / f"rank-{rank}.txt").read_text()
         assert message.startswith("lost contact with another rank: it was killed")
-        assert "start the job again with --resume" in message
+        assert "start the job again (train with --resume)" in message
     assert job(size, tmp_path / "parts", tmp_path / "parts-out") == [0] * size
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     whole, parts = (meta_of(tmp_path / name, size) for name in ("whole-out", "parts-out"))

@@ -59,6 +59,12 @@ class ModelConfig(Section):
         default=False,
         description="Recompute activations in the backward pass: much less memory, about a third slower.",
     )
+    shard: int = Field(
+        default=1,
+        ge=1,
+        description="How many processes hold one copy of the model's weights between them, if one GPU cannot (FSDP2); "
+        "needs torchrun.",
+    )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
         default=None, description="Attention kernel of transformers; unset takes the model's own."
     )

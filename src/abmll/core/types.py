@@ -154,7 +154,11 @@ class Adaptation(Protocol):
 
 @runtime_checkable
 class MetaLearner(Protocol):
-    """Outer loop: adds one episode's gradient to META's `.grad`, and touches nothing else of META."""
+    """Outer loop: adds one episode's gradient to META's `.grad`, and touches nothing else of META.
+
+    One that takes the same number of passes through the model in every episode, each differentiated once, may say so
+    by an attribute `equal_passes = True`: ranks that hold one model between them can then train it.
+    """
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -31,6 +31,7 @@ class Abmll:
     Source: arXiv 2508.14285 (algorithm and objective); the published settings are `methods.abmll_paper`.
     """
 
+    equal_passes: ClassVar[bool] = True
     inner: InnerLoop = InnerLoop()
     outer: Objective = Objective()
     outer_data: Literal["query", "union", "last_batch"] = "query"

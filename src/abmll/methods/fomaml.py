@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from abmll.core.params import add_to_grad, gradient_of
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
@@ -18,6 +19,7 @@ class Fomaml(Stateless):
     Source: Finn et al. 2017, arXiv 1703.03400, section 5.2.
     """
 
+    equal_passes: ClassVar[bool] = True
     inner: InnerLoop = InnerLoop()
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:

@@ -25,6 +25,10 @@ class MetaIcl:
     meta_learner: MetaLearner = MultiTask()
     num_demonstrations: int = 8
 
+    @property
+    def equal_passes(self) -> bool:
+        return bool(getattr(self.meta_learner, "equal_passes", False))
+
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         support, count = episode.support, self.num_demonstrations
         shown, asked = demonstrate(support, support, count), demonstrate(episode.query, support, count)

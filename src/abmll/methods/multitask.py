@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from abmll.core.params import add_to_grad, gradients, reset_task, train_only
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
@@ -18,6 +19,7 @@ class MultiTask(Stateless):
     K times on one task before it goes to the next; here every step is one step of the outer optimiser.
     """
 
+    equal_passes: ClassVar[bool] = True
     objective: Objective = Objective()
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from abmll.core.params import add_to_grad
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
@@ -19,6 +20,7 @@ class Reptile(Stateless):
     baseline of arXiv 2508.14285.
     """
 
+    equal_passes: ClassVar[bool] = True
     inner: InnerLoop = InnerLoop()
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from abmll.data.suite import Suite, load_suite
 from abmll.data.task import Task
 from abmll.language import PromptFormat
 from abmll.learner import Learner
+from abmll.training.distributed import Ranks, connect, local_rank, num_ranks
+from abmll.training.settings import Training
+from abmll.training.sharding import shard_base, sharing_ranks
 
 DEFAULT_MODELS = {"default", default.NAME}
 
@@ -23,12 +28,13 @@ DEFAULT_MODELS = {"default", default.NAME}
 def load_model(config: ModelConfig) -> tuple[Any, Any]:
     """The language model and its tokenizer, on the device and in the type that were asked for.
 
+    A model that several ranks will hold between them stays in ordinary memory: a whole one may not fit the device.
     Weights come from safetensors only and no code that lies beside them is run.
     """
     _quiet()
     model: Any
     model, tokenizer = default.model() if config.name in DEFAULT_MODELS else _from_hugging_face(config)
-    device = _device(config.device)
+    device = device_of(config) if config.shard == 1 else torch.device("cpu")
     model = model.to(device=device, dtype=getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -69,12 +75,41 @@ def _from_hugging_face(config: ModelConfig) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _device(name: str) -> str:
+def device_of(config: ModelConfig) -> torch.device:
+    """Where this process computes; each of several processes on a machine takes a GPU of its own.
+
+    Raises: AbmllError if there is no such GPU.
+    """
+    name = config.device
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda"):
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise AbmllError(f'[model] device is {name!r}, but torch finds no CUDA device. Use "cpu" or "auto".')
-    return name
+    if num_ranks() == 1:
+        return torch.device(name)
+    if name != "cuda":
+        raise AbmllError(
+            f'[model] device is {name!r}, but {num_ranks()} processes need a GPU each. Use "cuda": each takes its own.'
+        )
+    count = torch.cuda.device_count()
+    if local_rank() >= count:
+        raise AbmllError(
+            f"process {local_rank() + 1} of this machine finds only {count} GPUs. Start one a GPU: "
+            f"torchrun --nproc-per-node {count}."
+        )
+    return torch.device("cuda", local_rank())
+
+
+def join_ranks(config: RunConfig) -> Ranks:
+    """The ranks that `torchrun` started, or one alone.
+
+    Raises: AbmllError if they cannot be dealt out to whole copies of the model.
+    """
+    ranks = connect(device_of(config.model), Training.rank_timeout) if num_ranks() > 1 else Ranks()
+    sharing_ranks(ranks, config.model.shard)
+    return ranks
 
 
 def load_tasks(config: RunConfig) -> Suite:
@@ -107,18 +142,22 @@ def _some_rows(task: Task, count: int) -> Task:
 
 def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
     """A fresh learner for one method of the run."""
-    model, tokenizer = load_model(config.model)
-    learner = Learner(
-        model,
-        tokenizer,
-        name,
-        prompt=PromptFormat(**config.prompt.model_dump()),
-        r=config.adapter.r,
-        lora_alpha=config.adapter.lora_alpha,
-        target_modules=config.adapter.target_modules,
-        seed=seed,
-        **config.method.options_for(name),
-    )
+
+    def build() -> Learner:
+        model, tokenizer = load_model(config.model)
+        return Learner(
+            model,
+            tokenizer,
+            name,
+            prompt=PromptFormat(**config.prompt.model_dump()),
+            r=config.adapter.r,
+            lora_alpha=config.adapter.lora_alpha,
+            target_modules=config.adapter.target_modules,
+            seed=seed,
+            **config.method.options_for(name),
+        )
+
+    learner = _placed(config, build)
     chosen = {
         key: value
         for key in ("learning_rate", "schedule", "max_grad_norm")
@@ -126,3 +165,25 @@ def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
     }
     learner.use_outer(replace(learner.method.outer, **chosen))
     return learner
+
+
+def load_learner(config: RunConfig, adapter: Path) -> Learner:
+    """The learner that was saved in `adapter`, on the run's model."""
+    return _placed(config, lambda: Learner.load(adapter, *load_model(config.model)))
+
+
+def _placed(config: RunConfig, make: Callable[[], Learner]) -> Learner:
+    """A new learner, its model laid over `model.shard` ranks."""
+    shard = config.model.shard
+    ranks = join_ranks(config)
+    if shard == 1:
+        return make()
+
+    def make_and_shard() -> Learner:
+        learner = make()
+        shard_base(learner.model, mesh)
+        return learner
+
+    mesh = sharing_ranks(ranks, shard, device_of(config.model))
+    # Each loads the whole model before it drops all but its part: one after the other, that is one in memory at once.
+    return ranks.in_turns(make_and_shard)

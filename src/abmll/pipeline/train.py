@@ -110,5 +110,8 @@ def meta_train(
         directory=directory,
         resume=resume,
         progress=progress,
-        settings={"model": config.model.model_dump(mode="json"), "prompt": config.prompt.model_dump()},
+        settings={
+            "model": config.model.model_dump(mode="json", exclude={"shard"}),
+            "prompt": config.prompt.model_dump(),
+        },
     )

@@ -1,4 +1,4 @@
-"""Ranks: several processes that train together, each on its own episodes of a step.
+"""Ranks: several processes that work together, each on its own episodes of a step or cells of an evaluation.
 
 Started by `torchrun --nproc-per-node N`, which tells every process its rank in the environment; without it there is
 one rank and nothing here communicates. There is no wrapper around the model: inner loops are local, and a step
@@ -8,10 +8,12 @@ needs one sum of META's gradient over ranks. Everything else (metrics, errors, s
 from __future__ import annotations
 
 import atexit
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -87,6 +89,31 @@ class Ranks:
         self.exchange(b"", failure)
         return result
 
+    def in_turns(self, work: Callable[[], T]) -> T:
+        """Does `work` on every rank, those of one machine one after the other; an error of one stops all."""
+        place = f"{local_rank()} {int(os.environ.get('LOCAL_WORLD_SIZE', '1'))}"
+        turns = max(int(answer.split()[1]) for answer in self.exchange(place.encode()))
+        results: list[T] = []
+        for turn in range(turns):
+            failure = None
+            if turn == local_rank() % turns:
+                try:
+                    results.append(work())
+                except Exception as error:
+                    failure = error
+            self.exchange(b"", failure)
+        return results[0]
+
+    def agree(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns on rank 0, a plain JSON value, on every rank: files are read where they are written."""
+        result, failure = b"", None
+        if self.is_first:
+            try:
+                result = json.dumps(work()).encode()
+            except Exception as error:
+                failure = error
+        return json.loads(self.exchange(result, failure)[0])
+
     def _all_gather(self, payload: bytes) -> list[bytes]:
         def all_gather() -> list[bytes]:
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -119,6 +146,16 @@ class Ranks:
 _connected: Ranks | None = None
 
 
+def num_ranks() -> int:
+    """How many processes `torchrun` started; 1 without it. Asks the environment, and connects to nobody."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine, from 0: which of its GPUs it takes."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def connect(device: torch.device, timeout: float) -> Ranks:
     """Joins the ranks that `torchrun` started (gloo on the CPU, NCCL on CUDA), or is the only one.
 
@@ -129,7 +166,7 @@ def connect(device: torch.device, timeout: float) -> Ranks:
     if _connected is not None:
         return _connected
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if num_ranks() == 1:
             return Ranks()
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -147,15 +184,39 @@ def _disconnect() -> None:
         dist.destroy_process_group()
 
 
+class Unheard(AbmllError):
+    """An error inside a pass that other ranks take part in: they wait for this one, and cannot be told."""
+
+
+@contextmanager
+def together(sharded: bool) -> Iterator[None]:
+    """A block of passes through a model, which, if it is sharded, communicate by themselves.
+
+    Raises: Unheard in place of any error in a sharded model. The process must then end; that is what others notice.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not sharded:
+            raise
+        lost = isinstance(error, dist.DistBackendError) or "gloo" in str(error)
+        what = _lost(error) if lost else str(error) or type(error).__name__
+        raise Unheard(what) from error
+
+
 def _communicate(call: Callable[[], T]) -> T:
     try:
         return call()
     except RuntimeError as error:
-        raise AbmllError(
-            f"lost contact with another rank: it was killed, or was silent for too long ({_first_line(error)}). "
-            "Look for its own message above; then start the job again with --resume: it continues from the last "
-            "checkpoint."
-        ) from error
+        raise AbmllError(_lost(error)) from error
+
+
+def _lost(error: Exception) -> str:
+    return (
+        f"lost contact with another rank: it was killed, or was silent for too long ({_first_line(error)}). "
+        "Look for its own message above; then start the job again (train with --resume): it goes on from what is "
+        "on disk."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -23,11 +23,12 @@ from abmll.core.params import assign, clone, zero_grad
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Episode, Likelihood, MetaLearner, Method, Metrics
 from abmll.training import checkpoint, optimizer
-from abmll.training.distributed import Ranks, connect
+from abmll.training.distributed import Ranks, Unheard, connect, together
 from abmll.training.finite import require_finite_gradient, require_finite_metrics, require_finite_parameters
 from abmll.training.log import FILE_NAME, Record, TrainingLog, peak_memory_bytes, read_log
 from abmll.training.progress import progress_bar
 from abmll.training.settings import Training, fingerprint, require_equal
+from abmll.training.sharding import is_sharded, require_equal_passes
 from abmll.training.state import pack, unpack
 
 __all__ = ["Episodes", "Training", "TrainingResult", "train"]
@@ -104,6 +105,13 @@ def train(
             f"training.episodes_per_step is {training.episodes_per_step}, the number over all ranks, and does not "
             f"divide by the {ranks.size} ranks of this job. Set it to a multiple of {ranks.size}."
         )
+    if is_sharded(likelihood):
+        require_equal_passes(learner)
+        if validate:
+            raise AbmllError(
+                "validate runs on rank 0 alone, which holds only a part of the model (model.shard). Evaluate the "
+                "checkpoints' adapters instead, or set model.shard=1."
+            )
     run = _Run(likelihood, learner, method, episodes, training, directory, ranks, device)
     first_step = run.restore(resume, settings or {})
     log: TrainingLog | None = None
@@ -164,6 +172,7 @@ class _Run:
         self.meta = likelihood.parameters(META)
         self.task = likelihood.parameters(TASK)
         self.optimizer = optimizer.build(method.outer, self.meta)
+        self.sharded = is_sharded(likelihood)
         self.settings: dict[str, Any] = {}
         self.last_checkpoint: Path | None = None
 
@@ -174,12 +183,18 @@ class _Run:
         zero_grad(self.meta.values())
         reports: list[tuple[int, str, Metrics]] = []
         failure: Exception | None = None
-        try:
-            for index in range((step - 1) * count, step * count):
-                if index % self.ranks.size == self.ranks.rank:
-                    reports.append(self._episode(index, step))
-        except Exception as error:
-            failure = error
+        for index in range((step - 1) * count + self.ranks.rank, step * count, self.ranks.size):
+            try:
+                reports.append(self._episode(index, step))
+            except Unheard:
+                raise
+            except Exception as error:
+                failure = error
+            if self.sharded:
+                # Ranks that share a model go on together: one that stopped alone would leave the others waiting.
+                self.ranks.exchange(b"", failure)
+            elif failure is not None:
+                break
         answers = self.ranks.exchange(json.dumps(reports).encode(), failure)
         everyone = sorted(report for answer in answers for report in json.loads(answer))
         tasks = [task for _, task, _ in everyone]
@@ -210,7 +225,7 @@ class _Run:
     def _episode(self, index: int, step: int) -> tuple[int, str, Metrics]:
         """Adds one episode's gradient to META's; its noise is a function of (training.seed, index) alone."""
         episode = self.episodes[index]._replace(progress=(step - 1) / self.training.num_steps)
-        with seeded(derive_seed("train", self.training.seed, index)):
+        with seeded(derive_seed("train", self.training.seed, index)), together(self.sharded):
             metrics = self.learner.meta_gradient(self.likelihood, episode)
         metrics = {name: float(value) for name, value in metrics.items()}
         require_finite_metrics(metrics, step, episode.task)
@@ -240,7 +255,10 @@ class _Run:
         own = b""
         try:
             require_finite_parameters(self.task, TASK, step, "the step's episodes")
-            own = pack({"task": self.task, "meta_learner": self.learner.state_dict()})
+            state = self.learner.state_dict()
+            # Without a state of its own a rank's φ is begun anew in every episode: one copy of it says enough.
+            kept = self.task if state or self.ranks.is_first else {}
+            own = pack({"task": kept, "meta_learner": state})
         except Exception as error:
             failure = error
         self.ranks.exchange(b"", failure)
@@ -278,7 +296,8 @@ class _Run:
         assign(self.meta, common["meta"])
         self.optimizer.load_state_dict(common["optimizer"])
         local = unpack(self.ranks.scatter(own), self.device)
-        assign(self.task, local["task"])
+        if local["task"]:
+            assign(self.task, local["task"])
         if local["meta_learner"] or self.learner.state_dict():
             self.learner.load_state_dict(local["meta_learner"])
         return step

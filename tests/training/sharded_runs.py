@@ -1,0 +1,143 @@
+"""Jobs of several ranks on a tiny Llama, its base whole on each or laid over them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import free_port
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+SECONDS = 240
+HIDDEN = 256  # large enough for every matrix to be worth sharding
+
+
+def job(size: int, shard: int, out: Path, work: str = "train", **options: Any) -> list[Any]:
+    """Each rank's result; see the functions below. `shard` ranks hold one copy of the base."""
+    out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    port = free_port()
+    arguments = [(rank, size, port, shard, out, work, options) for rank in range(size)]
+    processes = [context.Process(target=run_sharded, args=one) for one in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+        if process.is_alive():
+            for other in processes:
+                other.kill()
+            pytest.fail("a rank hangs")
+    return [
+        "killed" if process.exitcode == -signal.SIGKILL else torch.load(out / f"rank-{rank}.pt")
+        for rank, process in enumerate(processes)
+    ]
+
+
+def run_sharded(rank: int, size: int, port: int, shard: int, out: Path, work: str, options: dict[str, Any]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    from abmll.core.errors import AbmllError
+
+    try:
+        result: Any = {"train": trained, "evaluate": evaluated}[work](rank, size, shard, out, **options)
+    except AbmllError as error:
+        result = str(error)
+    torch.save(result, out / f"rank-{rank}.pt")
+
+
+def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, **options: Any) -> Any:
+    """A learner and the bytes of the base that this rank keeps."""
+    from abmll.learner import Learner
+    from abmll.training.distributed import Ranks, connect
+    from abmll.training.sharding import base_bytes, shard_base, sharing_ranks
+    from tiny import tiny_llama, tiny_tokenizer
+
+    cpu = torch.device("cpu")
+    ranks = connect(cpu, 20.0) if size > 1 else Ranks()
+    mesh = sharing_ranks(ranks, shard, cpu)
+    model = tiny_llama(hidden=HIDDEN)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    learner = Learner(model, tiny_tokenizer(), method, r=2, lora_alpha=4, **options)
+    shard_base(learner.model, mesh)
+    return learner, base_bytes(learner.model)
+
+
+def trained(
+    rank: int,
+    size: int,
+    shard: int,
+    out: Path,
+    sabotage: str = "",
+    resume: bool = False,
+    num_steps: int = 3,
+    checkpoint_every: int = 100,
+    **options: Any,
+) -> dict[str, Any]:
+    """META, the bytes of the base before and after, after episodes of several lengths; rank 0 saves the adapter."""
+    from abmll.core.params import clone
+    from abmll.core.types import META
+    from abmll.data.episodes import EpisodeSampler
+    from abmll.training.loop import train
+    from abmll.training.settings import Training
+    from abmll.training.sharding import base_bytes
+    from tiny_tasks import tiny_task
+
+    learner, before = learner_of(size, shard, **{"method": "abmll"} | options)
+    # Longer texts on some tasks: what ranks do at the same time differs in length and must not in order.
+    tasks = [tiny_task(f"task-{number}", 12) for number in range(4)]
+    for number, task in enumerate(tasks):
+        rows = tuple(row._replace(prompt=row.prompt * (1 + 2 * number)) for row in task.examples)
+        tasks[number] = type(task)(task.name, rows)
+    if sabotage and rank == size - 1:
+        spoil(learner, sabotage)
+    train(
+        learner.likelihood,
+        learner.method,
+        EpisodeSampler(tuple(tasks), 0, 4, 4),
+        Training(num_steps, episodes_per_step=4, checkpoint_every=checkpoint_every),
+        directory=out / "run",
+        resume=resume,
+        progress=False,
+    )
+    if rank == 0:
+        learner.save(out / "adapter")
+    meta = clone(learner.likelihood.parameters(META))
+    return {"meta": meta, "bytes": (before, base_bytes(learner.model))}
+
+
+def evaluated(rank: int, size: int, shard: int, out: Path, methods: list[str]) -> dict[str, torch.Tensor]:
+    """Predictions of every method on one task; all ranks make the same cells."""
+    from tiny_tasks import tiny_task
+
+    predictions = {}
+    for method in methods:
+        learner, _ = learner_of(size, shard, method)
+        (cell,) = learner.evaluate([tiny_task("task", 12)], support_sizes=(4,), num_samples=2, num_query=5)
+        predictions[method] = cell.log_probs
+    return predictions
+
+
+def spoil(learner: Any, how: str) -> None:
+    """The rank's third episode: "nan" is found after its passes, "error" and "death" happen within one."""
+    learner_type = type(learner.method.meta_learner)
+    intact, calls = learner_type.meta_gradient, []
+
+    def spoiled(self: Any, likelihood: Any, episode: Any) -> Any:
+        calls.append(episode.task)
+        if len(calls) == 3 and how == "error":
+            raise RuntimeError("out of memory")
+        if len(calls) == 3 and how == "death":
+            os.kill(os.getpid(), signal.SIGKILL)
+        metrics = intact(self, likelihood, episode)
+        return metrics | {"nll": float("nan")} if len(calls) == 3 else metrics
+
+    learner_type.meta_gradient = spoiled
