@@ -514,3 +514,14 @@ def test_completion_offers_the_fields_of_a_run_file():
         [sys.executable, "-m", "abmll.cli"], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["training.num_steps="]
+
+
+@pytest.mark.parametrize("words", [["tune", "run.toml"], ["compare", "default"], ["demo"]])
+def test_commands_that_do_not_share_their_work_are_refused_under_torchrun(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert f"{words[0]} does not share its work over the 4 processes of torchrun" in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before

@@ -72,7 +72,7 @@ def test_an_adapter_is_judged_on_every_held_out_task(finished):
 
 
 def test_a_finished_evaluation_loads_nothing(base, suite, adapter, copy, finished, monkeypatch):
-    forbid(monkeypatch, "load_model", "append_cell")
+    forbid(monkeypatch, "load_learner", "append_cell")
     config = run_config(base, suite, finished.parent, evaluation=SIZES)
     assert evaluate_run(config, adapter, copy.parent, progress=False).read_bytes() == finished.read_bytes()
 
@@ -111,7 +111,7 @@ def test_methods_are_trained_once_a_seed_and_compared_on_the_same_rows(base, sui
         assert torch.equal(zero.log_probs, cells[CellKey("lora", 0, task, 0)].log_probs), "a fresh LoRA changes nothing"
         assert not torch.equal(zero.log_probs, cells[CellKey("multitask", 0, task, 0)].log_probs), "θ is used"
 
-    forbid(monkeypatch, "load_model", "build_learner", "train_learner")
+    forbid(monkeypatch, "load_learner", "build_learner", "train_learner")
     evaluate_run(config, None, tmp_path / "out", progress=False)
     report = render_report(path, tmp_path / "report.html", dict(zip("ab", logs, strict=True)), {"seeds": [0, 1]})
     text = report.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -68,3 +69,18 @@ def free_path(path: Path, overwrite: bool, *, marker: str | None = None) -> Path
         if not overwrite:
             raise AbmllError(f"{path} exists. Give another path with -o, or add --overwrite.")
     return path
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of a `torchrun` job that speaks; a process alone is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def require_one_process(command: str) -> None:
+    """Raises AbmllError under `torchrun` for a command whose processes would all do the same."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise AbmllError(
+            f"{command} does not share its work over the {count} processes of torchrun: each would do all of it. Start "
+            "it without torchrun (tune and compare have --jobs); train and evaluate share."
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from abmll.cli.arguments import Overrides, Quiet, RunFile
+from abmll.cli.arguments import Overrides, Quiet, RunFile, require_one_process
 from abmll.cli.group import complain
 from abmll.core.errors import AbmllError
 
@@ -43,6 +43,7 @@ def tune(
       abmll tune run.toml 'method.name=["lora", "reptile", "abmll"]' -o runs/tuned
       abmll tune run.toml tune.trials=32 tune.num_steps=100 --jobs 4
     """
+    require_one_process("tune")
     from abmll.config import load_config
 
     config = load_config(run, overrides or ())
@@ -100,6 +101,7 @@ def compare(
       abmll compare default --methods abmll,lora,multitask,reptile --seeds 5 --support 4,16,64 -o runs/compared
       abmll compare my_tasks --run run.toml --tuned runs/tuned/tuned.toml --budget seconds --jobs 4
     """
+    require_one_process("compare")
     config = _config(suite, run, list(overrides or ()), methods, seeds, support, out, tuned)
     from abmll import pipeline
 

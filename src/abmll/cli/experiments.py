@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli.arguments import Overrides, Quiet, RunFile, adapter_folder
+from abmll.cli.arguments import Overrides, Quiet, RunFile, adapter_folder, is_first_process, require_one_process
 from abmll.cli.reporting import print_table
 from abmll.core.errors import AbmllError
 
@@ -24,6 +24,7 @@ def train(
 
     Checkpoints, the log training.jsonl and the adapter go to the run's output folder. A method that learns nothing
     across tasks, such as lora or laplace with start="none", gets the fresh adapter that it adapts from.
+    Under torchrun, processes share the episodes of each step (docs/scale.md).
 
     \b
     Examples:
@@ -42,7 +43,8 @@ def train(
     from abmll import pipeline
 
     written = pipeline.train_run(config, resume=resume, progress=not quiet)
-    typer.echo(f"Adapter: {written}\nNext:    abmll adapt {written} TASK -o DIR")
+    if is_first_process():
+        typer.echo(f"Adapter: {written}\nNext:    abmll adapt {written} TASK -o DIR")
 
 
 def evaluate(
@@ -63,7 +65,7 @@ def evaluate(
     """Adapt to every held-out task, and predict it.
 
     With a list of methods, compares them on the same examples. Every prediction goes to predictions.jsonl, from
-    which all metrics and the report are made.
+    which all metrics and the report are made. Under torchrun, processes share the tasks (docs/scale.md).
 
     \b
     Examples:
@@ -82,8 +84,9 @@ def evaluate(
     from abmll import pipeline
 
     written = pipeline.evaluate_run(config, adapter, out or config.output, progress=not quiet)
-    print_table(written)
-    typer.echo(f"\nPredictions: {written}\nNext:        abmll report {written} -o report.html")
+    if is_first_process():
+        print_table(written)
+        typer.echo(f"\nPredictions: {written}\nNext:        abmll report {written} -o report.html")
 
 
 def demo(
@@ -102,6 +105,7 @@ def demo(
     Example:
       abmll demo -o runs/demo
     """
+    require_one_process("demo")
     if out.exists() and not out.is_dir():
         raise AbmllError(f"{out} is a file; give a folder with -o.")
     from abmll import pipeline

@@ -51,8 +51,9 @@ def evaluate(
     if not tasks:
         raise AbmllError("no tasks to evaluate: the suite's split is empty. Hold some out (held_out in [data]).")
     largest = max(support_sizes)
-    for task in tasks:
-        for size in support_sizes:
+    # One size after the other: cells that ranks make at the same time then cost about the same.
+    for size in support_sizes:
+        for task in tasks:
             if CellKey(name, seed, task.name, size) in done:
                 continue
             episode = evaluation_episode(task, seed, size, num_query, max_support=largest)

@@ -125,7 +125,7 @@ def append_cell(path: Path | str, cell: Cell) -> None:
     Raises: AbmllError if `extra` is not JSON.
     """
     path = Path(path)
-    line = _encode(cell)
+    line = encode_cell(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path) as file:
         _mend_end(path, file)
@@ -180,7 +180,7 @@ def _numbered_cells(path: Path) -> Iterator[tuple[int, Cell]]:
             if not line.strip():
                 continue
             try:
-                cell = _decode(line)
+                cell = decode_cell(line)
             except AbmllError as error:
                 if line.endswith(b"\n"):
                     raise AbmllError(f"{path}, line {number}: {error} Delete that line and evaluate again.") from error
@@ -213,7 +213,7 @@ def _mend_end(path: Path, file: FileIO) -> None:
     file.seek(0)
     last = file.read().rpartition(b"\n")[2]
     try:
-        _decode(last)
+        decode_cell(last)
     except AbmllError:
         warnings.warn(f"{path}: the last line was cut off; it is removed.", stacklevel=4)
         file.truncate(size - len(last))
@@ -221,7 +221,8 @@ def _mend_end(path: Path, file: FileIO) -> None:
         _write_all(file, b"\n")
 
 
-def _encode(cell: Cell) -> bytes:
+def encode_cell(cell: Cell) -> bytes:
+    """The cell as a line of a predictions file, line break included. Raises: AbmllError if `extra` is not JSON."""
     record = {
         "version": VERSION,
         **cell.key._asdict(),
@@ -244,7 +245,7 @@ def _nested(log_probs: Tensor) -> list[list[list[float | None]]]:
     ]
 
 
-def _decode(line: bytes) -> Cell:
+def decode_cell(line: bytes) -> Cell:
     """The cell that a line holds. Raises: AbmllError saying what is wrong with it."""
     try:
         record = json.loads(line)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from abmll.config import RunConfig, load_config
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
-from abmll.evaluation.predictions import CellKey, append_cell, index
+from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
 from abmll.learner import Learner
 from abmll.methods import build_method
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
-from abmll.pipeline.build import build_learner, load_model, load_tasks
+from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
 from abmll.pipeline.judged import record_adapter, require_same_adapter
 from abmll.pipeline.train import train_learner
+from abmll.training.distributed import Ranks, Unheard, together
 from abmll.training.loop import CHECKPOINTS
 from abmll.training.progress import progress_bar
 
@@ -28,33 +31,59 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     each seed (under `out`/METHOD/seed-N, going on where an earlier call stopped), so that the seeds repeat the whole
     experiment.
 
+    Started by `torchrun`, the ranks share the cells between them; rank 0 alone reads and writes `out`.
+
     Raises: AbmllError, before anything is trained, for held-out tasks that cannot be judged, and for settings or an
     adapter that differ from those of the cells in `out`.
     """
     path = out / PREDICTIONS
-    if path.is_file():
-        require_same_evaluation(out, config)
+    ranks = join_ranks(config)
+    ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
     suite = load_tasks(config)
     require_judgeable(suite, config)
-    done = index(path)
+    require_same_passes(config)
+    ranks.first(lambda: _prepare(config, adapter, out))
+    for name in config.method.names:
+        if adapter is None:
+            for seed in config.evaluation.seeds:
+                evaluate_method(config, suite, name, seed, out, ranks=ranks, progress=progress)
+            continue
+        done = done_cells(path, ranks)
+        seeds = [s for s in config.evaluation.seeds if not is_complete(config, suite, name, s, done)]
+        if seeds:
+            learner = load_learner(config, adapter)
+            _require_method(learner, name, adapter)
+            append_predictions(learner, suite, config, name, seeds, path, done, ranks, progress=progress)
+    return path
+
+
+def _prepare(config: RunConfig, adapter: Path | None, out: Path) -> None:
+    done = index(out / PREDICTIONS)
     for name in config.method.names:
         require_same_adapter(out, name, adapter, done)
     write_beside(out, config, config.evaluation.seeds)
     for name in config.method.names:
         record_adapter(out, name, adapter)
-        for seed in config.evaluation.seeds:
-            if adapter is None:
-                evaluate_method(config, suite, name, seed, out, progress=progress)
-            elif not is_complete(config, suite, name, seed, done := index(path)):
-                learner = Learner.load(adapter, *load_model(config.model))
-                _require_method(learner, name, adapter)
-                append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
-    return path
+
+
+def done_cells(path: Path, ranks: Ranks) -> set[CellKey]:
+    """The cells in the predictions file, as rank 0 finds it."""
+    return {CellKey(*key) for key in ranks.agree(lambda: sorted(index(path)))}
+
+
+def require_same_passes(config: RunConfig) -> None:
+    """Raises AbmllError for a budget of seconds if ranks share a copy of the model: all of them must take its steps."""
+    if config.model.shard > 1 and (config.evaluation.adaptation_seconds or config.evaluation.same_seconds_as):
+        raise AbmllError(
+            f"evaluation.adaptation_seconds gives every rank its own number of steps, but the {config.model.shard} "
+            "ranks that hold one model between them (model.shard) must take the same. Remove adaptation_seconds and "
+            "set the method's num_steps, or set model.shard=1."
+        )
 
 
 def require_same_evaluation(out: Path, config: RunConfig) -> None:
     """Raises AbmllError if the cells in `out` were made with other settings than those of this run."""
-    free = ["method.name", "evaluation.seeds", "output", "tune"]
+    free = ["method.name", "evaluation.seeds", "output", "tune", "model.shard"]
     if (out / RUN_FILE).is_file():
         before = load_config(out / RUN_FILE).evaluation.support_sizes
         # Queries are the rows beyond the largest support set: with the same largest, they stay the same.
@@ -70,18 +99,28 @@ def require_judgeable(suite: Suite, config: RunConfig) -> None:
         evaluation_episode(task, 0, 0, evaluation.num_query, max_support=max(evaluation.support_sizes))
 
 
-def evaluate_method(config: RunConfig, suite: Suite, name: str, seed: int, out: Path, *, progress: bool = True) -> None:
+def evaluate_method(
+    config: RunConfig,
+    suite: Suite,
+    name: str,
+    seed: int,
+    out: Path,
+    *,
+    ranks: Ranks | None = None,
+    progress: bool = True,
+) -> None:
     """Meta-trains one method with one seed, if it learns across tasks, and appends the cells that are missing."""
     path = out / PREDICTIONS
-    done = index(path)
+    ranks = ranks or Ranks()
+    done = done_cells(path, ranks)
     if is_complete(config, suite, name, seed, done):
         return
     learner = build_learner(config, name, seed=seed)
     if learner.method.meta_learner is not None:
-        trainer = trainer_of(config, name, seed, out)
+        trainer = ranks.agree(lambda: trainer_of(config, name, seed, out))
         folder = out / trainer / f"seed-{seed}"
         train_learner(learner, suite, config, folder, seed, resume=True, progress=progress, save=trainer == name)
-    append_predictions(learner, suite, config, name, seed, path, done, progress=progress)
+    append_predictions(learner, suite, config, name, [seed], path, done, ranks, progress=progress)
 
 
 def trainer_of(config: RunConfig, name: str, seed: int, out: Path) -> str:
@@ -119,36 +158,77 @@ def append_predictions(
     suite: Suite,
     config: RunConfig,
     name: str,
-    seed: int,
+    seeds: Sequence[int],
     path: Path,
     done: set[CellKey],
+    ranks: Ranks,
     *,
     progress: bool = True,
 ) -> None:
-    """Evaluates a learner on the run's split and appends its cells, each as soon as it is there."""
+    """Evaluates a learner on the run's split and appends its cells, each as soon as it is there.
+
+    The missing cells are dealt out to the ranks, or, if several hold one copy of the model, to the copies: all ranks
+    of a copy make the same cell, because every pass through its weights needs them all. What a cell holds depends on
+    neither.
+    """
     evaluation = config.evaluation
-    cells = learner.evaluate(
-        getattr(suite, evaluation.split),
-        name=name,
-        seed=seed,
-        support_sizes=evaluation.support_sizes,
-        num_samples=evaluation.num_samples,
-        num_query=evaluation.num_query,
-        known_families={task.family for task in suite.train},
-        done=done,
-        adaptation_seconds=evaluation.adaptation_seconds,
+    wanted = [key for seed in seeds for key in cell_keys(config, suite, name, seed)]
+    missing = [key for key in wanted if key not in done]
+    copies = ranks.size // config.model.shard
+    own = set(missing[ranks.rank // config.model.shard :: copies])
+    cells = chain.from_iterable(
+        learner.evaluate(
+            getattr(suite, evaluation.split),
+            name=name,
+            seed=seed,
+            support_sizes=evaluation.support_sizes,
+            num_samples=evaluation.num_samples,
+            num_query=evaluation.num_query,
+            known_families={task.family for task in suite.train},
+            done=set(wanted) - own,
+            adaptation_seconds=evaluation.adaptation_seconds,
+        )
+        for seed in seeds
     )
-    total = len(getattr(suite, evaluation.split)) * len(evaluation.support_sizes)
-    title = f"evaluating {name}, seed {seed}"
-    with progress_bar(0, total, visible=progress, title=title) as show:
-        for number, cell in enumerate(cells, start=1):
-            append_cell(path, cell)
-            show({"step": number})
+    title = f"evaluating {name}, seed {', '.join(map(str, seeds))}"
+    with progress_bar(0, len(missing), visible=progress and ranks.is_first, title=title) as show:
+        for begun in range(0, len(missing), copies):
+            _append_next(cells, path, ranks, config.model.shard)
+            show({"step": min(begun + copies, len(missing))})
+
+
+def _append_next(cells: Iterator[Cell], path: Path, ranks: Ranks, shard: int) -> None:
+    """Every copy of the model makes its next cell, and rank 0 appends them; an error ends all ranks."""
+    if ranks.size == 1:
+        append_cell(path, next(cells))
+        return
+    line, failure = b"", None
+    try:
+        with together(shard > 1):
+            cell = next(cells, None)
+        if cell is not None and ranks.rank % shard == 0:
+            line = encode_cell(cell)
+    except Unheard:
+        raise
+    except Exception as error:
+        failure = error
+    lines = ranks.exchange(line, failure)
+
+    def append() -> None:
+        for line in lines:
+            if line:
+                append_cell(path, decode_cell(line))
+
+    ranks.first(append)
+
+
+def cell_keys(config: RunConfig, suite: Suite, name: str, seed: int) -> list[CellKey]:
+    """The cells of a method and seed, in the order in which they are made."""
+    tasks = getattr(suite, config.evaluation.split)
+    return [CellKey(name, seed, task.name, size) for size in config.evaluation.support_sizes for task in tasks]
 
 
 def is_complete(config: RunConfig, suite: Suite, name: str, seed: int, done: set[CellKey]) -> bool:
     """Whether every cell of a method and seed is done."""
-    tasks = getattr(suite, config.evaluation.split)
-    return bool(tasks) and all(
-        CellKey(name, seed, task.name, size) in done for task in tasks for size in config.evaluation.support_sizes
-    )
+    keys = cell_keys(config, suite, name, seed)
+    return bool(keys) and done.issuperset(keys)
