@@ -9,6 +9,7 @@ from stages import cells_of, run_config
 from abmll.config import dump_toml
 from abmll.core.errors import AbmllError
 from abmll.pipeline import evaluate_run, train_run
+from tiny import tiny_llama, tiny_tokenizer
 
 SIZES = {"support_sizes": [0, 4], "seeds": [0, 1, 2]}  # 2 tasks x 2 sizes x 3 seeds = 12 cells
 
@@ -104,3 +105,34 @@ def test_a_budget_of_seconds_is_refused_where_ranks_share_a_model(base, suite, a
     config = config.model_copy(update={"model": config.model.model_copy(update={"shard": 2})})
     with pytest.raises(AbmllError, match=r"gives every rank its own number of steps.*set model.shard=1"):
         evaluate_run(config, adapter, tmp_path / "out", progress=False)
+
+
+@pytest.mark.slow
+def test_ranks_that_share_a_model_train_and_evaluate_as_one_process_does(suite, tmp_path):
+    """The run file's model.shard, from loading in turns to the adapter folder; two copies of two ranks evaluate."""
+    tiny_llama(hidden=256, layers=1).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    sections = {"method": {"name": "reptile"}, "training": {"num_steps": 2, "episodes_per_step": 2}}
+    whole = run_config(tmp_path / "base", suite, tmp_path / "whole", evaluation=SIZES, **sections)
+    evaluate_run(whole, train_run(whole, progress=False), tmp_path / "out-whole", progress=False)
+
+    model = whole.model.model_copy(update={"shard": 2})
+    shared = whole.model_copy(update={"model": model, "output": tmp_path / "shared"})
+    (tmp_path / "run.toml").write_text(dump_toml(shared))
+    assert job(2, "train", tmp_path / "run.toml", tmp_path) == ["", ""]
+    assert job(4, "evaluate", tmp_path / "run.toml", tmp_path / "out-shared", shared.output / "adapter") == [""] * 4
+    alone, cells = (cells_of(tmp_path / name / "predictions.jsonl") for name in ("out-whole", "out-shared"))
+    assert list(cells) == list(alone)
+    assert max(float((cells[key].log_probs - cell.log_probs).abs().max()) for key, cell in alone.items()) < 1e-6
+
+
+def test_a_shared_model_needs_its_processes(base, suite, adapter, tmp_path):
+    config = run_config(base, suite, tmp_path / "run")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"shard": 8})})
+    for start in (
+        lambda: evaluate_run(config, adapter, tmp_path / "out", progress=False),
+        lambda: train_run(config, progress=False),
+    ):
+        with pytest.raises(AbmllError, match=r"model\.shard is 8, .* has 1\. Start a multiple of 8 \(torchrun --nproc"):
+            start()
+    assert not (tmp_path / "out").exists()

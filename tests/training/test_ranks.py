@@ -118,6 +118,16 @@ def test_number_of_ranks_may_change_only_without_state_of_their_own(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2)])
+def test_a_run_resumes_on_more_ranks_and_on_fewer(before: int, after: int, tmp_path: Path, forkserver: None) -> None:
+    options = {"outer": {"schedule": "constant"}, "persistent": False}
+    assert job(before, tmp_path / "run", tmp_path / "out", num_steps=3, **options) == [0] * before
+    assert job(after, tmp_path / "run", tmp_path / "resumed-out", **options) == [0] * after
+    assert job(1, tmp_path / "whole", tmp_path / "whole-out", **options) == [0]
+    assert_close(meta_of(tmp_path / "resumed-out", after), meta_of(tmp_path / "whole-out", 1))
+
+
+@pytest.mark.slow
 def test_episodes_must_divide_by_the_ranks(tmp_path: Path, forkserver: None) -> None:
     assert job(2, tmp_path / "run", tmp_path / "out", episodes_per_step=3) == [1, 1]
     message = (tmp_path / "out" / "rank-1.txt").read_text()
