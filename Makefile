@@ -1,6 +1,7 @@
 # make demo       the whole story in minutes: train, adapt, compare, report (offline once installed)
 # make test       the default tests            make test-slow   the long ones as well
 # make test-floor the adapters' tests with the lowest peft that pyproject.toml allows
+# make test-triton  the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
 # make lint       style, layers and types      make format      fix the style
 # make clean      remove what these commands made, but for the results in runs/
 
@@ -9,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-floor lint format install clean
+.PHONY: demo test test-slow test-floor test-triton lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
@@ -26,6 +27,17 @@ test-floor: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/peft-$(FLOOR) peft==$(FLOOR)
 	PYTHONPATH=build/peft-$(FLOOR) $(BIN)/python -c 'import peft; assert peft.__version__.startswith("$(FLOOR)."), peft'
 	PYTHONPATH=build/peft-$(FLOOR) $(BIN)/python -m pytest -n 2 tests/adapters
+
+# Beside the environment and not in it: PyTorch's CUDA builds bring triton along, its CPU build needs none. The first
+# run interprets the kernels, the second compiles them for GPUs that need not be here.
+TRITON := build/triton
+test-triton: $(STAMP) $(TRITON)/.installed
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/core/test_triton.py
+	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/core/test_triton.py
+
+$(TRITON)/.installed:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(TRITON) triton
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -72,6 +72,21 @@ def fused_output(
 
     prior: of the posterior's rank and bound. Differentiable once.
     """
+    plan, factors = plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior)
+    return _FusedOutput.apply(plan, x, base, counted, *factors)
+
+
+def plan_of(
+    x: Tensor,
+    base: Tensor,
+    posterior: gaussian.Factors,
+    prior: gaussian.Factors | None,
+    dtype: torch.dtype,
+    sample: bool,
+    estimator: Estimator,
+    hyper_prior: bool,
+) -> tuple[Plan, list[Tensor]]:
+    """What is asked for, with a seed from the global generator if it takes noise, and the four or eight factors."""
     gaussians = [posterior] if prior is None else [posterior, prior]
     factors = [tensor for g in gaussians for tensor in g[:4]]
     plan = Plan(
@@ -86,7 +101,7 @@ def fused_output(
         dtype,
         noise.draw_seed() if sample else 0,
     )
-    return _FusedOutput.apply(plan, x, base, counted, *factors)
+    return plan, factors
 
 
 class _FusedOutput(torch.autograd.Function):
@@ -95,7 +110,7 @@ class _FusedOutput(torch.autograd.Function):
         ctx: Any, plan: Plan, x: Tensor, base: Tensor, counted: Tensor | None, *factors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         maps = _maps(plan, factors)
-        inner = _times(x, maps.A.T)
+        inner = times(x, maps.A.T)
         value = torch.empty_like(base, dtype=plan.dtype)
         kl, hyper = (torch.zeros((), dtype=torch.float64, device=base.device) for _ in range(2))
         for rows, columns in _tiles(len(base), base.shape[1], base.device):
@@ -136,7 +151,7 @@ class _FusedOutput(torch.autograd.Function):
             tile.accumulate(d_inner, d_Bts, *tile.gradients(d_here, d_kl, d_hyper))
         d_factors: list[Tensor | None] = [None] * len(factors)
         if any(needs[::2]):
-            d_factors[::2] = _split_A(plan, _transposed_times(d_inner, x))
+            d_factors[::2] = split_A(plan, transposed_times(d_inner, x))
         d_factors[1::2] = [None if d_Bt is None else d_Bt.T for d_Bt in d_Bts]
         d_factors = [
             None if d is None or not need else d.to(factor.dtype)
@@ -164,20 +179,14 @@ class _Maps(NamedTuple):
 
 
 def _maps(plan: Plan, factors: Sequence[Tensor]) -> _Maps:
-    mean_A, mean_B, log_var_A, log_var_B, *prior = (factor.to(plan.wide) for factor in factors)
-    s, *others = plan.scalings
+    A = joint_A(plan, factors)
+    mean_B, log_var_B, *prior = (factor.to(plan.wide) for factor in factors[1::2])
     if not prior:
         mean, log_var = mean_B.T.contiguous(), log_var_B.T.contiguous()
-        return _Maps(s * torch.cat([mean_A, log_var_A]), mean, log_var, mean, log_var, False)
-    p_mean_A, p_mean_B, p_log_var_A, p_log_var_B = prior
-
-    def difference(A: Tensor, p_A: Tensor) -> Tensor:
-        # scaled last: of nearly equal numbers the difference is exact, that of their rounded multiples is not
-        return s * (A - p_A) if others[0] == s else s * A - others[0] * p_A
-
-    A = [s * mean_A, difference(mean_A, p_mean_A), s * log_var_A, difference(log_var_A, p_log_var_A)]
+        return _Maps(A, mean, log_var, mean, log_var, False)
+    p_mean_B, p_log_var_B = prior
     return _Maps(
-        torch.cat(A),
+        A,
         mean_B.T.contiguous(),
         log_var_B.T.contiguous(),
         torch.cat([(mean_B - p_mean_B).T, p_mean_B.T]),
@@ -186,7 +195,22 @@ def _maps(plan: Plan, factors: Sequence[Tensor]) -> _Maps:
     )
 
 
-def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
+def joint_A(plan: Plan, factors: Sequence[Tensor]) -> Tensor:
+    """(inner, in_features), all that the input is multiplied with: see `_Maps.A`; without a prior [A_μ; A_v]."""
+    mean_A, log_var_A, *prior = (factor.to(plan.wide) for factor in factors[::2])
+    s, *others = plan.scalings
+    if not prior:
+        return s * torch.cat([mean_A, log_var_A])
+    p_mean_A, p_log_var_A = prior
+
+    def difference(A: Tensor, p_A: Tensor) -> Tensor:
+        # scaled last: of nearly equal numbers the difference is exact, that of their rounded multiples is not
+        return s * (A - p_A) if others[0] == s else s * A - others[0] * p_A
+
+    return torch.cat([s * mean_A, difference(mean_A, p_mean_A), s * log_var_A, difference(log_var_A, p_log_var_A)])
+
+
+def split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
     """From the gradient of `_Maps.A` to those of mean_A and log_var_A of the posterior (and the prior)."""
     s, *others = plan.scalings
     if not others:
@@ -330,14 +354,14 @@ def _tiles(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slic
             yield slice(row, min(row + height, rows)), slice(column, min(column + block.columns, columns))
 
 
-def _times(x: Tensor, A: Tensor) -> Tensor:
+def times(x: Tensor, A: Tensor) -> Tensor:
     """x A in A's type, by pieces if x is of another: a copy of the input in float32 may be twice its size."""
     if x.dtype == A.dtype:
         return x @ A
     return torch.cat([piece.to(A.dtype) @ A for piece in x.split(CONVERTED_ROWS)])
 
 
-def _transposed_times(d: Tensor, x: Tensor) -> Tensor:
+def transposed_times(d: Tensor, x: Tensor) -> Tensor:
     """dᵀ x in d's type, by pieces likewise."""
     if x.dtype == d.dtype:
         return d.T @ x

@@ -1,9 +1,10 @@
-"""What a Gaussian over a layer's output adds to it, and its KL divergence: one function, two implementations.
+"""What a Gaussian over a layer's output adds to it, and its KL divergence: one function, three implementations.
 
 "naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
 keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
-none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "auto"
-takes the fused one for outputs so large that memory matters.
+none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "triton" is
+the fused one in two GPU kernels, with noise of its own. For outputs so large that memory matters "auto" takes "triton"
+on CUDA, where triton is installed, and "fused" elsewhere.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from abmll.core import fused, gaussian, noise
+from abmll.core import fused, gaussian, noise, triton_layer
 from abmll.core.divergence import sum_counted
 from abmll.core.errors import unknown_name
 from abmll.core.types import Estimator
 
-Implementation = Literal["auto", "fused", "naive"]
+Implementation = Literal["auto", "fused", "naive", "triton"]
 _chosen: Implementation = "auto"
 FUSED_FROM = 2**18
 """Elements of an output (1 MB in float32) from which "auto" fuses. The naive one takes up to seven times the memory and
@@ -83,13 +84,19 @@ def gaussian_output(
         prior.bound == posterior.bound
         and all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
     )
-    fuse = _chosen == "fused" or (_chosen == "auto" and base.numel() >= FUSED_FROM)
-    if fuse and alike:
-        value, kl, hyper = fused.fused_output(*arguments, sample, estimator, hyper_prior)
-    else:
-        value, kl, hyper = _naive_output(*arguments, sample, estimator, hyper_prior)
+    name = _implementation_for(base, wide) if alike else "naive"
+    compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
+    value, kl, hyper = compute(*arguments, sample, estimator, hyper_prior)
     asked = prior is not None
     return LayerOutput(value.view(base.shape), kl if asked else None, hyper if asked and hyper_prior else None)
+
+
+def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
+    if _chosen != "auto":
+        return _chosen
+    if base.numel() < FUSED_FROM:
+        return "naive"
+    return "triton" if triton_layer.suits(base, wide) else "fused"
 
 
 def _naive_output(
