@@ -38,7 +38,8 @@ more memory for their parts of B's gradient."""
 @cache
 def installed() -> bool:
     """Whether triton can be imported, as far as can be told without importing it."""
-    return importlib.util.find_spec("triton") is not None
+    spec = importlib.util.find_spec("triton")
+    return spec is not None and spec.origin is not None  # without an origin it is some folder of that name
 
 
 def suits(base: Tensor, dtype: torch.dtype) -> bool:
