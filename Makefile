@@ -2,6 +2,8 @@
 # make test       the default tests            make test-slow   the long ones as well
 # make test-floor the adapters' tests with the lowest peft that pyproject.toml allows
 # make test-triton  the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
+# make test-triton     the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
+# make test-quantised  4-bit and 8-bit base models; fetches bitsandbytes (60 MB) into build/
 # make lint       style, layers and types      make format      fix the style
 # make clean      remove what these commands made, but for the results in runs/
 
@@ -10,7 +12,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-floor test-triton lint format install clean
+.PHONY: demo test test-slow test-floor test-triton test-quantised lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
@@ -37,6 +39,15 @@ test-triton: $(STAMP) $(TRITON)/.installed
 
 $(TRITON)/.installed:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(TRITON) triton
+	@touch $@
+
+BITSANDBYTES := build/bitsandbytes
+test-quantised: $(STAMP) $(BITSANDBYTES)/.installed
+	PYTHONPATH=$(BITSANDBYTES) $(BIN)/python -m pytest tests/adapters/test_quantised.py
+
+# without its dependencies, of which torch would come again, as gigabytes of its CUDA build
+$(BITSANDBYTES)/.installed:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BITSANDBYTES) bitsandbytes
 	@touch $@
 
 lint: $(STAMP)
