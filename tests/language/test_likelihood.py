@@ -141,6 +141,18 @@ def test_samples_differ_and_average_to_the_right_spread():
     assert torch.equal(draws, likelihood.choice_log_probs(EXAMPLES, num_samples=6))
 
 
+@pytest.mark.parametrize("answer", ["letters", "text"])
+def test_batches_of_like_length_give_each_question_what_it_gets_alone(answer):
+    """And in the order of the questions, though the batches take them by length."""
+    likelihood = likelihood_of(prompt=PromptFormat(answer=answer), batch_size=3)
+    words = [9, 1, 40, 2, 17, 30, 1, 5]
+    examples = [Example("the film was good and " * n, ("yes", "it is not true"), 0) for n in words]
+    together = likelihood.choice_log_probs(examples)[0]
+    alone = torch.cat([likelihood.choice_log_probs([example])[0] for example in examples])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    assert len({tuple(row.tolist()) for row in alone.round(decimals=4)}) == len(set(words))
+
+
 def test_prediction_keeps_no_gradient_and_restores_nothing_it_did_not_change():
     likelihood = likelihood_of()
     assert not likelihood.choice_log_probs(EXAMPLES).requires_grad

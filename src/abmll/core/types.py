@@ -122,6 +122,19 @@ class FunctionalLikelihood(Likelihood, Protocol):
 
 
 @runtime_checkable
+class StackedLikelihood(Likelihood, Protocol):
+    """A likelihood that can be evaluated for several tasks in one pass."""
+
+    def stacked(self, params: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Until the block ends, `terms` takes params[name][t] for TASK's tensors in the t-th equal part of examples.
+
+        params: for every name of `parameters(TASK)` a tensor (tasks, *shape). At the mean only.
+        Raises: AbmllError if the model has adapters of which several cannot share a pass.
+        """
+        ...
+
+
+@runtime_checkable
 class Posterior(Protocol):
     """What an adaptation returns. It survives later adaptations: it holds its own copy of what it needs."""
 

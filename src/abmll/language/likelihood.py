@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abmll.adapters.roles import adapter_parameters
+from abmll.adapters.stacked import stacked
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, Estimator, Example, Role, Terms
@@ -75,6 +76,12 @@ class CausalLMLikelihood:
                 self._substituted = None
 
     @contextmanager
+    def stacked(self, params: Mapping[str, Tensor]) -> Iterator[None]:
+        """See `StackedLikelihood.stacked`."""
+        with stacked(self.model, params):
+            yield
+
+    @contextmanager
     def terms(
         self,
         examples: Sequence[Example],
@@ -110,7 +117,11 @@ class CausalLMLikelihood:
 
     @torch.no_grad()
     def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:
-        """See `Likelihood.choice_log_probs`. Questions of like length share a pass, as do a question's samples."""
+        """See `Likelihood.choice_log_probs`. Questions of like length share a pass, as do a question's samples.
+
+        The noise of a sample depends on its place in the pass: from one state of the global generator the same
+        questions in the same order have the same samples, other questions beside them give others.
+        """
         if not examples:
             raise AbmllError("nothing to predict: the list of examples is empty.")
         encoded = [self.encode(example) for example in examples]

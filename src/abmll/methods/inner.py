@@ -45,9 +45,10 @@ class InnerLoop:
 
     def new_optimizer(self, likelihood: Likelihood) -> torch.optim.Optimizer:
         """A fresh optimiser of the task parameters."""
-        return self.optimizer_of(t for name, t in likelihood.parameters(TASK).items() if self._moves(name))
+        return self.optimizer_of(t for name, t in likelihood.parameters(TASK).items() if self.moves(name))
 
-    def _moves(self, name: str) -> bool:
+    def moves(self, name: str) -> bool:
+        """Whether the steps change the task parameter of this name."""
         return self.adapts == "all" or "log_var" not in name
 
     def optimizer_of(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -76,7 +77,7 @@ class InnerLoop:
         reset_task(likelihood)
         train_only(likelihood, TASK)
         for name, tensor in likelihood.parameters(TASK).items():
-            tensor.requires_grad_(self._moves(name))
+            tensor.requires_grad_(self.moves(name))
         optimizer = optimizer or self.new_optimizer(likelihood)
         loss = torch.tensor(float("nan"))
         for step, batch in enumerate(self.batches(support)):
