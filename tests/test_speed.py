@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.speed import cases, gpu, measure
+from benchmarks.speed import cases, gpu, measure, padding
 from benchmarks.speed.__main__ import main
 
 
@@ -66,6 +66,21 @@ def test_the_command_measures_prints_writes_and_draws(tmp_path, capsys):
         assert row["environment"]["torch"] == torch.__version__
         assert (tmp_path / f"speed-{part}.svg").stat().st_size > 1000
     assert results["gpu"][0]["fused"]["tokens_per_second"] > 0
+
+
+def test_padding_is_counted_in_the_order_of_the_batches():
+    lengths = [1, 4, 1, 4]
+    assert padding.padded_share(lengths, 2) == 1 - 10 / 16
+    assert padding.padded_share(sorted(lengths), 2) == 0
+
+
+def test_questions_of_the_padding_benchmark_differ_in_length_and_are_the_same_each_time():
+    examples = padding.mixed_lengths(50)
+    assert examples == padding.mixed_lengths(50)
+    lengths = sorted(len(example.prompt.split()) for example in examples)
+    assert lengths[0] >= 2
+    assert lengths[-1] <= 200
+    assert lengths[-1] > 5 * lengths[0]
 
 
 def test_without_a_gpu_the_gpu_part_says_what_it_needs(tmp_path, capsys, monkeypatch):

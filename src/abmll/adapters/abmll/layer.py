@@ -100,11 +100,28 @@ class AbmllLayer(BaseTunerLayer):
         if record is None or not (record.sample or priors):
             mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
             return (base.to(mean.dtype) + mean).to(dtype)
+        return self._add_gaussian(base, x, adapter_name, [q, *priors], record, dtype)
+
+    @torch.compiler.disable
+    def _add_gaussian(
+        self,
+        base: Tensor,
+        x: Tensor,
+        adapter_name: str,
+        asked: list[gaussian.Factors],
+        record: StochasticPass,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`add_adapter` in a pass that asks for a sample or a KL; asked: the posterior's factors, then the prior's.
+
+        torch.compile leaves it as it is: noise that can be drawn again and a record outside the graph are not for it.
+        """
+        q, *priors = asked
         if self.space[adapter_name] == "factors":
-            value = factor_output(self, x, [q, *priors], record)
+            value = factor_output(self, x, asked, record)
             return (base.to(value.dtype) + value).to(dtype)
         if self.space[adapter_name] == "weight":
-            return weight_output(self, base, x, [q, *priors], record, dtype, self.kl_rows[adapter_name])
+            return weight_output(self, base, x, asked, record, dtype, self.kl_rows[adapter_name])
         output = gaussian_output(
             x,
             base,
