@@ -68,6 +68,20 @@ def test_the_command_measures_prints_writes_and_draws(tmp_path, capsys):
     assert results["gpu"][0]["fused"]["tokens_per_second"] > 0
 
 
+@pytest.mark.slow
+def test_the_parts_on_whole_methods_measure_write_and_draw(tmp_path):
+    arguments = ["--small", "--repeats", "1", "--output", str(tmp_path / "speed.json"), "--figures", str(tmp_path)]
+    assert main(["adaptation", "tasks", "padding", "side-by-side", *arguments]) == 0
+    results = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["tasks"] for row in results["tasks"]] == [2, 4]
+    assert results["tasks"][0]["seconds_ratio"] == 1
+    (row,) = results["padding"]
+    assert row["cases"]["by length"]["padding"] < row["cases"]["as they come"]["padding"]
+    (row,) = results["side-by-side"]
+    assert set(row["cases"]) == {"one after the other", "side by side"}
+    assert (tmp_path / "speed-methods.svg").stat().st_size > 1000
+
+
 def test_padding_is_counted_in_the_order_of_the_batches():
     lengths = [1, 4, 1, 4]
     assert padding.padded_share(lengths, 2) == 1 - 10 / 16

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import cases, gpu, measure, plots, tasks
+from benchmarks.speed import cases, gpu, measure, padding, plots, tasks
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
@@ -53,6 +53,17 @@ def adaptation(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {"size": 16, **tasks.adaptation(options.repeats, measure.CLOCKS[options.clock])}
 
 
+def mixed_lengths(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for count in options.sizes or [40 if options.small else 320]:
+        yield {"size": count, **padding.padding(count, options.repeats, measure.CLOCKS[options.clock])}
+
+
+def side_by_side(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for count in options.sizes or ([2] if options.small else [1, 4, 16]):
+        row = tasks.side_by_side(count, options.repeats, measure.CLOCKS[options.clock])
+        yield {"size": count, "examples": 16, "cases": row}
+
+
 def llama_8b(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shape, device, batch, tokens = (gpu.TINY, "cpu", 2, 16) if options.small else (gpu.LLAMA_3_8B, "cuda", 8, 512)
     yield {"size": shape["hidden_size"], **gpu.train(shape, device, batch, tokens, options.repeats)}
@@ -68,6 +79,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "models": models,
     "adaptation": adaptation,
     "tasks": number_of_tasks,
+    "padding": mixed_lengths,
+    "side-by-side": side_by_side,
     "gpu": llama_8b,
 }
 

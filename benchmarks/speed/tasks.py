@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ import torch
 from abmll import default
 from abmll.adapters import attach_roles
 from abmll.adapters.spec import peft_config
-from abmll.core.types import Episode, Example
+from abmll.core.types import Example
 from abmll.data.episodes import EpisodeSampler, evaluation_episode
 from abmll.data.task import Task
 from abmll.language import CausalLMLikelihood
 from abmll.methods import build_method
-from benchmarks.speed.measure import Case, Clock, compare, peak_bytes, timed
+from abmll.methods.side_by_side import adapt_side_by_side
+from benchmarks.speed.measure import Case, Clock, compare
 
 
 def likelihood_of(method: Any) -> CausalLMLikelihood:
@@ -46,34 +47,52 @@ def adaptation(repeats: int, clock: Clock) -> dict[str, Any]:
         adapt[name] = Case(adapt_once, known)
         if method.meta_learner is not None:
             meta[name] = Case(meta_once, known)
-    results["adapt"] = _without_saved(compare(adapt, repeats, "lora", clock))
-    results["meta_step"] = _without_saved(compare(meta, repeats, "maml", clock))
+    results["adapt"] = without_saved(compare(adapt, repeats, "lora", clock))
+    results["meta_step"] = without_saved(compare(meta, repeats, "maml", clock))
     return results
 
 
-def _without_saved(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def without_saved(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """A whole loop saves and frees many times over; only its peak means something."""
     return {name: {k: v for k, v in row.items() if not k.startswith("saved")} for name, row in results.items()}
 
 
-def number_of_tasks(counts: list[int], steps: int, clock: Clock) -> list[dict[str, float]]:
-    """Seconds and peak bytes of an outer step while meta-training runs through this many tasks."""
+def number_of_tasks(counts: list[int], repeats: int, clock: Clock) -> list[dict[str, float]]:
+    """Seconds and peak bytes of an outer step on the next episode, while meta-training runs through so many tasks.
+
+    The counts take turns, and their ratios are to the first of them.
+    """
     method = build_method("abmll", num_steps=3)
     likelihood = likelihood_of(method)
     meta = method.meta_learner
     assert meta is not None
 
-    def step(episode: Episode) -> None:
-        meta.meta_gradient(likelihood, episode)
-
-    results = []
-    for count in counts:
+    def outer_step(count: int) -> Case:
         sampler = EpisodeSampler(synthetic_tasks(count), 0, 8, 8)
-        episodes: list[Episode] = [sampler[i] for i in range(steps + 1)]
-        peak = peak_bytes(Case(lambda first=episodes[0]: step(first), ()))
-        seconds = [timed(lambda episode=episode: step(episode), clock) for episode in episodes[1:]]
-        results.append({"tasks": count, "seconds": statistics.median(seconds), "peak_bytes": peak})
-    return results
+        places = itertools.count()
+        return Case(lambda: meta.meta_gradient(likelihood, sampler[next(places)]), tuple(likelihood.model.parameters()))
+
+    cases = {str(count): outer_step(count) for count in counts}
+    results = without_saved(compare(cases, repeats, str(counts[0]), clock))
+    return [{"tasks": count, **results[str(count)]} for count in counts]
+
+
+def side_by_side(count: int, repeats: int, clock: Clock) -> dict[str, Any]:
+    """Seconds of adapting a LoRA to 16 examples of each of `count` tasks, one after the other and side by side."""
+    method = build_method("lora", num_steps=5)
+    likelihood = likelihood_of(method)
+    supports = [task.examples[:16] for task in synthetic_tasks(count)]
+
+    def one_after_the_other() -> None:
+        for support in supports:
+            method.adaptation.adapt(likelihood, support)
+
+    known = tuple(likelihood.model.parameters())
+    cases = {
+        "one after the other": Case(one_after_the_other, known),
+        "side by side": Case(lambda: adapt_side_by_side(method.adaptation, likelihood, supports), known),
+    }
+    return without_saved(compare(cases, repeats, "one after the other", clock))
 
 
 def synthetic_tasks(count: int) -> tuple[Task, ...]:
