@@ -1,8 +1,7 @@
 # make demo       the whole story in minutes: train, adapt, compare, report (offline once installed)
 # make test       the default tests            make test-slow   the long ones as well
-# make test-floor the adapters' tests with the lowest peft that pyproject.toml allows
+# make test-floor      the adapters' tests with the lowest peft that pyproject.toml allows
 # make test-triton  the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
-# make test-triton     the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
 # make test-quantised  4-bit and 8-bit base models; fetches bitsandbytes (60 MB) into build/
 # make lint       style, layers and types      make format      fix the style
 # make clean      remove what these commands made, but for the results in runs/
