@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from stages import read_lines, run_config
 
 from abmll.config import dump_toml, load_config
@@ -57,7 +59,9 @@ def test_a_killed_command_resumes_to_the_same_adapter(base, suite, undisturbed, 
     config = config_for("abmll", base, suite, tmp_path / "run")
     (tmp_path / "run.toml").write_text(dump_toml(config))
     command = [sys.executable, "-m", "abmll.cli", "train", str(tmp_path / "run.toml"), "-q"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    # sums over another number of threads round otherwise: bits are compared between equal ones
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as process:
         while steps_of(config.output) < 3 and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -98,5 +102,6 @@ def test_twenty_kills_at_random_moments(method, base, suite, undisturbed, tmp_pa
 
 
 def resume(text: str, path: Path) -> None:
+    torch.set_num_threads(1)  # as in this process: see above
     path.write_text(text)
     train_run(load_config(path), resume=True, progress=False)
