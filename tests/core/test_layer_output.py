@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from asked import ASKED
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
@@ -16,14 +17,6 @@ from abmll.core.errors import AbmllError
 from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
 
 ROWS, IN, OUT, RANK = 70, 5, 1030, 2  # more than one block of noise either way
-ASKED = [
-    {"sample": True},
-    {"sample": False},
-    {"sample": True, "estimator": "sample"},
-    {"sample": True, "hyper_prior": True},
-    {"sample": False, "hyper_prior": True},
-    {"sample": True, "estimator": "sample", "hyper_prior": True},
-]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from asked import ASKED
 from torch import Tensor
 
 from abmll.core import fused, gaussian, layer_output, noise, triton_layer
@@ -29,14 +30,6 @@ DEVICES = [
     pytest.param("cuda", marks=[pytest.mark.gpu, on_gpu]),
 ]
 ROWS, IN, OUT, RANK = 37, 5, 50, 3  # ragged: no multiple of a tile, of four columns or of sixteen
-ASKED = [
-    {"sample": True},
-    {"sample": False},
-    {"sample": True, "estimator": "sample"},
-    {"sample": True, "hyper_prior": True},
-    {"sample": False, "hyper_prior": True},
-    {"sample": True, "estimator": "sample", "hyper_prior": True},
-]
 
 
 def philox(counter: tuple[Tensor, Tensor, int, int], key: tuple[int, int]) -> list[Tensor]:

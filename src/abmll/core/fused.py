@@ -133,11 +133,8 @@ class _FusedOutput(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None) -> tuple[Any, ...]:
         x, inner, counted, *factors = ctx.saved_tensors
         plan, maps = ctx.plan, _maps(ctx.plan, factors)
-        _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
-        if not maps.has_prior:
-            d_kl = d_hyper = None
-        if not plan.hyper_prior:
-            d_hyper = None
+        needs = ctx.needs_input_grad[4:]
+        d_kl, d_hyper = asked_for(plan, factors, d_kl, d_hyper)
         if d_value is None and d_kl is None and d_hyper is None:
             return (None,) * (4 + len(factors))
         d_inner = torch.zeros_like(inner)
@@ -149,17 +146,44 @@ class _FusedOutput(torch.autograd.Function):
             d_here = None if d_value is None else d_value[rows, columns].to(plan.wide)
             tile = _Tile(plan, maps, inner, counted, rows, columns)
             tile.accumulate(d_inner, d_Bts, *tile.gradients(d_here, d_kl, d_hyper))
-        d_factors: list[Tensor | None] = [None] * len(factors)
-        if any(needs[::2]):
-            d_factors[::2] = split_A(plan, transposed_times(d_inner, x))
-        d_factors[1::2] = [None if d_Bt is None else d_Bt.T for d_Bt in d_Bts]
-        d_factors = [
-            None if d is None or not need else d.to(factor.dtype)
-            for d, need, factor in zip(d_factors, needs, factors, strict=True)
-        ]
-        d_x = (d_inner @ maps.A).to(x.dtype) if needs_x else None
-        d_base = d_value.to(ctx.base_dtype) if needs_base and d_value is not None else None
-        return None, d_x, d_base, None, *d_factors
+        d_Bs = [None if d_Bt is None else d_Bt.T for d_Bt in d_Bts]
+        return gradients_of_inputs(ctx, x, factors, maps.A, d_value, d_inner, d_Bs)
+
+
+def asked_for(
+    plan: Plan, factors: Sequence[Tensor], d_kl: Tensor | None, d_hyper: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients by kl and hyper, None for one that was not computed."""
+    has_prior = len(factors) == 8
+    return d_kl if has_prior else None, d_hyper if has_prior and plan.hyper_prior else None
+
+
+def gradients_of_inputs(
+    ctx: Any,
+    x: Tensor,
+    factors: Sequence[Tensor],
+    joint_A: Tensor,
+    d_value: Tensor | None,
+    d_inner: Tensor,
+    d_Bs: Sequence[Tensor | None] | Tensor,
+) -> tuple[Any, ...]:
+    """What a backward pass returns for (plan, x, base, counted, *factors), from the gradients of the inner products
+    (rows, inner) and of every B.
+
+    ctx: of an autograd function with these inputs, which keeps plan and base_dtype.
+    """
+    _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
+    d_factors: list[Tensor | None] = [None] * len(factors)
+    if any(needs[::2]):
+        d_factors[::2] = _split_A(ctx.plan, _transposed_times(d_inner, x))
+    d_factors[1::2] = d_Bs
+    d_factors = [
+        None if d is None or not need else d.to(factor.dtype)
+        for d, need, factor in zip(d_factors, needs, factors, strict=True)
+    ]
+    d_x = (d_inner @ joint_A).to(x.dtype) if needs_x else None
+    d_base = d_value.to(ctx.base_dtype) if needs_base and d_value is not None else None
+    return None, d_x, d_base, None, *d_factors
 
 
 class _Maps(NamedTuple):
@@ -210,7 +234,7 @@ def joint_A(plan: Plan, factors: Sequence[Tensor]) -> Tensor:
     return torch.cat([s * mean_A, difference(mean_A, p_mean_A), s * log_var_A, difference(log_var_A, p_log_var_A)])
 
 
-def split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
+def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
     """From the gradient of `_Maps.A` to those of mean_A and log_var_A of the posterior (and the prior)."""
     s, *others = plan.scalings
     if not others:
@@ -361,7 +385,7 @@ def times(x: Tensor, A: Tensor) -> Tensor:
     return torch.cat([piece.to(A.dtype) @ A for piece in x.split(CONVERTED_ROWS)])
 
 
-def transposed_times(d: Tensor, x: Tensor) -> Tensor:
+def _transposed_times(d: Tensor, x: Tensor) -> Tensor:
     """dᵀ x in d's type, by pieces likewise."""
     if x.dtype == d.dtype:
         return d.T @ x

@@ -130,24 +130,11 @@ class _TritonOutput(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None) -> tuple[Any, ...]:
         x, inner, counted, *factors = ctx.saved_tensors
         plan: Plan = ctx.plan
-        _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
-        has_prior = len(factors) == 8
-        d_kl = d_kl if has_prior else None
-        d_hyper = d_hyper if has_prior and plan.hyper_prior else None
+        d_kl, d_hyper = fused.asked_for(plan, factors, d_kl, d_hyper)
         if (d_value is None and d_kl is None and d_hyper is None) or not len(x):
             return (None,) * (4 + len(factors))
         d_inner, d_Bs = _inner_gradients(plan, inner, counted, factors, d_value, d_kl, d_hyper)
-        d_factors: list[Tensor | None] = [None] * len(factors)
-        if any(needs[::2]):
-            d_factors[::2] = fused.split_A(plan, fused.transposed_times(d_inner, x))
-        d_factors[1::2] = d_Bs
-        d_factors = [
-            None if d is None or not need else d.to(factor.dtype)
-            for d, need, factor in zip(d_factors, needs, factors, strict=True)
-        ]
-        d_x = (d_inner @ fused.joint_A(plan, factors)).to(x.dtype) if needs_x else None
-        d_base = d_value.to(ctx.base_dtype) if needs_base and d_value is not None else None
-        return None, d_x, d_base, None, *d_factors
+        return fused.gradients_of_inputs(ctx, x, factors, fused.joint_A(plan, factors), d_value, d_inner, d_Bs)
 
 
 def _inner_gradients(

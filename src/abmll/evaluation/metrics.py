@@ -12,7 +12,7 @@ from abmll.core import calibration
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.evaluation.ranking import mean_ranks, shared_task_means
-from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, wilcoxon_signed_rank
+from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, seed_means, wilcoxon_signed_rank
 
 
 class Metric(NamedTuple):
@@ -380,6 +380,5 @@ def _enumerated(sizes: list[int]) -> str:
 
 def _task_means(values: np.ndarray) -> np.ndarray:
     """Mean over seeds of the tasks that have a value."""
-    present = ~np.isnan(values)
-    kept = present.any(1)
-    return np.where(present, values, 0).sum(1)[kept] / present.sum(1)[kept]
+    means = seed_means(values)
+    return means[~np.isnan(means)]

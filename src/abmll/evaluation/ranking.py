@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from abmll.core.errors import AbmllError
-from abmll.evaluation.statistics import midranks
+from abmll.evaluation.statistics import midranks, seed_means
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def shared_task_means(values: np.ndarray) -> np.ndarray:
     task without such a seed. A method that lacks a seed is not compared with the luck of that seed in the others.
     """
     shared = ~np.isnan(values).any(0)
-    count = shared.sum(1)
-    sums = np.where(shared, values, 0).sum(2).T
-    return np.where(count > 0, 1, np.nan)[:, None] * sums / np.maximum(count, 1)[:, None]
+    return seed_means(np.where(shared, values, np.nan)).T
 
 
 def _task_ranks(values: np.ndarray, higher_is_better: bool) -> np.ndarray:

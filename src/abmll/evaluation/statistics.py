@@ -30,6 +30,13 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+def seed_means(values: np.ndarray) -> np.ndarray:
+    """Means over the last axis, of what is not NaN; NaN where there is nothing else."""
+    present = ~np.isnan(values)
+    count = present.sum(-1)
+    return np.where(count > 0, np.where(present, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
 def bootstrap_interval(values: np.ndarray, num_draws: int = 2000, seed: int = 0) -> Interval:
     """Mean of (tasks, seeds) values, and the 2.5 and 97.5 percentiles of its hierarchical bootstrap.
 

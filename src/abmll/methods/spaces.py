@@ -75,8 +75,8 @@ _STARTS: Space = {
 }
 _START: Space = {**_LORA, **_STARTS}
 _ABMLL: Space = {
-    "learning_rate": _ADAM,
-    "outer_learning_rate": LogUniform(1e-3, 1e-2),
+    **_LORA,
+    "outer_learning_rate": _OUTER,
     "kl_weight": LogUniform(1e-6, 1e-1),
     "log_var_offset": Choice((-6.0, -5.0, -4.0, -3.0, -2.0)),
 }

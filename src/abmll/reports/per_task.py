@@ -10,6 +10,7 @@ import numpy as np
 from abmll.evaluation.metrics import METRICS, Summary
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking, rank_methods, shared_task_means
+from abmll.evaluation.statistics import seed_means
 from abmll.reports.notation import number
 
 SHOWN = ("accuracy", "nll")
@@ -45,9 +46,7 @@ def task_means(summary: Summary, metric: str, size: int, tasks: Sequence[str], m
     """Means over seeds (tasks, methods); NaN where a method has no cell of the task."""
     places = [summary.tasks.index(task) for task in tasks]
     values = summary.values(metric, size, methods)[:, places]
-    present = ~np.isnan(values)
-    count = present.sum(2)
-    return np.where(count > 0, np.where(present, values, 0).sum(2) / np.maximum(count, 1), np.nan).T
+    return seed_means(values).T
 
 
 def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
