@@ -52,13 +52,14 @@ class LayerLikelihood:
         return dict(self._parameters[role])
 
     @contextmanager
-    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False):
+    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False, prior_only=False):
         x, mask = padded(examples)
         with stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
             estimator=kl or "closed_form",
             hyper_prior=hyper_prior,
+            prior_only=prior_only,
             mask=mask,
         ) as record:
             rows = zip(self.model(x), mask, examples, strict=True)

@@ -50,7 +50,7 @@ class GaussianToy:
         return phi["mean"] + (0.5 * phi["log_var"]).exp() * torch.randn_like(phi["mean"])
 
     @contextmanager
-    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False):
+    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False, prior_only=False):
         phi, theta = self._params[TASK], self._params[META]
         y = torch.stack([observation(example.prompt) for example in examples])
         draw = self._draw() if sample and not self.expected else phi["mean"]
@@ -60,6 +60,8 @@ class GaussianToy:
         nll = 0.5 * (square / self.noise_variance + math.log(2 * math.pi * self.noise_variance)).sum(-1)
         zero = y.new_zeros(())
         divergence, hyper = zero, zero
+        if prior_only:
+            phi, draw = {name: value.detach() for name, value in phi.items()}, draw.detach()
         if kl is not None and self.gaussian:
             q = torch.distributions.Normal(phi["mean"], (0.5 * phi["log_var"]).exp())
             p = torch.distributions.Normal(theta["mean"], (0.5 * theta["log_var"]).exp())

@@ -11,4 +11,7 @@ ASKED: list[dict[str, Any]] = [
     {"sample": True, "hyper_prior": True},
     {"sample": False, "hyper_prior": True},
     {"sample": True, "estimator": "sample", "hyper_prior": True},
+    {"sample": True, "hyper_prior": True, "prior_only": True},
+    {"sample": True, "estimator": "sample", "prior_only": True},
+    {"sample": False, "prior_only": True},
 ]

@@ -126,9 +126,41 @@ def test_gradients_go_only_where_they_are_asked_for(trained: str, bound: float |
     assert_same(*outputs, leaves(x, base, q, p))
 
 
+@pytest.mark.parametrize("bound", [None, 0.5])
+@pytest.mark.parametrize("estimator", ["closed_form", "sample"])
+@pytest.mark.parametrize("name", ["fused", "naive"])
+def test_for_the_prior_alone_the_sums_have_the_priors_gradient_and_no_other(
+    name: str, estimator: str, bound: float | None
+) -> None:
+    """Against two backward passes through the ordinary output: the value's to all but the prior, the sums' to it."""
+    x, base, q, p = inputs(bound=bound)
+    asked = {"sample": True, "estimator": estimator, "hyper_prior": True, "counted": torch.rand(ROWS) < 0.6}
+    others, priors = leaves(x, base, q), list(p[:4])
+    ordinary = run("naive", x, base, q, p, **asked)
+    expected = [
+        *torch.autograd.grad(objective(ordinary._replace(kl=None, hyper=None)), others, retain_graph=True),
+        *torch.autograd.grad(objective(ordinary._replace(value=ordinary.value.detach())), priors),
+    ]
+    output = run(name, x, base, q, p, prior_only=True, **asked)
+    for ours, theirs in zip(output, ordinary, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    for actual, wanted in zip(torch.autograd.grad(objective(output), others + priors), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+
+
+def test_where_the_prior_alone_is_trained_the_value_has_no_gradient() -> None:
+    """So that an outer loop without a gradient of the likelihood does not walk back through the network."""
+    x, base, q, p = inputs(rows=9, out=7)
+    for tensor in leaves(x, base, q):
+        tensor.requires_grad_(False)
+    for name in ("fused", "naive"):
+        output = run(name, x, base, q, p, sample=True, prior_only=True)
+        assert not output.value.requires_grad
+        assert output.kl.requires_grad
+
+
 @pytest.mark.parametrize("part", ["value", "kl", "hyper"])
 def test_each_output_has_its_own_gradient(part: str) -> None:
-    """As the outer loop takes them: the likelihood's and the divergence's in two backward passes."""
     x, base, q, p = inputs(rows=9, out=7)
     tensors = leaves(x, base, q, p)
     ours, theirs = (
@@ -144,7 +176,8 @@ def test_each_output_has_its_own_gradient(part: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=str)
+# for the prior alone some inputs are constants, and differences of the value are not the derivative that is meant
+@pytest.mark.parametrize("asked", [asked for asked in ASKED if "prior_only" not in asked], ids=str)
 def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None:
     x, base, q, p = inputs(rows=3, out=4)
 

@@ -34,16 +34,25 @@ class StochasticPass:
     prior: name of the adapter that holds the prior's parameters; None asks for no KL.
     estimator: "closed_form", or "sample" for the published one-sample estimate.
     hyper_prior: also report -log p(prior parameters).
+    prior_only: to both of these the posterior and the layers' inputs are constants. An outer loop whose posterior
+        follows the likelihood gets the gradients of both from one backward pass, and they do not mix.
     mask: (batch, tokens), True where a token counts; None counts all.
     """
 
     def __init__(
-        self, sample: bool, prior: str | None, estimator: Estimator, hyper_prior: bool, mask: Tensor | None
+        self,
+        sample: bool,
+        prior: str | None,
+        estimator: Estimator,
+        hyper_prior: bool,
+        prior_only: bool,
+        mask: Tensor | None,
     ) -> None:
         self.sample = sample
         self.prior = prior
         self.estimator = estimator
         self.hyper_prior = hyper_prior
+        self.prior_only = prior_only
         self.mask = mask
         self._wants_grad = torch.is_grad_enabled()
         self._kl: dict[Hashable, Tensor] = {}
@@ -147,6 +156,7 @@ def stochastic_pass(
     prior: str | None = None,
     estimator: Estimator | str = "closed_form",  # str: a name from a configuration file, checked below
     hyper_prior: bool = False,
+    prior_only: bool = False,
     mask: Tensor | None = None,
 ) -> Iterator[StochasticPass]:
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
@@ -173,7 +183,7 @@ def stochastic_pass(
         )
     if _active is not None:
         raise AbmllError("a stochastic pass is already active: close it before opening another one.")
-    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, mask)
+    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, prior_only, mask)
     try:
         yield _active
     finally:

@@ -14,6 +14,8 @@ with noise ε, σ = e^(v/2), w = e^(d - v) the prior's precision, and per elemen
     one sample    ½ (t² w - ε² - d), t = Δ + σε   ∂Δ = t w               ∂d = ½ (t² w - 1)          ∂v = ½ t w (σε - t)
     hyper-prior   h(m - Δ, v - d)                 ∂(m - Δ) = m - Δ       ∂(v - d) = a - 1 - b w
 
+For the prior alone (`prior_only`), with m and v constant, ∂m_p = -∂Δ and ∂v_p = -∂d, and the input is a constant too.
+
 With a bound, v = c + f(u) and d = f(u) - f(u - D) for f(u) = β tanh(u/β), where u and D are linear as v - c and d are
 without it. The difference of two tanh is itself a product, which keeps its digits:
 
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
     sample: bool
     estimator: Estimator
     hyper_prior: bool
+    prior_only: bool
     scalings: tuple[float, ...]
     offset: float
     offset_difference: float
@@ -67,12 +70,13 @@ def fused_output(
     sample: bool,
     estimator: Estimator,
     hyper_prior: bool,
+    prior_only: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, kl, hyper) of `layer_output.gaussian_output` for x (rows, in_features), base (rows, out_features).
 
     prior: of the posterior's rank and bound. Differentiable once.
     """
-    plan, factors = plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior, prior_only)
     return _FusedOutput.apply(plan, x, base, counted, *factors)
 
 
@@ -85,6 +89,7 @@ def plan_of(
     sample: bool,
     estimator: Estimator,
     hyper_prior: bool,
+    prior_only: bool,
 ) -> tuple[Plan, list[Tensor]]:
     """What is asked for, with a seed from the global generator if it takes noise, and the four or eight factors."""
     gaussians = [posterior] if prior is None else [posterior, prior]
@@ -93,6 +98,7 @@ def plan_of(
         sample,
         estimator,
         hyper_prior,
+        prior_only and prior is not None,
         tuple(g.scaling for g in gaussians),
         posterior.offset,
         0.0 if prior is None else posterior.offset - prior.offset,
@@ -125,7 +131,7 @@ class _FusedOutput(torch.autograd.Function):
             value[rows, columns] = mean.add_(base[rows, columns])
         ctx.save_for_backward(x, inner, counted, *factors)
         ctx.plan, ctx.base_dtype = plan, base.dtype
-        ctx.set_materialize_grads(False)
+        mark_outputs(ctx, value)
         return value, kl.to(plan.wide), hyper.to(plan.wide)
 
     @staticmethod
@@ -148,6 +154,14 @@ class _FusedOutput(torch.autograd.Function):
             tile.accumulate(d_inner, d_Bts, *tile.gradients(d_here, d_kl, d_hyper))
         d_Bs = [None if d_Bt is None else d_Bt.T for d_Bt in d_Bts]
         return gradients_of_inputs(ctx, x, factors, maps.A, d_value, d_inner, d_Bs)
+
+
+def mark_outputs(ctx: Any, value: Tensor) -> None:
+    """What autograd is to know of the outputs; ctx: as in `gradients_of_inputs`, with its plan."""
+    ctx.set_materialize_grads(False)
+    _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
+    if ctx.plan.prior_only and not (needs_x or needs_base or any(needs[:4])):
+        ctx.mark_non_differentiable(value)
 
 
 def asked_for(
@@ -181,7 +195,13 @@ def gradients_of_inputs(
         None if d is None or not need else d.to(factor.dtype)
         for d, need, factor in zip(d_factors, needs, factors, strict=True)
     ]
-    d_x = (d_inner @ joint_A).to(x.dtype) if needs_x else None
+    d_x = None
+    if needs_x and ctx.plan.prior_only:
+        own, _, own_log_var, _ = d_inner.chunk(4, dim=1)
+        A, _, A_log_var, _ = joint_A.chunk(4)
+        d_x = (own @ A).addmm_(own_log_var, A_log_var).to(x.dtype)
+    elif needs_x:
+        d_x = (d_inner @ joint_A).to(x.dtype)
     d_base = d_value.to(ctx.base_dtype) if needs_base and d_value is not None else None
     return None, d_x, d_base, None, *d_factors
 
@@ -240,6 +260,8 @@ def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
     if not others:
         return [s * part for part in d_A.chunk(2)]
     mean, mean_difference, log_var, log_var_difference = d_A.chunk(4)
+    if plan.prior_only:  # the second of each is that of the prior's own product
+        return [s * mean, s * log_var, others[0] * mean_difference, others[0] * log_var_difference]
     posterior = [s * (mean + mean_difference), s * (log_var + log_var_difference)]
     return [*posterior, -others[0] * mean_difference, -others[0] * log_var_difference]
 
@@ -316,10 +338,14 @@ class _Tile:
                 d_d = torch.expm1(self.d).mul_(0.5).add_(half)
                 d_v = half.neg_()
             d_delta, d_d, d_v = (self._counted(gradient.mul_(d_kl)) for gradient in (d_delta, d_d, d_v))
-            d_log_var = _sum(d_log_var, d_v)
+            if self.plan.prior_only:
+                d_prior_mean, d_prior_log_var, d_delta, d_d = d_delta.neg_(), d_d.neg_(), None, None
+            else:
+                d_log_var = _sum(d_log_var, d_v)
         if d_hyper is not None:
-            d_prior_mean = self._counted((self.mean() - self.delta).mul_(d_hyper))
-            d_prior_log_var = self._counted(w.mul_(-GAMMA_RATE).add_(GAMMA_SHAPE - 1).mul_(d_hyper))
+            d_prior_mean = _sum(d_prior_mean, self._counted((self.mean() - self.delta).mul_(d_hyper)))
+            of_log_var = self._counted(w.mul_(-GAMMA_RATE).add_(GAMMA_SHAPE - 1).mul_(d_hyper))
+            d_prior_log_var = _sum(d_prior_log_var, of_log_var)
         if self.plan.bound is not None:
             d_log_var, d_d, d_prior_log_var = self._unbent(d_log_var, d_d, d_prior_log_var)
         return (d_mean, d_delta, d_prior_mean), (d_log_var, d_d, d_prior_log_var)
@@ -343,7 +369,11 @@ class _Tile:
         of_mean: tuple[Tensor | None, Tensor | None, Tensor | None],
         of_log_var: tuple[Tensor | None, Tensor | None, Tensor | None],
     ) -> None:
-        """Adds this tile's share to the gradients of the inner products and of every Bᵀ."""
+        """Adds this tile's share to the gradients of the inner products and of every Bᵀ.
+
+        For the prior alone, the prior's product z_p stands in the place of the difference z - z_p: the posterior's
+        gradient must not be the small difference of two large sums.
+        """
         maps, r, columns = self.maps, self.r, self.columns
         into_mean, into_log_var = d_inner[self.rows].chunk(2, dim=1)
         for k, into, z, B, B_difference, (d_own, d_difference, d_prior) in (
@@ -356,8 +386,11 @@ class _Tile:
                 into += d_difference @ B_difference[:, columns].T
             if d_prior is not None:
                 through = d_prior @ B_difference[r:, columns].T  # of the inner products with the prior's A
-                into[:, :r] += through
-                into[:, r:] -= through
+                if self.plan.prior_only:
+                    into[:, r:] += through
+                else:
+                    into[:, :r] += through
+                    into[:, r:] -= through
             d_posterior = _sum(d_own, d_difference)
             if d_posterior is not None and (d_Bt := d_Bts[k]) is not None:
                 d_Bt[:, columns] += z[:, :r].T @ d_posterior

@@ -40,6 +40,10 @@ class Factors(NamedTuple):
     offset: float
     bound: float | None = None
 
+    def constant(self) -> Factors:
+        """The same, without gradient."""
+        return self._replace(**{name: getattr(self, name).detach() for name in self._fields[:4]})
+
 
 class Moments(NamedTuple):
     """mean and log_var of a diagonal Gaussian, both (..., out_features)."""

@@ -67,6 +67,7 @@ def gaussian_output(
     sample: bool = False,
     estimator: Estimator = "closed_form",
     hyper_prior: bool = False,
+    prior_only: bool = False,
     counted: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> LayerOutput:
@@ -74,6 +75,7 @@ def gaussian_output(
 
     x: (..., in_features). base: (..., out_features), the frozen layer's output.
     estimator: of the KL. hyper_prior: whether to return -log p of the prior's moments.
+    prior_only: to both sums x and the posterior are constants, so that their gradient is the prior's alone.
     counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
     dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
     """
@@ -86,7 +88,7 @@ def gaussian_output(
     )
     name = _implementation_for(base, wide) if alike else "naive"
     compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
-    value, kl, hyper = compute(*arguments, sample, estimator, hyper_prior)
+    value, kl, hyper = compute(*arguments, sample, estimator, hyper_prior, prior_only)
     asked = prior is not None
     return LayerOutput(value.view(base.shape), kl if asked else None, hyper if asked and hyper_prior else None)
 
@@ -109,15 +111,21 @@ def _naive_output(
     sample: bool,
     estimator: Estimator,
     hyper_prior: bool,
+    prior_only: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q, *priors = gaussian.conditionals(x, posterior, *([] if prior is None else [prior]))
+    asked = [] if prior is None else [prior]
+    q, *priors = gaussian.conditionals(x, posterior, *([] if prior_only else asked))
     value = q.mean
     if sample:
         drawn = noise.whole(noise.draw_seed(), len(value), value.shape[1], value.dtype, value.device)
         value = value + torch.exp(0.5 * q.log_var) * drawn
+    judged = value
+    if prior_only and asked:
+        priors = gaussian.conditionals(x.detach(), *asked)
+        judged, q = value.detach(), gaussian.Moments(*(moment.detach() for moment in q))
     kl = hyper = value.new_zeros(())
     for p in priors:
-        estimate = gaussian.kl_estimate(value, *q, *p) if estimator == "sample" else gaussian.kl_divergence(*q, *p)
+        estimate = gaussian.kl_estimate(judged, *q, *p) if estimator == "sample" else gaussian.kl_divergence(*q, *p)
         kl = sum_counted(estimate, counted)
         if hyper_prior:
             hyper = sum_counted(gaussian.hyper_prior(*p), counted)

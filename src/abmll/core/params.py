@@ -59,10 +59,14 @@ def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
 
 
-def gradient_of(value: Tensor, params: Mapping[str, Tensor], *, retain_graph: bool = False) -> dict[str, Tensor]:
-    """The gradient of a scalar by every tensor, zeros where it depends on none; `.grad` stays as it is."""
-    grads = torch.autograd.grad(value, list(params.values()), retain_graph=retain_graph, materialize_grads=True)
-    return dict(zip(params, grads, strict=True))
+def gradients_of(value: Tensor, *groups: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The gradient of a scalar by every tensor of each group, from one backward pass; `.grad` stays as it is.
+
+    Zeros for a tensor that it does not depend on.
+    """
+    tensors = [tensor for group in groups for tensor in group.values()]
+    grads = iter(torch.autograd.grad(value, tensors, materialize_grads=True))
+    return [{name: next(grads) for name in group} for group in groups]
 
 
 def train_only(likelihood: Likelihood, *roles: Role) -> None:

@@ -248,6 +248,7 @@ def backward(
     HAS_VALUE: tl.constexpr,
     HAS_KL: tl.constexpr,
     HAS_HYPER: tl.constexpr,
+    PRIOR_ONLY: tl.constexpr,
 ):
     """The parts of the gradients of the inner products and of every B.
 
@@ -312,28 +313,43 @@ def backward(
                     d_v = -half
                 d_delta = tl.where(inside, scale * d_delta, 0.0)
                 d_d = tl.where(inside, scale * d_d, 0.0)
-                d_log_var += tl.where(inside, scale * d_v, 0.0)
+                if not PRIOR_ONLY:
+                    d_log_var += tl.where(inside, scale * d_v, 0.0)
             # through the bound, from log_var and d to what is linear in the inner products
-            d_log_var = d_log_var * slope + d_d * (slope - prior_slope)
+            d_log_var = d_log_var * slope
+            if not PRIOR_ONLY:
+                d_log_var += d_d * (slope - prior_slope)
             d_d = d_d * prior_slope
             # of the prior's own mean and log-variance
             d_p_mean = -d_delta
             d_p_log_var = -d_d
-            of_z = _dot(d_mean, B, WIDE) + _dot(d_delta, B - p_B, WIDE)
+            of_z = _dot(d_mean, B, WIDE)
+            of_z_v = _dot(d_log_var, B_v, WIDE)
             of_dz = _dot(d_delta, p_B, WIDE)
-            of_z_v = _dot(d_log_var, B_v, WIDE) + _dot(d_d, B_v - p_B_v, WIDE)
             of_dz_v = _dot(d_d, p_B_v, WIDE)
+            if PRIOR_ONLY:  # posterior and input are constants: see core.fused
+                d_delta = tl.zeros_like(d_delta)
+                d_d = tl.zeros_like(d_d)
+                of_dz = -of_dz
+                of_dz_v = -of_dz_v
+            else:
+                of_z += _dot(d_delta, B - p_B, WIDE)
+                of_z_v += _dot(d_d, B_v - p_B_v, WIDE)
             if HAS_HYPER:
                 scale = tl.load(d_hyper)
                 p_mean = _dot(z, tl.trans(B), WIDE) - delta
                 by_mean = tl.where(inside, scale * p_mean, 0.0)
                 by_log_var = tl.where(inside, scale * (SHAPE_LESS_ONE - RATE * w), 0.0) * prior_slope
                 through = _dot(by_mean, p_B, WIDE)
-                of_z += through
-                of_dz -= through
-                through = _dot(by_log_var, p_B_v, WIDE)
-                of_z_v += through
-                of_dz_v -= through
+                through_v = _dot(by_log_var, p_B_v, WIDE)
+                if PRIOR_ONLY:
+                    of_dz += through
+                    of_dz_v += through_v
+                else:
+                    of_z += through
+                    of_dz -= through
+                    of_z_v += through_v
+                    of_dz_v -= through_v
                 d_p_mean += by_mean
                 d_p_log_var += by_log_var
             _store_inner(own_inner, of_z, row, rows, 0, PARTS, RANK, PADDED)

@@ -57,13 +57,14 @@ def triton_output(
     sample: bool,
     estimator: Estimator,
     hyper_prior: bool,
+    prior_only: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fused.fused_output`, with other noise.
 
     Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
     imported), and for float64 on a GPU.
     """
-    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior)
+    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior, prior_only)
     _require(base, plan)
     return _TritonOutput.apply(plan, x, base, counted, *factors)
 
@@ -122,7 +123,7 @@ class _TritonOutput(torch.autograd.Function):
         kl, hyper = parts.sum((1, 2), dtype=torch.float64).to(plan.wide)
         ctx.save_for_backward(x, inner, counted, *factors)
         ctx.plan, ctx.base_dtype = plan, base.dtype
-        ctx.set_materialize_grads(False)
+        fused.mark_outputs(ctx, value)
         return value, kl, hyper
 
     @staticmethod
@@ -172,6 +173,7 @@ def _inner_gradients(
             HAS_VALUE=d_value is not None,
             HAS_KL=d_kl is not None,
             HAS_HYPER=d_hyper is not None,
+            PRIOR_ONLY=plan.prior_only,
             num_warps=NUM_WARPS,
         )
     return d_inner.sum(0), d_Bs.sum(0)

@@ -79,12 +79,14 @@ class Likelihood(Protocol):
         sample: bool = False,
         kl: Estimator | None = None,
         hyper_prior: bool = False,
+        prior_only: bool = False,
     ) -> AbstractContextManager[Terms]:
         """Forward pass under the task parameters. Call `backward()` inside the block.
 
         sample: draw the task parameters from their Gaussian (one draw) instead of using the mean.
         kl: also report KL(task ‖ meta), by this estimator; None skips it (and its cost).
         hyper_prior: also report -log p(θ).
+        prior_only: to `kl` and `hyper` the task parameters are constants, so that their gradient is META's alone.
         """
         ...
 

@@ -89,6 +89,7 @@ class CausalLMLikelihood:
         sample: bool = False,
         kl: Estimator | None = None,
         hyper_prior: bool = False,
+        prior_only: bool = False,
     ) -> Iterator[Terms]:
         """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch."""
         encoded = [self.encode(example) for example in examples]
@@ -106,6 +107,7 @@ class CausalLMLikelihood:
             prior=META if kl or hyper_prior else None,
             estimator=kl or "closed_form",
             hyper_prior=hyper_prior,
+            prior_only=prior_only,
             mask=batch.token_mask,
         ) as stochastic:
             log_probs = score(self._logits(batch), batch)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from abmll.core.params import add_to_grad, gradient_of, train_only
+from abmll.core.params import add_to_grad, gradients_of, train_only
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.objective import Objective
@@ -43,20 +43,22 @@ class Abmll:
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         inner_loss = self.inner.run(likelihood, episode.support, self._inner_optimizer(likelihood))
         theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
-        train_only(likelihood, META, TASK)
+        train_only(likelihood, *((META, TASK) if self.query_gradient else (META,)))
         outer = self.outer.at(episode.progress)
         with likelihood.terms(
             self._outer_examples(episode),
             sample=outer.sample,
             kl=outer.kl,
             hyper_prior=bool(outer.prior_weight),
+            prior_only=True,  # φ's own KL gradient would cancel θ's: the KL pulls the two together
         ) as terms:
             nll, regulariser = outer.nll(terms), outer.regulariser(terms)
             if self.query_gradient:
-                # φ's own KL gradient is left out: it would cancel θ's (the KL pulls the two together).
-                add_to_grad(theta, gradient_of(nll, phi, retain_graph=True))
-            if regulariser.requires_grad:
-                add_to_grad(theta, gradient_of(regulariser, theta))
+                of_phi, of_theta = gradients_of(nll + regulariser, phi, theta)
+                add_to_grad(theta, of_phi)
+                add_to_grad(theta, of_theta)
+            elif regulariser.requires_grad:
+                add_to_grad(theta, *gradients_of(regulariser, theta))
         return {
             "inner_loss": inner_loss,
             "nll": float(nll.detach()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from abmll.core.params import add_to_grad, gradient_of
+from abmll.core.params import add_to_grad, gradients_of
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.stateless import Stateless
@@ -27,6 +27,6 @@ class Fomaml(Stateless):
         phi = likelihood.parameters(TASK)
         with likelihood.terms(episode.query) as terms:
             loss = self.inner.objective.nll(terms)
-            gradient = gradient_of(loss, phi)
+            (gradient,) = gradients_of(loss, phi)
         add_to_grad(likelihood.parameters(META), gradient)
         return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}

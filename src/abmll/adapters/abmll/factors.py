@@ -32,12 +32,15 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors],
     rows = len(x) if record.mask is None else len(record.mask)
     tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
     A, B = (gaussian.sample(*(m.expand(rows, *m.shape) for m in part)) if record.sample else part.mean for part in q)
+    judged, drawn = q, (A, B)
+    if record.prior_only:
+        judged, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
     for prior in priors:
         if record.estimator == "sample":
-            drawn = zip((A, B), q, prior, strict=True)
-            kl = sum_of(gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in drawn) / rows
+            parts = zip(drawn, judged, prior, strict=True)
+            kl = sum_of(gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts) / rows
         else:
-            kl = sum_of(gaussian.kl_divergence(*part, *p) for part, p in zip(q, prior, strict=True))
+            kl = sum_of(gaussian.kl_divergence(*part, *p) for part, p in zip(judged, prior, strict=True))
         hyper = sum_of(gaussian.hyper_prior(*p) for p in prior) if record.hyper_prior else None
         record.report_sum(layer, kl, hyper)
     return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)

@@ -130,6 +130,7 @@ class AbmllLayer(BaseTunerLayer):
             sample=record.sample,
             estimator=record.estimator,
             hyper_prior=record.hyper_prior,
+            prior_only=record.prior_only,
             counted=record.counted(base.shape, base.device) if priors else None,
             dtype=dtype,
         )

@@ -36,7 +36,8 @@ def weight_output(
                 "the one-sample KL estimate is not offered for space='weight': set estimator = \"closed_form\", "
                 "which is exact and costs the same."
             )
-        record.report_sum(layer, *weight_space.divergence(q, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
+        own = q.constant() if record.prior_only else q
+        record.report_sum(layer, *weight_space.divergence(own, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
     if not record.sample:
         mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
         return (base.to(mean.dtype) + mean).to(dtype)
