@@ -61,6 +61,28 @@ def test_the_question_is_shortened_only_when_no_demonstration_is_left():
     assert " … " in text
 
 
+def test_a_limit_for_questions_makes_room_for_demonstrations():
+    """Every row is cut as it would be alone, and the prompt may hold several of them."""
+    tokenizer, limit = tiny_tokenizer(), 40
+    long = [row._replace(prompt=f"start {i} " + "x y z " * 50 + "finish") for i, row in enumerate((*SOLVED, ASKED))]
+    alone = [
+        tokenizer.decode(encode(row, tokenizer, PromptFormat("text", max_tokens=limit)).prefix)
+        for row in (row._replace(demonstrations=()) for row in long)
+    ]
+    asked = long[-1]._replace(demonstrations=tuple(long[:-1]))
+    options = {"answer": "text", "max_question_tokens": limit}
+    solved = [f"{text} {row.choices[row.target]}\n\n" for text, row in zip(alone, SOLVED, strict=False)]
+    assert shown(asked, max_tokens=400, **options) == "".join(solved) + alone[-1]
+    exact = len(tokenizer.encode("".join(solved[1:]) + alone[-1]))
+    assert shown(asked, max_tokens=exact, **options) == "".join(solved[1:]) + alone[-1]
+    assert shown(asked, max_tokens=limit, **options) == alone[-1]
+
+
+def test_a_demonstration_that_fits_no_question_is_told_by_its_own_limit():
+    with pytest.raises(AbmllError, match=r"'d0' does not fit.*Raise max_question_tokens in \[prompt\]"):
+        shown(ASKED, max_question_tokens=5)
+
+
 def test_the_answer_that_is_scored_is_the_questions():
     tokenizer = tiny_tokenizer()
     encoded = encode(ASKED._replace(target=0), tokenizer, PromptFormat("text"))

@@ -116,6 +116,11 @@ class PromptConfig(Section):
         ge=16,
         description="Longest prompt; a longer one loses the middle of its text, never its choices.",
     )
+    max_question_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        description="Longest question, and longest demonstration of it, in a prompt; unset leaves them max_tokens.",
+    )
     chat: bool = Field(default=False, description="Wrap the prompt in the tokenizer's chat template (instruct models).")
 
 

@@ -30,6 +30,8 @@ class PromptFormat:
     instruction: put before every prompt, verbatim.
     max_tokens: the longest prompt, in tokens; longer ones lose their demonstrations, the first ones first, and only
         then the middle of their text.
+    max_question_tokens: the longest question by itself, and the longest demonstration; longer ones lose the middle of
+        their text, so that several long rows fit one prompt. None: as long as the prompt may be.
     chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
     """
 
@@ -38,6 +40,7 @@ class PromptFormat:
     loss: Literal["choices", "tokens"] = "choices"
     instruction: str = ""
     max_tokens: int = 512
+    max_question_tokens: int | None = None
     chat: bool = False
 
 
@@ -89,29 +92,41 @@ def _body(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]
 def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Encoded:
     """Token ids of an example, shortened until the prompt has at most `max_tokens` tokens.
 
-    Demonstrations go first, from the front, so that the last one shown stays next to the question; then the middle
-    of the example's own text.
+    With `max_question_tokens` the question and every demonstration are cut to that length first. Then demonstrations
+    go, from the front, so that the last one shown stays next to the question; then the middle of the example's own
+    text. Raises: AbmllError if a question and its choices do not fit without any text.
     """
+    if prompt_format.max_question_tokens is not None:
+        shown = [_shortened(d, tokenizer, prompt_format, "max_question_tokens") for d in example.demonstrations]
+        example = _shortened(example, tokenizer, prompt_format, "max_question_tokens")
+        example = example._replace(demonstrations=tuple(shown))
     whole = _encode_whole(example, tokenizer, prompt_format)
     while example.demonstrations and len(whole.prefix) > prompt_format.max_tokens:
         example = example._replace(demonstrations=example.demonstrations[1:])
         whole = _encode_whole(example, tokenizer, prompt_format)
-    excess = len(whole.prefix) - prompt_format.max_tokens
-    if excess <= 0:
+    if len(whole.prefix) <= prompt_format.max_tokens:
         return whole
+    return _encode_whole(_shortened(example, tokenizer, prompt_format, "max_tokens"), tokenizer, prompt_format)
+
+
+def _shortened(example: Example, tokenizer: Any, prompt_format: PromptFormat, setting: str) -> Example:
+    """The example without the middle of its text, so that its prompt without demonstrations fits this setting."""
+    limit = getattr(prompt_format, setting)
+    alone = example._replace(demonstrations=())
+    length = len(_encode_whole(alone, tokenizer, prompt_format).prefix)
+    if length <= limit:
+        return example
     text_ids = _ids(tokenizer, example.prompt, special=False)
-    keep = len(text_ids) - excess
+    keep = len(text_ids) - (length - limit)
     while keep > 0:
-        shorter = _encode_whole(
-            example._replace(prompt=_middle_cut(tokenizer, text_ids, keep)), tokenizer, prompt_format
-        )
-        if len(shorter.prefix) <= prompt_format.max_tokens:
-            return shorter
-        keep -= max(1, len(shorter.prefix) - prompt_format.max_tokens)
+        text = _middle_cut(tokenizer, text_ids, keep)
+        excess = len(_encode_whole(alone._replace(prompt=text), tokenizer, prompt_format).prefix) - limit
+        if excess <= 0:
+            return example._replace(prompt=text)
+        keep -= excess
     raise AbmllError(
         f"example {example.id or example.prompt[:40]!r} does not fit: its question and choices alone take about "
-        f"{len(whole.prefix) - len(text_ids)} tokens, max_tokens is {prompt_format.max_tokens}. Raise max_tokens "
-        "in [prompt] or drop the example."
+        f"{length - len(text_ids)} tokens, {setting} is {limit}. Raise {setting} in [prompt] or drop the example."
     )
 
 
