@@ -46,12 +46,12 @@ class FakePipeline(types.ModuleType):
         self._called("train", config, resume, progress)
         return config.output / "adapter"
 
-    def adapt_run(self, adapter, task, out, *, support_size, seed, base_model):
-        self._called("adapt", adapter, task, out, support_size, seed, base_model)
+    def adapt_run(self, adapter, task, out, *, support_size, seed, overrides):
+        self._called("adapt", adapter, task, out, support_size, seed, overrides)
         return out
 
-    def predict_run(self, adapter, file, out, *, num_samples, base_model):
-        self._called("predict", adapter, file, out, num_samples, base_model)
+    def predict_run(self, adapter, file, out, *, num_samples, overrides):
+        self._called("predict", adapter, file, out, num_samples, overrides)
         return out
 
     def evaluate_run(self, config, adapter, out, *, progress):
@@ -181,15 +181,15 @@ def test_train_shows_progress_and_starts_anew_by_default(pipeline):
 
 
 def test_adapt_and_predict(pipeline):
-    words = ("adapt", "adapter", "task.jsonl", "-o", "out", "--support-size", 4, "--seed", 2, "--base-model", "m")
+    words = ("adapt", "adapter", "task.jsonl", "-o", "out", "--support-size", 4, "--seed", 2, "model.name=m")
     assert run(*words).exit_code == 0
     assert run("predict", "adapter", "task.jsonl").exit_code == 0
     assert run("predict", "adapter", "task.jsonl", "-o", "p.jsonl", "--num-samples", 0).exit_code == 0
     adapter, task = Path("adapter"), Path("task.jsonl")
     assert pipeline.calls == [
-        ("adapt", adapter, task, Path("out"), 4, 2, "m"),
-        ("predict", adapter, task, Path("task.predictions.jsonl"), 16, None),
-        ("predict", adapter, task, Path("p.jsonl"), 0, None),
+        ("adapt", adapter, task, Path("out"), 4, 2, ["model.name=m"]),
+        ("predict", adapter, task, Path("task.predictions.jsonl"), 16, ()),
+        ("predict", adapter, task, Path("p.jsonl"), 0, ()),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import cases, gpu, measure, padding, plots, tasks
+from benchmarks.speed import cases, compiled, gpu, measure, padding, plots, tasks
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
@@ -29,7 +29,7 @@ def layers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def models(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    depths, batch, tokens = ({32: 1}, 2, 8) if options.small else ({256: 4, 1024: 2}, 4, 128)
+    depths, batch, tokens = ({32: 1}, 2, 8) if options.small else ({256: 4, 1024: 2, 4096: 1}, 4, 128)
     for hidden in options.sizes or depths:
         config = cases.llama_config(hidden, depths.get(hidden, 2))
         yield {
@@ -64,6 +64,13 @@ def side_by_side(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"size": count, "examples": 16, "cases": row}
 
 
+def compiling(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    depths, batch, tokens = ({32: 1}, 2, 8) if options.small else ({128: 4, 1024: 2}, 4, 128)
+    for hidden in options.sizes or depths:
+        arguments = (depths.get(hidden, 2), batch, tokens, options.repeats, measure.CLOCKS[options.clock])
+        yield {"size": hidden, **compiled.compiled(hidden, *arguments)}
+
+
 def llama_8b(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shape, device, batch, tokens = (gpu.TINY, "cpu", 2, 16) if options.small else (gpu.LLAMA_3_8B, "cuda", 8, 512)
     yield {"size": shape["hidden_size"], **gpu.train(shape, device, batch, tokens, options.repeats)}
@@ -81,6 +88,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "tasks": number_of_tasks,
     "padding": mixed_lengths,
     "side-by-side": side_by_side,
+    "compile": compiling,
     "gpu": llama_8b,
 }
 

@@ -20,9 +20,11 @@ from abmll.core.types import META, TASK
 from benchmarks.speed import published
 from benchmarks.speed.measure import Case
 
-RANK, ALPHA, OFFSET, KL_WEIGHT = 8, 16, -20.0, 1e-6
+RANK, ALPHA, OFFSET, BOUND, KL_WEIGHT = 8, 16, -20.0, 4.0, 1e-6
 BASELINE = "PEFT's LoRA"
-VARIANTS = (BASELINE, "published", "naive", "fused", "weight")
+BOUNDED = "fused, bounded"
+IMPLEMENTED = {"naive": "naive", "fused": "fused", BOUNDED: "fused"}
+VARIANTS = (BASELINE, "published", *IMPLEMENTED, "weight")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -93,7 +95,7 @@ def _case(
     adapted = attach(model, variant, names)
 
     def step() -> None:
-        with implementation(variant) if variant in ("naive", "fused") else nullcontext():
+        with implementation(IMPLEMENTED[variant]) if variant in IMPLEMENTED else nullcontext():
             if variant == BASELINE:
                 loss_of(adapted).backward()
                 return
@@ -114,7 +116,8 @@ def attach(model: nn.Module, variant: str, names: tuple[str, ...]) -> Any:
         config = LoraConfig(**options)
     else:
         space = "weight" if variant == "weight" else "output"
-        config = AbmllConfig(log_var_offset=OFFSET, space=space, **options)
+        bound = BOUND if variant == BOUNDED else None
+        config = AbmllConfig(log_var_offset=OFFSET, log_var_bound=bound, space=space, **options)
     adapted = attach_roles(model, copy.deepcopy(config)).train()
     for role in (META, TASK):
         for parameter in adapter_parameters(adapted, role).values():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from abmll.core import triton_layer
 from benchmarks.speed.cases import BASELINE, PROJECTIONS, attach
 from benchmarks.speed.measure import timed
 
@@ -34,11 +35,15 @@ TINY = {
 
 
 def train(shape: dict[str, int], device: str, batch: int, tokens: int, repeats: int) -> dict[str, Any]:
-    """LoRA, naive, fused and weight space in turn on one base model's shape; checkpointing on, base in bfloat16."""
+    """LoRA, triton on CUDA, fused, weight space and naive, one after the other, on one base model's shape.
+
+    Checkpointing is on and the base in bfloat16.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     results: dict[str, Any] = {"batch": batch, "tokens": tokens, "peak_flops": matrix_flops(device), "shape": shape}
-    for variant in (BASELINE, "fused", "weight", "naive"):
+    kernels = ["triton"] if device == "cuda" and triton_layer.installed() else []
+    for variant in (BASELINE, *kernels, "fused", "weight", "naive"):
         torch.manual_seed(0)
         with torch.device(device):
             default, _ = torch.get_default_dtype(), torch.set_default_dtype(torch.bfloat16)
@@ -80,7 +85,7 @@ def _steps(adapted: Any, variant: str, ids: torch.Tensor, repeats: int) -> tuple
             adapted(input_ids=ids, labels=ids).loss.backward()
             return
         with (
-            implementation("naive" if variant == "naive" else "fused"),
+            implementation("auto" if variant == "weight" else variant),
             stochastic_pass(sample=True, prior="meta") as record,
         ):
             (adapted(input_ids=ids, labels=ids).loss + 1e-6 * record.kl()).backward()

@@ -14,6 +14,7 @@ import torch
 
 Step = Callable[[], None]
 Clock = Callable[[], float]
+PEAKS = 7
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Seconds on the wall, or those the process spent on any processor: the same for one thread with a core of its own, and
 the one to ask for on a machine that others use as well."""
@@ -85,8 +86,16 @@ def saved_bytes(case: Case) -> int:
 
 
 def peak_bytes(case: Case) -> int:
-    """How far memory rises during a step: the device's allocator on CUDA, resident memory on Linux, else 0."""
+    """How far memory rises during a step, the median of `PEAKS` steps.
+
+    The device's allocator on CUDA, resident memory on Linux, else 0. Resident memory depends on where the allocator
+    finds room, which differs from step to step by a megabyte or two.
+    """
     case.step()
+    return int(statistics.median(_peak_of_one_step(case) for _ in range(PEAKS)))
+
+
+def _peak_of_one_step(case: Case) -> int:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.cases import BASELINE, VARIANTS
+from benchmarks.speed.cases import BASELINE, BOUNDED, VARIANTS
 
-COLOURS = {"published": "#8c8c8c", "naive": "#e69f00", "fused": "#0072b2", "weight": "#009e73"}
+COLOURS = {"published": "#8c8c8c", "naive": "#e69f00", "fused": "#0072b2", BOUNDED: "#cc79a7", "weight": "#009e73"}
 MEASURES = (
     ("seconds_ratio", "time of a training step"),
     ("saved_ratio", "bytes saved for the backward pass"),
@@ -89,6 +89,6 @@ def _ratios(rows: list[dict[str, Any]], label: str, path: Path) -> None:
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"ratio to {BASELINE}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -166,6 +166,7 @@ class Learner:
             "method": self.name,
             "options": self.options,
             "base_model": config.base_model_name_or_path,
+            "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
             "prompt": asdict(self.likelihood.prompt),
             "adapter": {
                 "r": config.r,
@@ -250,6 +251,7 @@ def read_card(directory: Path) -> dict[str, Any]:
         if posterior is not None and not isinstance(posterior["sha256"], str):
             raise ValueError(f"its posterior is {posterior!r}")
         return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")} | {
+            "dtype": str(card.get("dtype", "float32")),
             "task": task,
             "posterior": posterior,
         }

@@ -17,9 +17,10 @@ from abmll.core.errors import AbmllError
 SECONDS = 120
 
 
-def job(size: int, stage: str, run_file: Path, out: Path, adapter: Path | None = None, **sabotage: Any) -> list[str]:
-    """Runs a stage, "train" or "evaluate", on `size` ranks; returns each one's end: "" or its message.
+def job(size: int, stage: str, file: Path, out: Path, adapter: Path | None = None, **sabotage: Any) -> list[str]:
+    """Runs a stage on `size` ranks; returns each one's end: "" or its message.
 
+    stage: "train" or "evaluate" a run file; "adapt" to a task file or "predict" its rows, holding one model together.
     sabotage: `rank`, `cell` (counted from 0 on that rank) and `how` ("death" or "error"), for evaluate.
     """
     context = multiprocessing.get_context("forkserver")
@@ -30,7 +31,7 @@ def job(size: int, stage: str, run_file: Path, out: Path, adapter: Path | None =
     ends = [context.Pipe(duplex=False) for _ in range(size)]
     processes = []
     for rank, (_, end) in enumerate(ends):
-        arguments = (rank, size, port, stage, run_file, out, adapter, sabotage, end)
+        arguments = (rank, size, port, stage, file, out, adapter, sabotage, end)
         processes.append(context.Process(target=run_stage, args=arguments))
         processes[-1].start()
         end.close()
@@ -45,7 +46,7 @@ def job(size: int, stage: str, run_file: Path, out: Path, adapter: Path | None =
     return told
 
 
-def run_stage(rank, size, port, stage, run_file, out, adapter, sabotage, end):
+def run_stage(rank, size, port, stage, file, out, adapter, sabotage, end):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -54,11 +55,13 @@ def run_stage(rank, size, port, stage, run_file, out, adapter, sabotage, end):
     if sabotage and sabotage["rank"] == rank:
         _spoil(sabotage["cell"], sabotage["how"])
     try:
-        config = load_config(run_file)
         if stage == "train":
-            pipeline.train_run(config, resume=True, progress=False)
+            pipeline.train_run(load_config(file), resume=True, progress=False)
+        elif stage == "evaluate":
+            pipeline.evaluate_run(load_config(file), adapter, out, progress=False)
         else:
-            pipeline.evaluate_run(config, adapter, out, progress=False)
+            sharded = [f"model.shard={size}", "model.device=cpu"]
+            {"adapt": pipeline.adapt_run, "predict": pipeline.predict_run}[stage](adapter, file, out, overrides=sharded)
         end.send("")
     except AbmllError as error:
         end.send(str(error))

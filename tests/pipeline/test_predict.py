@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from rank_jobs import job
+from safetensors.torch import load_file
 from stages import read_lines, run_config, write_csv
 
 from abmll.core.errors import AbmllError
@@ -132,14 +134,68 @@ def test_another_base_model(adapter, base, files, tmp_path):
     tiny_llama(layers=1, hidden=48).save_pretrained(other)
     tiny_tokenizer().save_pretrained(other)
     with pytest.raises(AbmllError, match=r"it was made for another base model"):
-        adapt_run(adapter, files[0], tmp_path / "out", base_model=str(other))
+        adapt_run(adapter, files[0], tmp_path / "out", overrides=[f"model.name={other}"])
     assert not (tmp_path / "out").exists()
-    adapt_run(adapter, files[0], tmp_path / "out", base_model=str(base))
+    adapt_run(adapter, files[0], tmp_path / "out", overrides=[f"model.name={base}"])
+
+
+def test_the_base_model_is_loaded_in_the_type_it_was_trained_on(base, suite, files, tmp_path, monkeypatch):
+    """An 8B model in float32 where bfloat16 was trained on is twice the memory, and another model."""
+    config = run_config(base, suite, tmp_path / "run", model={"name": str(base), "dtype": "bfloat16"})
+    trained = train_run(config, progress=False)
+    loaded = []
+    adapt = Learner.adapt
+    monkeypatch.setattr(Learner, "adapt", lambda self, *a, **k: loaded.append(self) or adapt(self, *a, **k))
+    adapt_run(trained, files[0], tmp_path / "own")
+    adapt_run(trained, files[0], tmp_path / "chosen", overrides=["model.dtype=float32"])
+    adapt_run(tmp_path / "own", files[0], tmp_path / "again", overrides=["model.gradient_checkpointing=true"])
+    models = [learner.model.get_base_model() for learner in loaded]
+    assert [model.dtype for model in models] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    assert [model.is_gradient_checkpointing for model in models] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.num_steps=3", r"'training.num_steps=3' is no field of \[model\]"),
+        ("model.dtype=int3", r"model.dtype = \"int3\""),
+        ("nonsense", "not of the form key=value"),
+    ],
+)
+def test_only_the_model_can_be_set(adapter, files, tmp_path, override, message):
+    for run in (adapt_run, predict_run):
+        with pytest.raises(AbmllError, match=message):
+            run(adapter, files[0], tmp_path / "out", overrides=[override])
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_hold_one_model_or_are_refused(adapter, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(AbmllError, match=r"4 processes would each do all of this.*model.shard=4"):
+        adapt_run(adapter, files[0], tmp_path / "out")
+
+
+def test_processes_that_hold_one_model_adapt_and_predict_as_one_does(tmp_path, suite, files):
+    """The model is wide enough that its weights are really laid over both."""
+    tiny_llama(layers=1, hidden=128).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    config = run_config(tmp_path / "base", suite, tmp_path / "run", training={"num_steps": 1})
+    adapter = train_run(config, progress=False)
+    alone = adapt_run(adapter, files[0], tmp_path / "alone")
+    expected = read_lines(predict_run(alone, files[2], tmp_path / "alone.jsonl"))
+    assert job(2, "adapt", files[0], tmp_path / "shared", adapter) == ["", ""]
+    assert job(2, "predict", files[2], tmp_path / "shared.jsonl", tmp_path / "shared") == ["", ""]
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "shared", alone))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
+    for answer, row in zip(read_lines(tmp_path / "shared.jsonl"), expected, strict=True):
+        assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=1e-5)
 
 
 def test_an_adapter_that_names_no_base_model(files, tmp_path):
     folder = Learner(tiny_llama(layers=1), tiny_tokenizer(), r=2).save(tmp_path / "adapter")
-    with pytest.raises(AbmllError, match=r"does not say which base model it belongs to. Name it with --base-model"):
+    with pytest.raises(AbmllError, match=r"does not say which base model it belongs to. Name it: model.name=NAME"):
         adapt_run(folder, files[0], tmp_path / "out")
 
 

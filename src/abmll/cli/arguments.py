@@ -20,18 +20,23 @@ Overrides = Annotated[
     ),
 ]
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter folder, as `train` or `adapt` wrote it.")]
-BaseModel = Annotated[
-    str | None,
-    typer.Option("--base-model", metavar="NAME", help="Language model, if not the one that the adapter names."),
+ModelFields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="model.key=value",
+        help="Fields of [model], such as model.name=NAME if it is not where the adapter says, or model.device=cpu.",
+        autocompletion=lambda incomplete: _matching_fields(incomplete, "model."),
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 
 
-def _matching_fields(incomplete: str) -> list[tuple[str, str]]:
+def _matching_fields(incomplete: str, section: str = "") -> list[tuple[str, str]]:
     from abmll.config import field_rows
 
-    return [(f"{row.path}=", row.description) for row in field_rows() if row.path.startswith(incomplete)]
+    rows = [row for row in field_rows() if row.path.startswith(section)]
+    return [(f"{row.path}=", row.description) for row in rows if row.path.startswith(incomplete)]
 
 
 def adapter_folder(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import tomllib
@@ -20,9 +21,12 @@ COMMAND_LINE = "command line"
 NO_LINE = sys.maxsize
 
 
-def parse_overrides(overrides: Sequence[str]) -> RunConfig:
-    """The defaults with overrides applied, as `load_config` applies them to a file. Raises AbmllError likewise."""
-    return _check_text("", COMMAND_LINE, overrides)
+def parse_overrides(overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> RunConfig:
+    """The defaults with overrides applied, as `load_config` applies them to a file. Raises AbmllError likewise.
+
+    defaults: nested dicts that stand in place of the fields' own defaults.
+    """
+    return _check_overridden(copy.deepcopy(dict(defaults or {})), "", COMMAND_LINE, overrides)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -48,6 +52,11 @@ def _check_text(text: str, source: str, overrides: Sequence[str]) -> RunConfig:
         raise AbmllError(
             f"{source} is not valid TOML: {error}. Text needs quotes, a table begins with [name], a list is [1, 2]."
         ) from None
+    return _check_overridden(data, text, source, overrides)
+
+
+def _check_overridden(data: dict[str, Any], text: str, source: str, overrides: Sequence[str]) -> RunConfig:
+    """data: changed in place. text: where mistakes in it are looked up."""
     mistakes: list[Mistake] = []
     overridden: set[str] = set()
     for override in overrides:

@@ -40,6 +40,8 @@ GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
 BLOCKS_PER_TILE = 1
 """Height in blocks of noise of a tile as wide as a block; narrower ones are higher. It changes the speed and, but for
 rounding, no result."""
+LEAST_TILES = 4
+"""Into how many tiles a narrow output is cut at least, if it has so many blocks."""
 CONVERTED_ROWS = 256
 """How many rows of a half-precision input are in the wide type at a time."""
 
@@ -405,7 +407,9 @@ class _Tile:
 
 def _tiles(rows: int, columns: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     block = noise.block_of(device)
-    height = block.rows * BLOCKS_PER_TILE * max(1, block.columns // columns)
+    # a narrow output's tiles are higher, but several: what is in work is to be small beside what is there anyway
+    blocks = max(1, min(block.columns // columns, rows // (LEAST_TILES * block.rows)))
+    height = block.rows * BLOCKS_PER_TILE * blocks
     for row in range(0, rows, height):
         for column in range(0, columns, block.columns):
             yield slice(row, min(row + height, rows)), slice(column, min(column + block.columns, columns))
