@@ -81,6 +81,22 @@ def test_index_for_resuming(tmp_path):
     assert index(path) == {CellKey("abmll", 0, cell.task, 16)}
 
 
+@pytest.mark.parametrize("line", [b"{}", b'{"version": 1, "method": "m", "seed": "x", "task": "t", "support_size": 4}'])
+def test_index_names_a_line_that_names_no_cell(tmp_path, line):
+    path = tmp_path / "p.jsonl"
+    append_cell(path, make_cell())
+    path.write_bytes(line + b"\n" + path.read_bytes())
+    with pytest.raises(AbmllError, match=r"line 1: .*Delete that line"):
+        index(path)
+
+
+def test_index_of_a_long_file_is_that_of_its_cells(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for seed in range(5):
+        append_cell(path, make_cell(seed))
+    assert index(path) == {cell.key for cell in read_cells(path)}
+
+
 @pytest.mark.parametrize("kept", [1, 10, 300, -2])
 def test_torn_last_line_is_named_and_dropped(tmp_path, kept):
     path = tmp_path / "p.jsonl"

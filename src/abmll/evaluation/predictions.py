@@ -22,11 +22,11 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ except ImportError:  # Windows: appends are not locked there, use one file a pro
     fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
+T = TypeVar("T")
 
 
 class CellKey(NamedTuple):
@@ -147,7 +148,7 @@ def read_cells(path: Path | str) -> list[Cell]:
     """
     path = Path(path)
     cells: dict[CellKey, Cell] = {}
-    for number, cell in _numbered_cells(path):
+    for number, cell in _numbered(path, decode_cell):
         known = cells.setdefault(cell.key, cell)
         if not known.same_predictions(cell):
             raise AbmllError(
@@ -160,9 +161,13 @@ def read_cells(path: Path | str) -> list[Cell]:
 
 
 def index(path: Path | str) -> set[CellKey]:
-    """Keys of all cells in a predictions file; empty if there is no file yet. For resuming an evaluation."""
+    """Keys of all cells in a predictions file; empty if there is no file yet. For resuming an evaluation.
+
+    Asked before every unit of a comparison, so it looks at no prediction: `read_cells` finds a damaged one. Raises:
+    AbmllError for a line before the last that is no JSON, or names no cell.
+    """
     path = Path(path)
-    return {cell.key for _, cell in _numbered_cells(path)} if path.exists() else set()
+    return {key for _, key in _numbered(path, decode_key)} if path.exists() else set()
 
 
 def has_cell(path: Path | str, method: str, seed: int, task: str, support_size: int) -> bool:
@@ -170,7 +175,8 @@ def has_cell(path: Path | str, method: str, seed: int, task: str, support_size: 
     return CellKey(method, seed, task, support_size) in index(path)
 
 
-def _numbered_cells(path: Path) -> Iterator[tuple[int, Cell]]:
+def _numbered(path: Path, decode: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
+    """What `decode` makes of every line, with its number."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -180,13 +186,13 @@ def _numbered_cells(path: Path) -> Iterator[tuple[int, Cell]]:
             if not line.strip():
                 continue
             try:
-                cell = decode_cell(line)
+                decoded = decode(line)
             except AbmllError as error:
                 if line.endswith(b"\n"):
                     raise AbmllError(f"{path}, line {number}: {error} Delete that line and evaluate again.") from error
                 warnings.warn(f"{path}, line {number} (the last) was cut off and is left out.", stacklevel=3)
                 continue
-            yield number, cell
+            yield number, decoded
 
 
 @contextlib.contextmanager
@@ -245,14 +251,28 @@ def _nested(log_probs: Tensor) -> list[list[list[float | None]]]:
     ]
 
 
-def decode_cell(line: bytes) -> Cell:
-    """The cell that a line holds. Raises: AbmllError saying what is wrong with it."""
+def decode_key(line: bytes) -> CellKey:
+    """The key of the cell that a line holds. Raises: AbmllError for a line that is no JSON, or names no cell."""
+    record = _record(line)
+    try:
+        return CellKey(str(record["method"]), int(record["seed"]), str(record["task"]), int(record["support_size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AbmllError(f"a field is missing or malformed ({error!r}).") from error
+
+
+def _record(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise AbmllError(f"not valid JSON ({error}).") from error
     if not isinstance(record, dict) or record.pop("version", None) != VERSION:
         raise AbmllError(f'not a prediction of format version {VERSION} (no "version": {VERSION}).')
+    return record
+
+
+def decode_cell(line: bytes) -> Cell:
+    """The cell that a line holds. Raises: AbmllError saying what is wrong with it."""
+    record = _record(line)
     try:
         log_probs = record["log_probs"]
         if b"null" in line:
