@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import torch
 
 Step = Callable[[], None]
 Clock = Callable[[], float]
-PEAKS = 7
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Seconds on the wall, or those the process spent on any processor: the same for one thread with a core of its own, and
 the one to ask for on a machine that others use as well."""
@@ -86,33 +85,21 @@ def saved_bytes(case: Case) -> int:
 
 
 def peak_bytes(case: Case) -> int:
-    """How far memory rises during a step, the median of `PEAKS` steps.
+    """How far the memory of tensors rises during a step: what the device's allocator, or the processor's, handed out.
 
-    The device's allocator on CUDA, resident memory on Linux, else 0. Resident memory depends on where the allocator
-    finds room, which differs from step to step by a megabyte or two.
+    Resident memory would tell more (a matrix product's own work space) and less exactly: the C library keeps what was
+    freed, and a small layer's peak came out anywhere within a half.
     """
     case.step()
-    return int(statistics.median(_peak_of_one_step(case) for _ in range(PEAKS)))
-
-
-def _peak_of_one_step(case: Case) -> int:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         case.step()
         return torch.cuda.max_memory_allocated() - before
-    if platform.system() != "Linux":
-        return 0
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed but kept would hide a rise
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts at what is resident now
-    before = _status("VmRSS")
-    case.step()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        case.step()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)
 
 
 def _synchronise() -> None:

@@ -107,6 +107,14 @@ def test_without_a_prior_there_is_nothing_but_the_value(bound: float | None) -> 
     assert_same(*outputs, leaves(x, base, q))
 
 
+@pytest.mark.parametrize("far", [30.0, 3000.0])
+def test_a_bound_holds_however_far_the_two_gaussians_are_from_it_and_from_each_other(far: float) -> None:
+    x, base, q, p = inputs(rows=9, out=70, bound=0.5)
+    q, p = (g._replace(log_var_B=(s * g.log_var_B).detach().requires_grad_()) for g, s in ((q, far), (p, -far / 2)))
+    outputs = [run(name, x, base, q, p, sample=True, hyper_prior=True) for name in ("fused", "naive")]
+    assert_same(*outputs, leaves(x, base, q, p))
+
+
 def test_bounds_that_differ_are_left_to_the_naive_one() -> None:
     x, base, q, p = inputs(rows=9, out=7, bound=0.5)
     outputs = [run(name, x, base, q, p._replace(bound=None), sample=True) for name in ("fused", "naive")]

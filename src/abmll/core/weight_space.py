@@ -26,8 +26,8 @@ from abmll.core import gaussian
 from abmll.core.layer_output import twice_differentiable
 
 GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
-TILE = 2**16
-"""Weights in a tile of the divergence, at least one row."""
+TILE, LEAST_TILES = 2**16, 8
+"""Weights in a tile of the divergence, at least one row; and into how many a small weight is cut at least."""
 
 
 def offset_std(offset: float) -> float:
@@ -180,8 +180,9 @@ class _Divergence(torch.autograd.Function):
             for i, (factor, need) in enumerate(zip(wide, needs, strict=True))
         ]
         kl, hyper = (torch.zeros((), dtype=torch.float64, device=wide[0].device) for _ in range(2))
-        height = max(1, TILE // wide[0].shape[1])
-        for start in range(0, len(wide[1]), height):
+        rows_in_all, columns = len(wide[1]), wide[0].shape[1]
+        height = max(1, min(TILE // columns, rows_in_all // LEAST_TILES))
+        for start in range(0, rows_in_all, height):
             rows = slice(start, start + height)
             tile = _WeightTile(scalings, offsets, wide, rows)
             kl += tile.kl().sum()
@@ -191,6 +192,7 @@ class _Divergence(torch.autograd.Function):
                 hyper += tile.hyper().sum()
                 if any(d is not None for d in of_hyper):
                     tile.accumulate(of_hyper, tile.hyper_gradients())
+            del tile  # before the next one is made
         ctx.places = [[i for i, d in enumerate(ds) if d is not None] for ds in (of_kl, of_hyper)]
         ctx.save_for_backward(*(d for ds in (of_kl, of_hyper) for d in ds if d is not None))
         return kl.to(dtype), hyper.to(dtype)
