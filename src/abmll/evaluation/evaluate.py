@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 
 from abmll.core.errors import AbmllError
+from abmll.core.memory import peak_memory_bytes, reset_peak_memory
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, Adaptation, Example, Likelihood, Method
 from abmll.data.episodes import evaluation_episode
 from abmll.data.task import Task
-from abmll.evaluation.cost import now, peak_memory_bytes, reset_peak_memory, stored_bytes
+from abmll.evaluation.cost import now, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.methods.budget import steps_within, with_num_steps
 from abmll.methods.gradient import NoAdaptation

@@ -10,12 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
-
-import torch
 
 from abmll.core.errors import AbmllError
 
@@ -94,18 +91,6 @@ def read_log(path: Path) -> list[Record]:
                 f"{path}, line {number}: not JSON ({error}). Restore the file or remove the line."
             ) from error
     return records
-
-
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory used so far: allocated on a CUDA `device`, else resident in this process; None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _size_up_to(path: Path, step: int) -> int:

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.memory import peak_memory_bytes, reset_peak_memory
 from abmll.core.params import assign, clone, zero_grad
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Episode, Likelihood, MetaLearner, Method, Metrics
 from abmll.training import checkpoint, optimizer
 from abmll.training.distributed import Ranks, Unheard, connect, together
 from abmll.training.finite import require_finite_gradient, require_finite_metrics, require_finite_parameters
-from abmll.training.log import FILE_NAME, Record, TrainingLog, peak_memory_bytes, read_log
+from abmll.training.log import FILE_NAME, Record, TrainingLog, read_log
 from abmll.training.progress import progress_bar
 from abmll.training.settings import Training, fingerprint, require_equal
 from abmll.training.sharding import is_sharded, require_equal_passes
@@ -175,6 +176,7 @@ class _Run:
         self.sharded = is_sharded(likelihood)
         self.settings: dict[str, Any] = {}
         self.last_checkpoint: Path | None = None
+        reset_peak_memory(device)
 
     def outer_step(self, step: int) -> Record:
         """Does outer step `step` (from 1) and returns its record."""
