@@ -23,7 +23,7 @@ from abmll.data.task import Task
 from abmll.learner import CARD, read_card
 from abmll.methods import METHODS
 from abmll.pipeline import adapt_run, predict_run, train_run
-from abmll.pipeline.predict import load_learner
+from abmll.pipeline.predict import load_learner, model_of
 from tiny_tasks import tiny_task
 
 FEW_STEPS = {"num_steps": 4, "learning_rate": 0.03}
@@ -63,7 +63,7 @@ def folders(base, suite, files, tmp_path_factory):
 
 
 def load(folder):
-    return load_learner(folder, None)
+    return load_learner(model_of(folder, ()), folder)
 
 
 @pytest.mark.parametrize("name", METHODS)
