@@ -10,6 +10,10 @@ jobs=${JOBS:-2}
 abmll tune "$run" -o "$out/tuned" --jobs "$jobs"
 abmll compare default --run "$run" --tuned "$out/tuned/tuned.toml" -o "$out/steps" --jobs "$jobs"
 if [ "${SECONDS_TOO:-0}" = 1 ]; then
+  if [ ! -d "$out/seconds" ]; then # what the methods learned across tasks is the same
+    mkdir -p "$out/seconds"
+    for trained in "$out"/steps/*/seed-0; do cp -R "$(dirname "$trained")" "$out/seconds/"; done
+  fi
   # One at a time: seconds mean nothing on a machine that is busy with something else.
   abmll compare default --run "$run" --tuned "$out/tuned/tuned.toml" --budget seconds -o "$out/seconds"
 fi
