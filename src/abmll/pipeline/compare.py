@@ -16,10 +16,16 @@ from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import METHODS
-from abmll.pipeline.beside import RUN_FILE, write_beside
+from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import load_tasks
-from abmll.pipeline.evaluate import PREDICTIONS, is_complete, require_judgeable, require_same_evaluation, trainer_of
-from abmll.pipeline.judged import record_adapter, require_same_adapter
+from abmll.pipeline.evaluate import (
+    PREDICTIONS,
+    is_complete,
+    prepare_folder,
+    require_judgeable,
+    require_same_evaluation,
+    trainer_of,
+)
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.worker import Bench
 from abmll.reports.comparison import write_comparison
@@ -86,12 +92,7 @@ def compare_run(
     require_same_evaluation(out, config)
     suite = load_tasks(config)
     require_judgeable(suite, config)
-    done = index(out / PREDICTIONS)
-    for name in config.method.names:
-        require_same_adapter(out, name, None, done)
-    write_beside(out, config, config.evaluation.seeds)
-    for name in config.method.names:
-        record_adapter(out, name, None)
+    prepare_folder(config, None, out)
     names, reference = list(config.method.names), config.evaluation.same_seconds_as
     seconds: list[float] | None = None
     failures: list[Failure] = []

@@ -42,7 +42,7 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     suite = load_tasks(config)
     require_judgeable(suite, config)
     require_same_passes(config)
-    ranks.first(lambda: _prepare(config, adapter, out))
+    ranks.first(lambda: prepare_folder(config, adapter, out))
     for name in config.method.names:
         if adapter is None:
             for seed in config.evaluation.seeds:
@@ -57,7 +57,11 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     return path
 
 
-def _prepare(config: RunConfig, adapter: Path | None, out: Path) -> None:
+def prepare_folder(config: RunConfig, adapter: Path | None, out: Path) -> None:
+    """Writes beside the predictions in `out` what makes them; adapter: what is judged, None for methods to be trained.
+
+    Raises: AbmllError if cells of another adapter are there.
+    """
     done = index(out / PREDICTIONS)
     for name in config.method.names:
         require_same_adapter(out, name, adapter, done)
