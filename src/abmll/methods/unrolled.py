@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import add_to_grad
+from abmll.core.params import add_to_grad, gradients_of
 from abmll.core.types import META, TASK, Example, FunctionalLikelihood, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.objective import Objective
@@ -62,8 +62,8 @@ def gradient_through(
         likelihood.at({META: theta, TASK: phi}),
         likelihood.terms(judged, sample=outer.sample, kl=outer.kl, hyper_prior=bool(outer.prior_weight)) as terms,
     ):
-        gradient = torch.autograd.grad(outer(terms), list(theta.values()), materialize_grads=True)
-    add_to_grad(meta, dict(zip(theta, gradient, strict=True)))
+        (gradient,) = gradients_of(outer(terms), theta)
+    add_to_grad(meta, gradient)
     return {
         "inner_loss": float(inner_loss.detach()),
         "nll": float(outer.nll(terms).detach()),
