@@ -393,5 +393,6 @@ def test_the_plan_draws_one_seed_for_a_sample_and_none_without() -> None:
     for sample in (True, False):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        fused.plan_of(case.x, case.base, *case.gaussians, torch.float64, sample, "closed_form", False, False)
+        asked = fused.Asked(sample, "closed_form", hyper_prior=False, prior_only=False)
+        fused.plan_of(case.x, case.base, *case.gaussians, torch.float64, asked)
         assert torch.equal(before, torch.get_rng_state()) == (not sample)

@@ -36,7 +36,6 @@ from torch.autograd.function import once_differentiable
 from abmll.core import gaussian, noise
 from abmll.core.types import Estimator
 
-GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
 BLOCKS_PER_TILE = 1
 """Height in blocks of noise of a tile as wide as a block; narrower ones are higher. It changes the speed and, but for
 rounding, no result."""
@@ -48,13 +47,22 @@ CONVERTED_ROWS = 256
 """How many rows of a half-precision input are in the wide type at a time."""
 
 
-class Plan(NamedTuple):
-    """What is asked for; wide is the type of the arithmetic, dtype that of the value."""
+class Asked(NamedTuple):
+    """What a pass asks of a layer's Gaussian: see `layer_output.gaussian_output`.
+
+    hyper_prior and prior_only are False without a prior.
+    """
 
     sample: bool
     estimator: Estimator
     hyper_prior: bool
     prior_only: bool
+
+
+class Plan(NamedTuple):
+    """How it is computed; wide is the type of the arithmetic, dtype that of the value."""
+
+    asked: Asked
     scalings: tuple[float, ...]
     offset: float
     offset_difference: float
@@ -71,16 +79,13 @@ def fused_output(
     prior: gaussian.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    sample: bool,
-    estimator: Estimator,
-    hyper_prior: bool,
-    prior_only: bool,
+    asked: Asked,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, kl, hyper) of `layer_output.gaussian_output` for x (rows, in_features), base (rows, out_features).
 
     prior: of the posterior's rank and bound. Differentiable once.
     """
-    plan, factors = plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior, prior_only)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, asked)
     return _FusedOutput.apply(plan, x, base, counted, *factors)
 
 
@@ -90,26 +95,20 @@ def plan_of(
     posterior: gaussian.Factors,
     prior: gaussian.Factors | None,
     dtype: torch.dtype,
-    sample: bool,
-    estimator: Estimator,
-    hyper_prior: bool,
-    prior_only: bool,
+    asked: Asked,
 ) -> tuple[Plan, list[Tensor]]:
     """What is asked for, with a seed from the global generator if it takes noise, and the four or eight factors."""
     gaussians = [posterior] if prior is None else [posterior, prior]
     factors = [tensor for g in gaussians for tensor in g[:4]]
     plan = Plan(
-        sample,
-        estimator,
-        hyper_prior,
-        prior_only and prior is not None,
+        asked,
         tuple(g.scaling for g in gaussians),
         posterior.offset,
         0.0 if prior is None else posterior.offset - prior.offset,
         posterior.bound,
         gaussian.at_least_float32(x, base, *factors),
         dtype,
-        noise.draw_seed() if sample else 0,
+        noise.draw_seed() if asked.sample else 0,
     )
     return plan, factors
 
@@ -129,9 +128,9 @@ class _FusedOutput(torch.autograd.Function):
             mean = tile.mean()
             if maps.has_prior:
                 kl += tile.kl().sum()
-                if plan.hyper_prior:
+                if plan.asked.hyper_prior:
                     hyper += tile.hyper(mean).sum()
-            if plan.sample:
+            if plan.asked.sample:
                 mean += tile.noise
             value[rows, columns] = mean.add_(base[rows, columns])
             del tile, mean  # before the next one is made
@@ -167,7 +166,7 @@ def mark_outputs(ctx: Any, value: Tensor) -> None:
     """What autograd is to know of the outputs; ctx: as in `gradients_of_inputs`, with its plan."""
     ctx.set_materialize_grads(False)
     _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
-    if ctx.plan.prior_only and not (needs_x or needs_base or any(needs[:4])):
+    if ctx.plan.asked.prior_only and not (needs_x or needs_base or any(needs[:4])):
         ctx.mark_non_differentiable(value)
 
 
@@ -176,7 +175,7 @@ def asked_for(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients by kl and hyper, None for one that was not computed."""
     has_prior = len(factors) == 8
-    return d_kl if has_prior else None, d_hyper if has_prior and plan.hyper_prior else None
+    return d_kl if has_prior else None, d_hyper if plan.asked.hyper_prior else None
 
 
 def gradients_of_inputs(
@@ -203,7 +202,7 @@ def gradients_of_inputs(
         for d, need, factor in zip(d_factors, needs, factors, strict=True)
     ]
     d_x = None
-    if needs_x and ctx.plan.prior_only:
+    if needs_x and ctx.plan.asked.prior_only:
         own, _, own_log_var, _ = d_inner.chunk(4, dim=1)
         A, _, A_log_var, _ = joint_A.chunk(4)
         d_x = (own @ A).addmm_(own_log_var, A_log_var).to(x.dtype)
@@ -267,7 +266,7 @@ def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
     if not others:
         return [s * part for part in d_A.chunk(2)]
     mean, mean_difference, log_var, log_var_difference = d_A.chunk(4)
-    if plan.prior_only:  # the second of each is that of the prior's own product
+    if plan.asked.prior_only:  # the second of each is that of the prior's own product
         return [s * mean, s * log_var, others[0] * mean_difference, others[0] * log_var_difference]
     posterior = [s * (mean + mean_difference), s * (log_var + log_var_difference)]
     return [*posterior, -others[0] * mean_difference, -others[0] * log_var_difference]
@@ -294,13 +293,13 @@ class _Tile:
         self.log_var.add_(plan.offset)
         if maps.has_prior:
             self.d.add_(plan.offset_difference)
-        if plan.sample:
+        if plan.asked.sample:
             generator = torch.Generator(inner.device)
             epsilon = noise.standard_normal(
                 plan.seed, rows.start, columns.start, torch.empty_like(self.log_var), width, generator
             )
             self.noise = (0.5 * self.log_var).exp_().mul_(epsilon)
-            self.epsilon = epsilon if plan.estimator == "sample" else None
+            self.epsilon = epsilon if plan.asked.estimator == "sample" else None
 
     def _bend(self, bound: float) -> None:
         """From the linear u and D to f(u) and f(u) - f(u - D).
@@ -323,7 +322,7 @@ class _Tile:
         return self.z_mean[:, : self.r] @ self.maps.mean[:, self.columns]
 
     def kl(self) -> Tensor:
-        if self.plan.estimator == "sample":
+        if self.plan.asked.estimator == "sample":
             assert self.epsilon is not None
             t = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta + self.noise)
             return self._counted(t.square_().addcmul_(self.epsilon, self.epsilon, value=-1).sub_(self.d).mul_(0.5))
@@ -342,13 +341,13 @@ class _Tile:
         """
         d_mean, d_delta, d_prior_mean = d_value, None, None
         d_log_var, d_d, d_prior_log_var = None, None, None
-        if d_value is not None and self.plan.sample:
-            noise_again = d_kl is not None and self.plan.estimator == "sample"
+        if d_value is not None and self.plan.asked.sample:
+            noise_again = d_kl is not None and self.plan.asked.estimator == "sample"
             d_log_var = (d_value * self.noise if noise_again else self.noise.mul_(d_value)).mul_(0.5)
         if d_kl is not None or d_hyper is not None:
             w = (self.d - self.log_var).exp_()
         if d_kl is not None:
-            if self.plan.estimator == "sample":
+            if self.plan.asked.estimator == "sample":
                 t = self.delta + self.noise
                 d_delta = w.mul(t)
                 half = (d_delta * t).mul_(0.5)  # ½ t² w
@@ -360,13 +359,13 @@ class _Tile:
                 d_d = self.d.expm1_().mul_(0.5).add_(half)
                 d_v = half.neg_()
             d_delta, d_d, d_v = (self._counted(gradient.mul_(d_kl)) for gradient in (d_delta, d_d, d_v))
-            if self.plan.prior_only:
+            if self.plan.asked.prior_only:
                 d_prior_mean, d_prior_log_var, d_delta, d_d = d_delta.neg_(), d_d.neg_(), None, None
             else:
                 d_log_var = _sum(d_log_var, d_v)
         if d_hyper is not None:
             d_prior_mean = _sum(d_prior_mean, self._counted((self.mean() - self.delta).mul_(d_hyper)))
-            of_log_var = self._counted(w.mul_(-GAMMA_RATE).add_(GAMMA_SHAPE - 1).mul_(d_hyper))
+            of_log_var = self._counted(w.mul_(-gaussian.GAMMA_RATE).add_(gaussian.GAMMA_SHAPE - 1).mul_(d_hyper))
             d_prior_log_var = _sum(d_prior_log_var, of_log_var)
         if self.plan.bound is not None:
             d_log_var, d_d, d_prior_log_var = self._unbent(d_log_var, d_d, d_prior_log_var)
@@ -411,7 +410,7 @@ class _Tile:
                 into += d_difference @ B_difference[:, columns].T
             if d_prior is not None:
                 through = d_prior @ B_difference[r:, columns].T  # of the inner products with the prior's A
-                if self.plan.prior_only:
+                if self.plan.asked.prior_only:
                     into[:, r:] += through
                 else:
                     into[:, :r] += through

@@ -23,6 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
+"""a and b of the hyper-prior on a precision."""
+
 
 class Factors(NamedTuple):
     """The parameters of one low-rank conditional Gaussian.
@@ -167,8 +170,8 @@ def kl_estimate(
 def hyper_prior(
     mean: Float[Tensor, "*shape"],
     log_var: Float[Tensor, "*shape"],
-    gamma_shape: float = 1.0,
-    gamma_rate: float = 0.01,
+    gamma_shape: float = GAMMA_SHAPE,
+    gamma_rate: float = GAMMA_RATE,
     mean_variance: float = 1.0,
 ) -> Float[Tensor, "*shape"]:
     """-log p(θ) elementwise, in nats: Normal(0, v) on the mean, Gamma(a, b) on the precision e^-log_var.

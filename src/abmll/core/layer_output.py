@@ -19,6 +19,7 @@ from torch import Tensor
 from abmll.core import fused, gaussian, noise, triton_layer
 from abmll.core.divergence import sum_counted
 from abmll.core.errors import unknown_name
+from abmll.core.fused import Asked
 from abmll.core.types import Estimator
 
 Implementation = Literal["auto", "fused", "naive", "triton"]
@@ -80,7 +81,8 @@ def gaussian_output(
     dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
     """
     wide = gaussian.at_least_float32(x, base, posterior.mean_A)
-    arguments = (x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide)
+    has_prior = prior is not None
+    asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior)
     # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
     alike = prior is None or (
         prior.bound == posterior.bound
@@ -88,9 +90,8 @@ def gaussian_output(
     )
     name = _implementation_for(base, wide) if alike else "naive"
     compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
-    value, kl, hyper = compute(*arguments, sample, estimator, hyper_prior, prior_only)
-    asked = prior is not None
-    return LayerOutput(value.view(base.shape), kl if asked else None, hyper if asked and hyper_prior else None)
+    value, kl, hyper = compute(x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, asked)
+    return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if asked.hyper_prior else None)
 
 
 def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
@@ -108,25 +109,23 @@ def _naive_output(
     prior: gaussian.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    sample: bool,
-    estimator: Estimator,
-    hyper_prior: bool,
-    prior_only: bool,
+    asked: Asked,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    asked = [] if prior is None else [prior]
-    q, *priors = gaussian.conditionals(x, posterior, *([] if prior_only else asked))
+    gaussians = [posterior] if prior is None or asked.prior_only else [posterior, prior]
+    q, *priors = gaussian.conditionals(x, *gaussians)
     value = q.mean
-    if sample:
+    if asked.sample:
         drawn = noise.whole(noise.draw_seed(), len(value), value.shape[1], value.dtype, value.device)
         value = value + torch.exp(0.5 * q.log_var) * drawn
     judged = value
-    if prior_only and asked:
-        priors = gaussian.conditionals(x.detach(), *asked)
+    if prior is not None and asked.prior_only:
+        priors = gaussian.conditionals(x.detach(), prior)
         judged, q = value.detach(), gaussian.Moments(*(moment.detach() for moment in q))
     kl = hyper = value.new_zeros(())
     for p in priors:
-        estimate = gaussian.kl_estimate(judged, *q, *p) if estimator == "sample" else gaussian.kl_divergence(*q, *p)
+        one_sample = asked.estimator == "sample"
+        estimate = gaussian.kl_estimate(judged, *q, *p) if one_sample else gaussian.kl_divergence(*q, *p)
         kl = sum_counted(estimate, counted)
-        if hyper_prior:
+        if asked.hyper_prior:
             hyper = sum_counted(gaussian.hyper_prior(*p), counted)
     return (base.to(value.dtype) + value).to(dtype), kl, hyper

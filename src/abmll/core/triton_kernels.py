@@ -16,7 +16,7 @@ from typing import no_type_check  # the shape checks that tests switch on would 
 import triton
 import triton.language as tl
 
-from abmll.core.fused import GAMMA_RATE, GAMMA_SHAPE
+from abmll.core.gaussian import GAMMA_RATE, GAMMA_SHAPE
 
 _HYPER_CONSTANT = 0.5 * math.log(2 * math.pi) - GAMMA_SHAPE * math.log(GAMMA_RATE) + math.lgamma(GAMMA_SHAPE)
 HYPER_CONSTANT = tl.constexpr(_HYPER_CONSTANT)

@@ -23,8 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from abmll.core import fused, gaussian
 from abmll.core.errors import AbmllError
-from abmll.core.fused import Plan
-from abmll.core.types import Estimator
+from abmll.core.fused import Asked, Plan
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -54,17 +53,14 @@ def triton_output(
     prior: gaussian.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    sample: bool,
-    estimator: Estimator,
-    hyper_prior: bool,
-    prior_only: bool,
+    asked: Asked,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fused.fused_output`, with other noise.
 
     Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
     imported), and for float64 on a GPU.
     """
-    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, sample, estimator, hyper_prior, prior_only)
+    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, asked)
     _require(base, plan)
     return _TritonOutput.apply(plan, x, base, counted, *factors)
 
@@ -117,7 +113,7 @@ class _TritonOutput(torch.autograd.Function):
                     plan.seed,
                     *base.shape,
                     **_constants(plan, factors, counted),
-                    HYPER_PRIOR=plan.hyper_prior,
+                    HYPER_PRIOR=plan.asked.hyper_prior,
                     num_warps=NUM_WARPS,
                 )
         kl, hyper = parts.sum((1, 2), dtype=torch.float64).to(plan.wide)
@@ -173,7 +169,7 @@ def _inner_gradients(
             HAS_VALUE=d_value is not None,
             HAS_KL=d_kl is not None,
             HAS_HYPER=d_hyper is not None,
-            PRIOR_ONLY=plan.prior_only,
+            PRIOR_ONLY=plan.asked.prior_only,
             num_warps=NUM_WARPS,
         )
     return d_inner.sum(0), d_Bs.sum(0)
@@ -210,8 +206,8 @@ def _constants(plan: Plan, factors: Sequence[Tensor], counted: Tensor | None) ->
         "BOUND": plan.bound,
         "HAS_PRIOR": len(factors) == 8,
         "HAS_COUNTED": counted is not None,
-        "SAMPLE": plan.sample,
-        "ONE_SAMPLE": plan.estimator == "sample",
+        "SAMPLE": plan.asked.sample,
+        "ONE_SAMPLE": plan.asked.estimator == "sample",
     }
 
 

@@ -25,7 +25,6 @@ from torch.autograd.function import once_differentiable
 from abmll.core import gaussian
 from abmll.core.layer_output import twice_differentiable
 
-GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
 TILE, LEAST_TILES = 2**16, 8
 """Weights in a tile of the divergence, at least one row; and into how many a small weight is cut at least."""
 
@@ -250,7 +249,7 @@ class _WeightTile:
 
     def hyper_gradients(self) -> tuple[Tensor | None, ...]:
         inverse = self.prior_std.reciprocal()
-        d_prior_std = (inverse.square() * (-2 * GAMMA_RATE)).add_(2 * (GAMMA_SHAPE - 1)).mul_(inverse)
+        d_prior_std = (inverse.square() * (-2 * gaussian.GAMMA_RATE)).add_(2 * (gaussian.GAMMA_SHAPE - 1)).mul_(inverse)
         return None, None, self.prior_mean, d_prior_std
 
     def accumulate(self, into: list[Tensor | None], gradients: tuple[Tensor | None, ...]) -> None:
