@@ -126,3 +126,25 @@ def test_missing_weights_are_an_error_that_says_what_to_do(monkeypatch, tmp_path
     monkeypatch.setattr(default, "MODEL_DIRECTORY", tmp_path)
     with pytest.raises(AbmllError, match=r"missing from .*Reinstall abmll, or make the model again with `python -m"):
         default.model()
+
+
+def test_wide_suite_is_made_of_valid_short_tasks(loaded):
+    _, tokenizer = loaded
+    suite = default.wide_suite()
+    assert (len(suite.train), len(suite.validation), len(suite.test)) == (60, 12, 48)
+    for task in suite.tasks:
+        assert len(task.examples) == 300
+        assert {example.target for example in task.examples} == set(range(len(task.examples[0].choices)))
+    for choice in {choice for task in suite.tasks for choice in task.examples[0].choices}:
+        assert len(tokenizer.encode(f" {choice}", add_special_tokens=False)) == 1, choice
+    prompts = [f"{e.question}\n{e.prompt}\nAnswer:" for task in suite.tasks for e in task.examples[:20]]
+    assert max(len(ids) for ids in tokenizer(prompts).input_ids) <= 32
+
+
+def test_suites_are_found_by_name():
+    assert default.find_suite("default-wide").name == "default-wide"
+    assert default.find_suite("default").test == default.suite().test
+    with pytest.raises(AbmllError, match=r"unknown suite 'default-wid'.*Did you mean 'default-wide'"):
+        default.find_suite("default-wid")
+    with pytest.raises(AbmllError, match="default-wide suite has its own split"):
+        default.find_suite("default-wide", held_out=0.3)

@@ -110,13 +110,9 @@ def validate(
 
 
 def _suite(name: str, folder: Path | None) -> Suite:
-    if name == "default":
-        from abmll import default
+    from abmll import default
 
-        return default.suite()
-    from abmll.data.suite import load_suite
-
-    return load_suite(name, folder=folder)
+    return default.find_suite(name, folder=folder)
 
 
 def _first_token(model: str) -> Callable[[str], int]:

@@ -76,7 +76,8 @@ class DataConfig(Section):
     suite: str = Field(
         default="default",
         min_length=1,
-        description='A shipped suite ("default" is generated text), a folder of task files or a suite TOML.',
+        description='A shipped suite ("default" and "default-wide" are generated text), a folder of task files or a '
+        "suite TOML.",
     )
     folder: FilePath | None = Field(
         default=None, description="Where the suite's task files lie, for suites that ship without them."

@@ -1,11 +1,13 @@
-"""The embedded default: a small pretrained language model and a suite of generated tasks, both usable offline.
+"""The embedded default: a small pretrained language model and suites of generated tasks, usable offline.
 
 `model()` loads the model that `python -m abmll.default.pretrain` made; `suite()` generates the tasks of
-`abmll.default.tasks`. Importing this package loads neither torch nor transformers.
+`abmll.default.tasks`, `wide_suite()` the many more of `abmll.default.wide`. Importing this package loads neither torch
+nor transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     from abmll.data.suite import Suite
+    from abmll.default.tasks import Ruled
 
 NAME = "abmll/default"
 """What adapters record as their base model: a name instead of the path of an installation."""
@@ -50,10 +53,63 @@ def suite(seed: int = 0, num_rows: int = 300) -> Suite:
     seed: other seeds give other rules and rows (the embedded numbers in the documentation are for seed 0).
     num_rows: rows of each task.
     """
+    from abmll.default.tasks import ruled_tasks
+
+    return _suite("default", seed, ruled_tasks(seed, num_rows))
+
+
+def wide_suite(seed: int = 0, num_rows: int = 300) -> Suite:
+    """The wide generated suite: 60 train, 12 validation and 48 test tasks, of which 24 are of four families of their
+    own. The validation side has two families that are on no other side.
+
+    Args:
+        seed: As for `suite`.
+        num_rows: As for `suite`.
+    """
+    from abmll.default.wide import wide_tasks
+
+    return _suite("default-wide", seed, wide_tasks(seed, num_rows))
+
+
+SUITES = {"default": suite, "default-wide": wide_suite}
+"""The embedded suites by the name that run files and commands give them."""
+
+
+def find_suite(
+    name: str | Path,
+    *,
+    folder: str | Path | None = None,
+    held_out: float | None = None,
+    seed: int | None = None,
+) -> Suite:
+    """An embedded suite by its name, or what `abmll.data.suite.load_suite` finds under it.
+
+    Args:
+        name: A key of `SUITES`, a shipped suite, a folder of tasks or a suite TOML.
+        folder: As for `load_suite`.
+        held_out: As for `load_suite`; embedded suites have a split of their own.
+        seed: As for `load_suite`.
+
+    Raises:
+        AbmllError: As `load_suite`; for an unknown name with all names that there are.
+    """
+    from abmll.core.errors import AbmllError, unknown_name
+    from abmll.data.suite import load_suite, shipped_suites
+
+    if name in SUITES:
+        if held_out:
+            raise AbmllError(f"[data] held_out: the {name} suite has its own split. Remove held_out.")
+        return SUITES[str(name)]()
+    path, known = Path(name), {**SUITES, **shipped_suites()}
+    if not path.exists() and len(path.parts) == 1 and not path.suffix and name not in known:
+        raise unknown_name("suite", str(name), known)
+    return load_suite(name, folder=folder, held_out=held_out, seed=seed)
+
+
+def _suite(name: str, seed: int, ruled: Mapping[str, Sequence[Ruled]]) -> Suite:
     from abmll.core.types import Example
     from abmll.data.suite import Suite
     from abmll.data.task import Task
-    from abmll.default.tasks import ruled_tasks
 
     splits = {
         split: tuple(
@@ -65,10 +121,10 @@ def suite(seed: int = 0, num_rows: int = 300) -> Suite:
                 ),
                 question=task.question,
                 family=task.family,
-                source=f"abmll.default, seed {seed}",
+                source=f"abmll.{name}, seed {seed}",
             )
             for task in tasks
         )
-        for split, tasks in ruled_tasks(seed, num_rows).items()
+        for split, tasks in ruled.items()
     }
-    return Suite("default", splits["train"], splits["validation"], splits["test"])
+    return Suite(name, splits["train"], splits["validation"], splits["test"])

@@ -44,6 +44,11 @@ class Family(NamedTuple):
     kinds: tuple[str, ...]
     choices: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """What tasks record as their family: "gift" for "gift3" too, which differs in the number of choices alone."""
+        return self.name.rstrip("0123456789")
+
 
 FAMILIES = {
     family.name: family
@@ -114,8 +119,7 @@ def draw_task(rng: Random, name: str, family: Family, num_rows: int, taken: set[
         taken.add(prompt)
         probs = tuple(choice_probs(score(thing, rule), len(family.choices)))
         rows.append(Row(thing, prompt, probs, draw_choice(rng, probs)))
-    label = "gift" if family.name.startswith("gift") else family.name
-    return Ruled(name, label, family.question, family.choices, rule, tuple(rows))
+    return Ruled(name, family.label, family.question, family.choices, rule, tuple(rows))
 
 
 def ruled_tasks(seed: int = 0, num_rows: int = 300) -> dict[str, list[Ruled]]:

@@ -14,7 +14,7 @@ from abmll.config import ModelConfig, RunConfig
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.data.episodes import permutation
-from abmll.data.suite import Suite, load_suite
+from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.language import PromptFormat
 from abmll.learner import Learner
@@ -115,12 +115,7 @@ def join_ranks(config: RunConfig) -> Ranks:
 def load_tasks(config: RunConfig) -> Suite:
     """The suite of a run, each task cut to `max_rows` rows."""
     data = config.data
-    if data.suite == "default":
-        suite = default.suite()
-        if data.held_out:
-            raise AbmllError("[data] held_out: the default suite has its own split. Remove held_out.")
-    else:
-        suite = load_suite(data.suite, folder=data.folder, held_out=data.held_out, seed=data.split_seed)
+    suite = default.find_suite(data.suite, folder=data.folder, held_out=data.held_out, seed=data.split_seed)
     if data.max_rows is None:
         return suite
     return replace(
