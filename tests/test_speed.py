@@ -54,7 +54,7 @@ def test_every_variant_computes_a_gradient_of_the_task_alone():
 
 def test_the_command_measures_prints_writes_and_draws(tmp_path, capsys):
     arguments = ["--small", "--repeats", "2", "--output", str(tmp_path / "speed.json"), "--figures", str(tmp_path)]
-    assert main(["layers", "models", *arguments]) == 0
+    assert main(["layers", "models", "head", *arguments]) == 0
     assert main(["gpu", *arguments]) == 0
     results = json.loads((tmp_path / "speed.json").read_text())
     for part in ("layers", "models"):
@@ -64,6 +64,7 @@ def test_the_command_measures_prints_writes_and_draws(tmp_path, capsys):
         assert row["cases"]["naive"]["saved_bytes"] > row["cases"]["fused"]["saved_bytes"]
         assert row["environment"]["torch"] == torch.__version__
         assert (tmp_path / f"speed-{part}.svg").stat().st_size > 1000
+    assert results["head"][0]["cases"]["plain forward pass"]["seconds_ratio"] == 1
     assert results["gpu"][0]["fused"]["tokens_per_second"] > 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import cases, compiled, gpu, measure, padding, plots, tasks
+from benchmarks.speed import cases, compiled, gpu, head, measure, padding, plots, tasks
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
@@ -71,6 +71,14 @@ def compiling(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"size": hidden, **compiled.compiled(hidden, *arguments)}
 
 
+def vocabulary(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    small = cases.llama_config(32, 1)
+    for config in [small] if options.small else [cases.llama_config(64, 4, 49_152), cases.smollm2_config()]:
+        if options.sizes is None or config.hidden_size in options.sizes:
+            row = head.head(config, 8, 50, options.repeats, measure.CLOCKS[options.clock])
+            yield {"size": config.hidden_size, "vocabulary": config.vocab_size, **row}
+
+
 def llama_8b(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shape, device, batch, tokens = (gpu.TINY, "cpu", 2, 16) if options.small else (gpu.LLAMA_3_8B, "cuda", 8, 512)
     yield {"size": shape["hidden_size"], **gpu.train(shape, device, batch, tokens, options.repeats)}
@@ -89,6 +97,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "padding": mixed_lengths,
     "side-by-side": side_by_side,
     "compile": compiling,
+    "head": vocabulary,
     "gpu": llama_8b,
 }
 

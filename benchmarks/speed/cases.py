@@ -75,6 +75,24 @@ def llama_config(hidden: int, layers: int, vocabulary: int = 2048, **arguments: 
     )
 
 
+def smollm2_config(**arguments: Any) -> Any:
+    """SmolLM2-135M's exact shape."""
+    from transformers import LlamaConfig
+
+    shape = {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0},
+        "tie_word_embeddings": True,
+    }
+    return LlamaConfig(**(shape | arguments))
+
+
 def _case(
     model: nn.Module,
     variant: str,

@@ -23,8 +23,8 @@ class Batch(NamedTuple):
 
     input_ids, position_ids, token_mask: (n, t); the mask is True on real tokens.
     attention: (n, t, t) bool, True where a row may look, or None if plain causal attention says the same.
-    keep: how many columns at the end hold predictions.
-    column: (n, c, l) where in the kept columns a token is predicted; token: (n, c, l) which token it is;
+    kept: (k,) the columns whose predictions are scored, in ascending order: no other meets the vocabulary's matrix.
+    column: (n, c, l) where among the kept columns a token is predicted; token: (n, c, l) which token it is;
     scored: (n, c, l) True where there is one.
     """
 
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     position_ids: Tensor
     token_mask: Tensor
     attention: Tensor | None
-    keep: int
+    kept: Tensor
     column: Tensor
     token: Tensor
     scored: Tensor
@@ -44,6 +44,7 @@ class Batch(NamedTuple):
             position_ids=self.position_ids.to(device),
             token_mask=self.token_mask.to(device),
             attention=None if self.attention is None else self.attention.to(device),
+            kept=self.kept.to(device),
             column=self.column.to(device),
             token=self.token.to(device),
             scored=self.scored.to(device),
@@ -77,7 +78,6 @@ def pack(
     column = torch.zeros(rows, num_choices, longest, dtype=torch.long)
     token = torch.zeros(rows, num_choices, longest, dtype=torch.long)
     scored = torch.zeros(rows, num_choices, longest, dtype=torch.bool)
-    first = width - 1 - header  # the first column whose prediction is kept
 
     for row, (prefix, choices) in enumerate(zip(prefixes, continuations, strict=True)):
         start, length = width - len(prefix), len(prefix)
@@ -97,13 +97,15 @@ def pack(
             tokens = [*prefix[length - own :], *choice]
             where = [*range(width - 1 - own, width), *range(cursor, end)]
             token[row, index, : len(tokens)] = torch.tensor(tokens)
-            column[row, index, : len(tokens)] = torch.tensor(where) - first
+            column[row, index, : len(tokens)] = torch.tensor(where)
             scored[row, index, : len(tokens)] = True
             cursor = end
 
     branches = num_choices > 1 and extra > 0
     attention = _tree_attention(branch, token_mask) if branches else None
-    return Batch(input_ids, position_ids, token_mask, attention, total - first, column, token, scored)
+    kept = column[scored].unique()
+    column = torch.searchsorted(kept, column).masked_fill(~scored, 0)
+    return Batch(input_ids, position_ids, token_mask, attention, kept, column, token, scored)
 
 
 def _tree_attention(branch: Tensor, token_mask: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def _tree_attention(branch: Tensor, token_mask: Tensor) -> Tensor:
 def score(logits: Tensor, batch: Batch) -> Tensor:
     """Log-probabilities (n, c, l) of the scored tokens in the whole vocabulary, 0 elsewhere; float32 or more.
 
-    logits: (n, keep, vocabulary), the kept columns' predictions.
+    logits: (n, k, vocabulary), the kept columns' predictions.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     normaliser = logits.logsumexp(-1)

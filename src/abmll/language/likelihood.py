@@ -47,8 +47,11 @@ class CausalLMLikelihood:
             ),
             0,
         )
-        self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
-        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+        takes = inspect.signature(base.forward).parameters
+        # By index, not by number: the last columns are a view that is not contiguous, from which torch makes a batched
+        # product with a copy of the vocabulary's matrix for every row.
+        self._keeps_columns = "logits_to_keep" in takes and "Tensor" in str(takes["logits_to_keep"].annotation)
+        self._takes_positions = "position_ids" in takes
         self._attention = getattr(base.config, "_attn_implementation", "eager")
         self._encoded: dict[Example, Encoded] = {}
         self._parameters: dict[str, dict[str, Tensor]] = {}
@@ -179,7 +182,7 @@ class CausalLMLikelihood:
         return batch.to(self.model.device)
 
     def _logits(self, batch: Batch) -> Tensor:
-        """(n, keep, vocabulary): the model's predictions in the kept columns."""
+        """(n, k, vocabulary): the model's predictions in the kept columns."""
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if batch.attention is None:
             inputs["attention_mask"] = batch.token_mask.long()
@@ -190,9 +193,10 @@ class CausalLMLikelihood:
             inputs["attention_mask"] = mask.masked_fill(~batch.attention, blocked)[:, None]
         if self._takes_positions:
             inputs["position_ids"] = batch.position_ids
-        if self._keeps_logits:
-            inputs["logits_to_keep"] = batch.keep
-        return (self._substituted or self.model)(**inputs).logits[:, -batch.keep :]
+        call = self._substituted or self.model
+        if not self._keeps_columns:
+            return call(**inputs).logits[:, batch.kept]
+        return call(**inputs, logits_to_keep=batch.kept).logits
 
     def _choices(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """(n, c): normalised over the choices that exist; -inf where there is none."""
