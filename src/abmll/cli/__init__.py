@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli import adaptation, comparison, configuration, experiments, reporting, tasks
+from abmll.cli import adaptation, comparison, configuration, experiments, models, reporting, tasks
 from abmll.cli.group import Commands
 
 app = typer.Typer(
@@ -53,5 +53,6 @@ app.command()(comparison.tune)
 app.command()(comparison.compare)
 app.command()(reporting.report)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(models.app, name="models")
 app.command()(experiments.demo)
 app.command("config")(configuration.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +75,12 @@ def free_path(path: Path, overwrite: bool, *, marker: str | None = None) -> Path
         if not overwrite:
             raise AbmllError(f"{path} exists. Give another path with -o, or add --overwrite.")
     return path
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rows of a table as lines of columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def is_first_process() -> bool:

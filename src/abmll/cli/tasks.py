@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abmll.cli.arguments import existing_file
+from abmll.cli.arguments import aligned, existing_file
 from abmll.cli.group import complain
 from abmll.core.errors import AbmllError
 
@@ -42,7 +42,7 @@ def list_(
     rows = [("split", "task", "family", "rows", "choices")]
     for split, members in (("train", found.train), ("validation", found.validation), ("test", found.test)):
         rows += [(split, task.name, task.family, str(len(task)), str(task.num_choices)) for task in members]
-    for line in _aligned(rows):
+    for line in aligned(rows):
         typer.echo(line)
     sizes = f"{len(found.train)} to train on, {len(found.validation)} for validation, {len(found.test)} held out"
     typer.echo(f"\n{found.name}: {sizes}")
@@ -117,15 +117,9 @@ def _suite(name: str, folder: Path | None) -> Suite:
 
 def _first_token(model: str) -> Callable[[str], int]:
     """A choice's first token id where it is an answer, that is after a space."""
-    from transformers import AutoTokenizer
+    from abmll import models
 
-    from abmll.default import MODEL_DIRECTORY
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(MODEL_DIRECTORY if model == "default" else model)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise AbmllError(f"cannot load the tokenizer of {model!r} (--model): {first}") from error
+    tokenizer = models.load_tokenizer(model)
     return lambda text: int(tokenizer.encode(f" {text}", add_special_tokens=False)[0])
 
 
@@ -146,8 +140,3 @@ def _row(example: Example) -> str:
     more = [f"… and {len(example.choices) - SHOWN_CHOICES} more"] if len(example.choices) > SHOWN_CHOICES else []
     choices = " | ".join([*example.choices[:SHOWN_CHOICES], *more])
     return f"\n[{example.id}] {text}\n    choices: {choices}\n    answer:  {example.choices[example.target]}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -41,13 +41,16 @@ class ModelConfig(Section):
     name: str = Field(
         default="default",
         min_length=1,
-        description='Hugging Face name or folder of a causal LM; "default" is the small one in the package.',
+        description='Hugging Face name or folder of a causal LM, or a name of `abmll models list`: "default" is the '
+        'small one in the package, "smollm2" a real one that is fetched on first use.',
     )
     revision: str | None = Field(
         default=None, min_length=1, description="Branch, tag or commit of a Hugging Face model."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Type of the model's own weights; adapters always stay float32."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Type of the model's own weights; adapters always stay float32. \"auto\" is the model's own type "
+        "where the device has arithmetic for it, else float32.",
     )
     device: str = Field(
         default="auto",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from abmll import default
+from abmll import default, models
 from abmll.config import ModelConfig, RunConfig
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
@@ -22,8 +22,6 @@ from abmll.training.distributed import Ranks, connect, local_rank, num_ranks
 from abmll.training.settings import Training
 from abmll.training.sharding import shard_base, sharing_ranks
 
-DEFAULT_MODELS = {"default", default.NAME}
-
 
 def load_model(config: ModelConfig) -> tuple[Any, Any]:
     """The language model and its tokenizer, on the device and in the type that were asked for.
@@ -31,48 +29,24 @@ def load_model(config: ModelConfig) -> tuple[Any, Any]:
     A model that several ranks will hold between them stays in ordinary memory: a whole one may not fit the device.
     Weights come from safetensors only and no code that lies beside them is run.
     """
-    _quiet()
-    model: Any
-    model, tokenizer = default.model() if config.name in DEFAULT_MODELS else _from_hugging_face(config)
-    device = device_of(config) if config.shard == 1 else torch.device("cpu")
-    model = model.to(device=device, dtype=getattr(torch, config.dtype))
+    place = device_of(config)
+    model, tokenizer = models.load(
+        config.name,
+        dtype=config.dtype,
+        device=place if config.shard == 1 else torch.device("cpu"),
+        computes_on=place,
+        revision=config.revision,
+        attn_implementation=config.attn_implementation,
+    )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
 
 
-def _quiet() -> None:
-    """Keeps bars and notices of libraries out of a user's terminal: loading is fast, and nothing in them is theirs."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
-
-
-def _from_hugging_face(config: ModelConfig) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-    attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            config.name,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-            **options,
-            **attention,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AbmllError(
-            f"cannot load model {config.name!r} ([model] name): {first} Give a Hugging Face name, the path of a folder "
-            'with config.json, safetensors weights and a tokenizer, or "default" for the model in the package.'
-        ) from error
-    return model, tokenizer
+def fetch_model(config: ModelConfig) -> None:
+    """Fetches the model if it is known by name and not there yet, so that worker processes find it."""
+    if models.find(config.name) is not None:
+        models.get(config.name)
 
 
 def device_of(config: ModelConfig) -> torch.device:
@@ -80,9 +54,7 @@ def device_of(config: ModelConfig) -> torch.device:
 
     Raises: AbmllError if there is no such GPU.
     """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = str(models.resolve_device("auto")) if config.device == "auto" else config.device
     if not name.startswith("cuda"):
         return torch.device(name)
     if not torch.cuda.is_available():

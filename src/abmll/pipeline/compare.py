@@ -17,7 +17,7 @@ from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import METHODS
 from abmll.pipeline.beside import RUN_FILE
-from abmll.pipeline.build import load_tasks
+from abmll.pipeline.build import fetch_model, load_tasks
 from abmll.pipeline.evaluate import (
     PREDICTIONS,
     is_complete,
@@ -92,6 +92,7 @@ def compare_run(
     require_same_evaluation(out, config)
     suite = load_tasks(config)
     require_judgeable(suite, config)
+    fetch_model(config.model)
     prepare_folder(config, None, out)
     names, reference = list(config.method.names), config.evaluation.same_seconds_as
     seconds: list[float] | None = None

@@ -26,7 +26,7 @@ from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.learner import Learner
 from abmll.methods.spaces import SPACES, draw_options
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
-from abmll.pipeline.build import build_learner, load_tasks
+from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.train import meta_train
@@ -61,6 +61,7 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
     """
     tuning_tasks(config)  # refuses, before anything is written, what every method would be refused for
     require_same_run(out, config, free=("method.name", "output", "tune.trials"))
+    fetch_model(config.model)
     write_beside(out, config, [config.tune.seed])
     units = [Unit(name, {"work": "tune", "method": name}) for name in config.method.names]
     ended: list[Unit] = []

@@ -1,0 +1,141 @@
+"""A causal language model and its tokenizer by name, in the type that suits the device."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from abmll import default
+from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
+from abmll.models.precision import DTYPES, chosen_type
+from abmll.models.registry import PREFIX, find, registered
+from abmll.models.store import get
+
+EMBEDDED = ("default", default.NAME)
+
+
+def load(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    computes_on: torch.device | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+) -> tuple[Any, Any]:
+    """The model, in evaluation mode on its device, and its tokenizer.
+
+    name: "default" for the small model in the package, a registered name (fetched on first use), the path of a folder
+        with config.json, safetensors weights and a tokenizer, or a Hugging Face name.
+    dtype: "float32", "bfloat16", "float16"; or "auto", the model's own type where the device computes in it and else
+        float32, which is then told in a line.
+    device: "auto" takes a GPU if there is one.
+    computes_on: the device that decides about "auto", if the model will be moved from `device` afterwards.
+    revision, attn_implementation: as in transformers.
+
+    Weights come from safetensors only, and no code that lies beside them is run.
+
+    Raises: AbmllError if there is no such model, or it cannot be fetched or read.
+    """
+    if dtype not in DTYPES:
+        raise AbmllError(f"dtype is {dtype!r}. Choose one of: {', '.join(DTYPES)}.")
+    quiet_libraries()
+    place = resolve_device(device)
+    if name in EMBEDDED:
+        model: Any
+        model, tokenizer = default.model()
+    else:
+        model, tokenizer = _from_folder_or_hub(name, dtype, revision, attn_implementation)
+    wanted = getattr(torch, dtype) if dtype != "auto" else _auto(model, name, computes_on or place)
+    if getattr(model, "is_quantized", False) and dtype == "auto":
+        return model.eval(), tokenizer  # its type and place are the quantisation's
+    return model.to(device=place, dtype=wanted).eval(), tokenizer
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of `load`. Raises: AbmllError likewise."""
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    source, options = _source(name, revision)
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable("the tokenizer of model", name, error) from error
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" as a GPU if there is one, else the processor."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def quiet_libraries() -> None:
+    """Keeps bars and notices of libraries out of a user's terminal: loading is fast, and nothing in them is theirs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+
+
+def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: str | None) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM
+
+    source, options = _source(name, revision)
+    if attention is not None:
+        options["attn_implementation"] = attention
+    own = dtype if dtype == "auto" else getattr(torch, dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=own, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable("model", name, error) from error
+    if (row := find(name)) is not None:
+        # Adapters record a name instead of a path in somebody's home.
+        model.config._name_or_path = model.name_or_path = PREFIX + row.name
+    return model, load_tokenizer(name, revision=revision)
+
+
+def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """What transformers is given for a name, and with what options."""
+    if name in EMBEDDED:
+        return str(default.MODEL_DIRECTORY), {"local_files_only": True}
+    if find(name) is not None:
+        if revision is not None:
+            raise AbmllError(f"{name!r} is a registered model of one revision. Remove revision ([model]).")
+        return str(get(name)), {"local_files_only": True}
+    return name, {} if revision is None else {"revision": revision}
+
+
+def _auto(model: Any, name: str, device: torch.device) -> torch.dtype:
+    own = model.dtype
+    chosen = chosen_type(own, device)
+    what = str(chosen).removeprefix("torch.")
+    if chosen != own:
+        kept = str(own).removeprefix("torch.")
+        tell(
+            f"{name}: computing in {what}, because this {_noun(device)} has no arithmetic for the model's own {kept} "
+            f"(model.dtype={kept} keeps it: half the memory, several times slower)."
+        )
+    elif chosen != torch.float32:
+        tell(f"{name}: computing in {what}, the model's own type.")
+    return chosen
+
+
+def _noun(device: torch.device) -> str:
+    return "processor" if device.type == "cpu" else "device"
+
+
+def _unreadable(what: str, name: str, error: Exception) -> AbmllError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    known = ", ".join(f'"{one}"' for one in registered())
+    return AbmllError(
+        f"cannot load {what} {name!r} ([model] name): {first} Give a Hugging Face name, the path of a folder with "
+        f'config.json, safetensors weights and a tokenizer, a registered name ({known}), or "default" for the model in '
+        "the package."
+    )

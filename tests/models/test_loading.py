@@ -1,0 +1,125 @@
+"""load(): whatever a name means, and dtype = "auto": the same from Python and from a run file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from abmll import Learner, PromptFormat, models
+from abmll.config import parse_config
+from abmll.core.errors import AbmllError
+from abmll.models import precision
+from tiny import tiny_llama, tiny_tokenizer
+from tiny_tasks import tiny_tasks
+
+HALF = torch.bfloat16
+
+
+@pytest.fixture(scope="module")
+def half_model(tmp_path_factory):
+    """A folder with a model whose own type is bfloat16."""
+    folder = tmp_path_factory.mktemp("half")
+    tiny_llama(layers=1, dtype=HALF).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Says whether the processor has arithmetic for bfloat16."""
+
+    def has(answer: bool) -> None:
+        monkeypatch.setattr(precision, "_processor_has_bfloat16", lambda: answer)
+
+    return has
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_the_models_own_type_where_the_processor_computes_it(native, expected, half_model, processor, capsys):
+    from abmll.core import notices
+
+    notices._told.clear()
+    processor(native)
+    model, _ = models.load(str(half_model))
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"computing in {str(expected).removeprefix('torch.')}" in line
+    models.load(str(half_model))
+    assert capsys.readouterr().err == "", "told once"
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
+def test_a_type_that_is_named_is_taken_and_nothing_is_told(asked, half_model, capsys):
+    model, _ = models.load(str(half_model), dtype=asked)
+    assert model.dtype == getattr(torch, asked)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_devices_compute(processor, monkeypatch):
+    processor(False)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert not precision.computes(torch.bfloat16, cpu)
+    assert not precision.computes(torch.float16, cpu)
+    assert precision.computes(torch.float16, cuda)
+    assert precision.chosen_type(torch.float64, cpu) == torch.float64, "only half types are replaced"
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or False)
+    assert precision.chosen_type(torch.bfloat16, cuda) == torch.float32
+    assert asked == [{"including_emulation": False}]
+
+
+def test_the_processors_answer_is_a_flag_of_torch():
+    """The private names that are asked exist in the torch that the tests run with."""
+    assert all(hasattr(torch.cpu, flag) for flag in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    assert isinstance(precision._processor_has_bfloat16(), bool)
+
+
+def test_a_wrong_type_and_a_model_that_is_not_there_are_told(tmp_path):
+    with pytest.raises(AbmllError, match=r"dtype is 'int3'\. Choose one of: auto, float32, bfloat16, float16"):
+        models.load("default", dtype="int3")
+    with pytest.raises(AbmllError, match=r"cannot load model '.*nothing' .* a registered name \(\"smollm2\"\)"):
+        models.load(str(tmp_path / "nothing"))
+    with pytest.raises(AbmllError, match=r"cannot load the tokenizer of model '.*nothing'"):
+        models.load_tokenizer(str(tmp_path / "nothing"))
+    with pytest.raises(AbmllError, match="a registered model of one revision"):
+        models.load("smollm2", revision="main")
+
+
+@pytest.mark.parametrize("name", ["default", "abmll/default"])
+def test_the_embedded_model_has_a_name_too(name):
+    model, tokenizer = models.load(name)
+    assert model.name_or_path == "abmll/default"
+    assert not model.training
+    assert len(models.load_tokenizer(name)) == len(tokenizer)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_python_and_a_run_file_give_the_same_numbers(native, half_model, processor, tmp_path):
+    """Two outer steps from Python and from the command line's own function: the same adapter, bit for bit."""
+    from abmll.pipeline import build
+    from abmll.pipeline.train import train_learner
+
+    processor(native)
+    tasks = tiny_tasks(2)
+    config = parse_config(
+        {
+            "output": str(tmp_path / "run"),
+            "model": {"name": str(half_model)},
+            "prompt": {"answer": "text"},
+            "episodes": {"support_size": 4, "query_size": 4},
+            "training": {"num_steps": 2},
+        }
+    )
+    from abmll.data.suite import Suite
+
+    run = build.build_learner(config, "abmll", seed=0)
+    train_learner(run, Suite("own", tuple(tasks), (), ()), config, tmp_path / "run", 0, resume=False, progress=False)
+
+    learner = Learner(*models.load(str(half_model)), "abmll", prompt=PromptFormat(answer="text"))
+    learner.meta_train(tasks, num_steps=2, support_size=4, query_size=4, progress=False)
+    learner.save(tmp_path / "python")
+    one, other = (load_file(tmp_path / where / "adapter_model.safetensors") for where in ("run/adapter", "python"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert any(bool((tensor != 0).any()) for tensor in one.values())
