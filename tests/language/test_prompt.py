@@ -54,7 +54,7 @@ def test_long_text_loses_its_middle_and_nothing_else(limit, text):
 
 def test_question_and_choices_that_do_not_fit_are_an_error_and_never_cut():
     with pytest.raises(AbmllError, match=r"'r1' does not fit: its question and choices alone take about \d+ tokens"):
-        encode(EXAMPLE, tiny_tokenizer(), PromptFormat(max_tokens=10))
+        encode(EXAMPLE, tiny_tokenizer(), PromptFormat(max_tokens=16))
 
 
 def test_more_choices_than_letters_name_the_remedy():

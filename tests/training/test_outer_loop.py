@@ -459,7 +459,7 @@ def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings_name_field_value_and_rule(field: str, value: Any) -> None:
-    with pytest.raises(AbmllError, match=rf"training\.{field} is {value}: it must be "):
+    with pytest.raises(AbmllError, match=rf"{field} = {str(value).lower()}: must be a "):
         replace(Training(1), **{field: value})
 
 

@@ -124,7 +124,7 @@ def _config(
 ) -> RunConfig:
     """The run file with what the command line says put in; checked as a whole."""
     from abmll.config import load_config, parse_overrides
-    from abmll.config.write import toml_value
+    from abmll.core.toml_text import toml_value
 
     given: list[tuple[str, Any]] = [("data.suite", suite)]
     if methods is not None:

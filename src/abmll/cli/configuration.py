@@ -46,7 +46,7 @@ def config(
 def _template() -> Iterator[str]:
     from abmll.config import field_rows
     from abmll.config.fields import sections
-    from abmll.config.write import toml_value
+    from abmll.core.toml_text import toml_value
 
     yield "# A run file. Lines that begin with # are fields without a value; all others show the default."
     table = ""
@@ -66,7 +66,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _methods() -> Iterator[str]:
-    from abmll.config.write import toml_value
+    from abmll.core.toml_text import toml_value
     from abmll.methods import METHODS
 
     for name, factory in METHODS.items():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from abmll.config.schema import RunConfig, Section, distinct
+from abmll.config.schema import RunConfig, Section
+from abmll.rules import describe
 
 
 class FieldRow(NamedTuple):
@@ -52,35 +51,3 @@ def rule(info: FieldInfo) -> str:
     if info.examples:
         return "one of: " + ", ".join(map(str, info.examples))
     return describe(info.annotation, info.metadata)
-
-
-def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """A type and its constraints in words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return describe(arguments[0], [*arguments[1:], *metadata])
-    if origin in (Union, types.UnionType):
-        return "; or ".join(describe(option, metadata) for option in arguments if option is not type(None))
-    if origin is Literal:
-        return "one of: " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        different = "different " if any(getattr(item, "func", None) is distinct for item in metadata) else ""
-        item = describe(arguments[0])
-        for one, many in (("a whole number", "whole numbers"), ("a number", "numbers"), ("text, not empty", "texts")):
-            item = item.replace(one, f"{different}{many}")
-        return ", ".join([f"a list of {item}", *_bounds(metadata)])
-    nouns = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    noun = "a table" if origin is dict else nouns.get(annotation, str(annotation))
-    return ", ".join([noun, *_bounds(metadata)])
-
-
-def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
-    # Field(...) inside Annotated keeps its constraints one level deeper than Field(...) as a default.
-    constraints = [inner for item in metadata for inner in (item, *getattr(item, "metadata", ()))]
-    for constraint in constraints:
-        for attribute, words in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
-            bound = getattr(constraint, attribute, None)
-            if bound is not None:
-                yield f"{words} {bound:g}"
-        if getattr(constraint, "min_length", None):
-            yield "not empty"

@@ -1,51 +1,46 @@
-"""The names of the methods, their options and what is wrong with given ones, asked of the methods themselves."""
+"""The names of the methods, their options and what is wrong with given ones, asked of the methods themselves.
+
+`abmll.methods` loads torch: it is imported when a run file is checked, and not before.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from abmll.config.fields import describe
-from abmll.core.errors import AbmllError
+from abmll.rules import breaches, rules_of
 
 
 def method_names() -> list[str]:
-    """Every method that a run file may name."""
-    from abmll.methods import METHODS
+    """Every method that a run file may name without its module."""
+    from abmll import methods
 
-    return list(METHODS)
+    return methods.method_names()
 
 
 def known_options(name: str) -> list[str]:
     """The keyword options of a method, in its own order."""
-    from abmll.methods import METHODS
+    return list(default_options(name))
 
-    return list(inspect.signature(METHODS[name]).parameters)
+
+def default_options(name: str) -> dict[str, Any]:
+    """The keyword options of a method with their defaults, in its own order."""
+    from abmll.methods import method_factory
+    from abmll.methods.options import defaults_of
+
+    return defaults_of(method_factory(name))
 
 
 def wrong_options(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Options of the wrong type -> what they must be. All names must be known."""
-    from abmll.methods import METHODS
+    from abmll.methods import method_factory
 
-    hints = get_type_hints(METHODS[name], include_extras=True)
-    wrong = {}
-    for option, value in options.items():
-        try:
-            TypeAdapter(hints[option], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
-        except ValidationError:
-            wrong[option] = describe(hints[option])
-    return wrong
+    return breaches(rules_of(method_factory(name)), options)
 
 
 def refusal(name: str, options: Mapping[str, Any]) -> str | None:
     """What the method itself says against these options (a value out of range); None if it takes them."""
-    from abmll.methods import METHODS
+    from abmll.methods import method_factory
+    from abmll.methods.options import refusal as refused
 
-    try:
-        METHODS[name](**options)
-    except AbmllError as error:
-        return str(error)
-    return None
+    return refused(name, method_factory(name), options)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from abmll.config.fields import field_rows, sections
-from abmll.config.methods import known_options, method_names, refusal, wrong_options
-from abmll.config.write import toml_value
+from abmll.config.methods import known_options, method_names
+from abmll.core.errors import AbmllError
+from abmll.rules import breach, shown
 
 
 class Mistake(NamedTuple):
@@ -33,13 +34,13 @@ def mistakes_of(error: ValidationError, data: Mapping[str, Any]) -> list[Mistake
         # The location goes on with a list's index or a union's branch: cut it back to the field.
         depth = next((n for n in (2, 1) if ".".join(location[:n]) in rules), None)
         if depth is None:
-            found[path] = Mistake(path, f"{path} = {_shown(item['input'])}: must be a table, written as [{path}]")
+            found[path] = Mistake(path, f"{path} = {shown(item['input'])}: must be a table, written as [{path}]")
             continue
         field = ".".join(location[:depth])
         value: Any = data
         for part in location[:depth]:
             value = value[part]
-        found[field] = Mistake(field, _wrong(field, value, rules[field]))
+        found[field] = Mistake(field, breach(field, value, rules[field]))
     return list(found.values())
 
 
@@ -50,28 +51,40 @@ def option_mistakes(method: Any) -> list[Mistake]:
     names = method_list(table)
     if not names or not isinstance(options, Mapping):
         return []  # wrong types are the schema's findings
-    known = method_names()
-    found = [
-        Mistake(
-            "method.name",
-            f"method.name = {_shown(one)}: no such method.{_hint(one, known)} Methods: {', '.join(known)}",
-        )
-        for one in names
-        if one not in known
-    ]
-    names = [one for one in names if one in known]
-    own = {key: value for key, value in options.items() if key in known and isinstance(value, Mapping)}
+    from abmll.methods.options import unknown_option
+
+    unusable = {one: reason for one in dict.fromkeys(names) if (reason := _unusable(one)) is not None}
+    found = [Mistake("method.name", reason) for reason in unusable.values()]
+    names = [one for one in names if one not in unusable]
+    own = {key: value for key, value in options.items() if isinstance(value, Mapping) and _is_method(key)}
     shared = {key: value for key, value in options.items() if key not in own}
     for key in own:
-        if names and key not in names:
-            text = f"[method.options.{key}]: this run does not use {key}; method.name is {_shown(name)}"
+        if names and key not in {*names, *unusable}:
+            text = f"[method.options.{key}]: this run does not use {key}; method.name is {shown(name)}"
             found.append(Mistake(f"method.options.{key}", text))
     for key in shared:
         if names and not any(key in known_options(one) for one in names):
-            found.append(_unknown_option(key, key, names))
+            known = {option for one in names for option in known_options(one)}
+            place = f"method.options.{key}"
+            found.append(Mistake(place, f"method.options.{unknown_option(key, names, sorted(known))}"))
     for one in names:
         found += _mistakes_in_options(one, shared, own.get(one, {}))
     return list(dict.fromkeys(found))  # two methods may find the same fault in a shared option
+
+
+def _unusable(method: str) -> str | None:
+    """Why a run cannot use a method of this name; None if it can. A module that the name holds is imported."""
+    from abmll.methods import method_factory
+
+    try:
+        method_factory(method)
+    except AbmllError as error:
+        return "method.name = " + str(error).removeprefix("method = ").rstrip(".")
+    return None
+
+
+def _is_method(key: str) -> bool:
+    return ":" in key or key in method_names()
 
 
 def method_list(table: Mapping[str, Any]) -> list[str]:
@@ -83,39 +96,20 @@ def method_list(table: Mapping[str, Any]) -> list[str]:
 
 
 def _mistakes_in_options(method: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> list[Mistake]:
+    from abmll.methods import method_factory
+    from abmll.methods.options import option_mistakes as mistakes
+
     known = known_options(method)
-    found = [_unknown_option(f"{method}.{key}", key, [method]) for key in own if key not in known]
     # Where each option stands in the file; a method's own table overrides what the methods share.
     places = {key: f"method.options.{key}" for key in shared if key in known}
-    places |= {key: f"method.options.{method}.{key}" for key in own if key in known}
+    places |= {key: f"method.options.{method}.{key}" for key in own}
     values = {key: own.get(key, shared.get(key)) for key in places}
-    wrong = wrong_options(method, values)
-    found += [Mistake(places[key], _wrong(places[key], values[key], rule)) for key, rule in wrong.items()]
-    if not wrong and (refused := refusal(method, values)):
-        found.append(Mistake("method.options", f"method.options for {method}: {refused.rstrip('.')}"))
-    return found
-
-
-def _unknown_option(path: str, option: str, methods: Sequence[str]) -> Mistake:
-    known = sorted({one for method in methods for one in known_options(method)})
-    has = f" Options: {', '.join(known)}" if known else " It takes none"
-    text = f"method.options.{path}: {' or '.join(methods)} has no such option.{_hint(option, known)}{has}"
-    return Mistake(f"method.options.{path}", text)
-
-
-def _wrong(field: str, value: Any, rule: str) -> str:
-    hint = ""
-    if rule.startswith("one of: ") and isinstance(value, str):
-        hint = _hint(value, rule.removeprefix("one of: ").split(", "))
-    elif rule.startswith("a list of") and not isinstance(value, (list, tuple, dict)):
-        hint = f" Write {_leaf(field)} = [{_shown(value)}]"
-    elif isinstance(value, str) and rule.startswith(("a whole number", "a number", "true or false")):
-        bare = value.strip().lower()
-        if bare in ("true", "false") or bare.replace(".", "", 1).lstrip("-").isdigit():
-            hint = f" Write {bare} without quotes"
-        elif bare in ("yes", "no", "on", "off") and rule == "true or false":
-            hint = f" Write {'true' if bare in ('yes', 'on') else 'false'}"
-    return f"{field} = {_shown(value)}: must be {rule}.{hint}".rstrip(".")
+    return [
+        Mistake("method.options", f"method.options for {method}: {text.rstrip('.')}")
+        if option is None
+        else Mistake(places[option], places[option].removesuffix(option) + text)
+        for option, text in mistakes(method, method_factory(method), values)
+    ]
 
 
 def _unknown(path: str, value: Any) -> str:
@@ -134,18 +128,8 @@ def _unknown(path: str, value: Any) -> str:
         hint = f" Did you mean {near[0]}?"
     else:
         hint = f" Fields {f'of [{table}]' if table else 'outside a table'}: {', '.join(siblings)}"
-    return f"{path} = {_shown(value)}: no such field.{hint}"
+    return f"{path} = {shown(value)}: no such field.{hint}"
 
 
 def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _shown(value: Any) -> str:
-    text = toml_value(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from abmll.rules import Amount, Count, Names, Positive, Rank, Schedule, Text, Tokens, distinct
+
 
 class Section(BaseModel):
     """A table of a run file. Frozen; unknown keys are errors."""
@@ -19,20 +21,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuses repeated items."""
-    if len(set(values)) < len(values):
-        raise ValueError("repeated items")
-    return values
-
-
 # TOML has only lists and text where Python wants tuples and paths: these two are read leniently.
 FilePath = Annotated[Path, Field(strict=False)]
-Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)
-]
-Seconds = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), AfterValidator(distinct)]
+Seconds = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+Counts = Annotated[tuple[Amount, ...], Field(strict=False, min_length=1), AfterValidator(distinct)]
 
 
 class ModelConfig(Section):
@@ -115,14 +107,12 @@ class PromptConfig(Section):
         description="Cross-entropy over the choices, or over the vocabulary at each answer token.",
     )
     instruction: str = Field(default="", description="Put before every prompt, verbatim.")
-    max_tokens: int = Field(
+    max_tokens: Tokens = Field(
         default=512,
-        ge=16,
         description="Longest prompt; a longer one loses the middle of its text, never its choices.",
     )
-    max_question_tokens: int | None = Field(
+    max_question_tokens: Tokens | None = Field(
         default=None,
-        ge=16,
         description="Longest question, and longest demonstration of it, in a prompt; unset leaves them max_tokens.",
     )
     chat: bool = Field(default=False, description="Wrap the prompt in the tokenizer's chat template (instruct models).")
@@ -131,9 +121,9 @@ class PromptConfig(Section):
 class AdapterConfig(Section):
     """The low-rank parameters that are learned."""
 
-    r: int = Field(default=8, ge=1, le=1024, description="Rank of every low-rank product.")
-    lora_alpha: int = Field(default=16, ge=1, description="Scaling: the product is multiplied by lora_alpha / r.")
-    target_modules: Annotated[str, Field(min_length=1)] | Names = Field(
+    r: Rank = Field(default=8, description="Rank of every low-rank product.")
+    lora_alpha: Count = Field(default=16, description="Scaling: the product is multiplied by lora_alpha / r.")
+    target_modules: Text | Names = Field(
         default="all-linear",
         description='Layers to adapt: names such as ["q_proj", "v_proj"], a regular expression, or "all-linear".',
     )
@@ -170,8 +160,8 @@ class MethodConfig(Section):
 class EpisodesConfig(Section):
     """One visit to one task: adapt on a support set, be judged on a query set."""
 
-    support_size: int = Field(default=16, ge=1, description="Labelled examples to adapt on in each training episode.")
-    query_size: int = Field(default=16, ge=0, description="Further examples of the same task to be judged on.")
+    support_size: Count = Field(default=16, description="Labelled examples to adapt on in each training episode.")
+    query_size: Amount = Field(default=16, description="Further examples of the same task to be judged on.")
     order: Literal["random", "sequential"] = Field(
         default="random", description="How tasks follow each other: drawn at random, or in the suite's order."
     )
@@ -181,21 +171,19 @@ class EpisodesConfig(Section):
 class TrainingConfig(Section):
     """The outer loop."""
 
-    num_steps: int = Field(default=500, ge=1, description="Outer steps.")
-    episodes_per_step: int = Field(
-        default=1, ge=1, description="Episodes whose gradients are averaged in one outer step."
+    num_steps: Count = Field(default=500, description="Outer steps.")
+    episodes_per_step: Count = Field(default=1, description="Episodes whose gradients are averaged in one outer step.")
+    learning_rate: Positive | None = Field(
+        default=None, description="Of the outer optimiser; unset takes the method's own."
     )
-    learning_rate: float | None = Field(
-        default=None, gt=0, description="Of the outer optimiser; unset takes the method's own."
-    )
-    schedule: Literal["constant", "linear", "cosine"] | None = Field(
+    schedule: Schedule | None = Field(
         default=None, description="Of the outer learning rate; unset takes the method's own."
     )
-    max_grad_norm: float | None = Field(
-        default=None, gt=0, description="Clip the meta-gradient to this norm; unset takes the method's own."
+    max_grad_norm: Positive | None = Field(
+        default=None, description="Clip the meta-gradient to this norm; unset takes the method's own."
     )
-    checkpoint_every: int = Field(default=100, ge=1, description="Outer steps between two checkpoints.")
-    keep_checkpoints: int = Field(default=2, ge=1, description="How many of the newest checkpoints to keep.")
+    checkpoint_every: Count = Field(default=100, description="Outer steps between two checkpoints.")
+    keep_checkpoints: Count = Field(default=2, description="How many of the newest checkpoints to keep.")
     tensorboard: bool = Field(
         default=False, description="Also write TensorBoard events (needs the extra abmll[tensorboard])."
     )
@@ -207,11 +195,11 @@ class EvaluationConfig(Section):
     support_sizes: Counts = Field(
         default=(16,), description="Numbers of labelled examples to adapt on; 0 is zero-shot."
     )
-    num_samples: int = Field(
-        default=16, ge=0, description="Posterior samples to average at prediction; 0 predicts at the mean."
+    num_samples: Amount = Field(
+        default=16, description="Posterior samples to average at prediction; 0 predicts at the mean."
     )
-    num_query: int | None = Field(
-        default=None, ge=1, description="Examples to predict for each task and seed; unset takes all that remain."
+    num_query: Count | None = Field(
+        default=None, description="Examples to predict for each task and seed; unset takes all that remain."
     )
     seeds: Counts = Field(default=(0, 1, 2), description="Each draws its own support sets.")
     split: Literal["test", "validation", "train"] = Field(default="test", description="Which tasks of the suite.")

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
+from abmll.rules import Tokens, require_fields
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PAPER_INSTRUCTION = "Return only the label of the correct answer for the question below.\n\n"
@@ -33,15 +34,20 @@ class PromptFormat:
     max_question_tokens: the longest question by itself, and the longest demonstration; longer ones lose the middle of
         their text, so that several long rows fit one prompt. None: as long as the prompt may be.
     chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
+
+    Raises: AbmllError naming every field that breaks its rule, the value and the rule.
     """
 
     answer: Literal["letters", "text"] = "letters"
     score: Literal["mean", "sum"] = "mean"
     loss: Literal["choices", "tokens"] = "choices"
     instruction: str = ""
-    max_tokens: int = 512
-    max_question_tokens: int | None = None
+    max_tokens: Tokens = 512
+    max_question_tokens: Tokens | None = None
     chat: bool = False
+
+    def __post_init__(self) -> None:
+        require_fields(self)
 
 
 class Encoded(NamedTuple):

@@ -5,13 +5,14 @@ A row is a factory: its keyword arguments are the options a run file may set und
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
+from abmll.methods.options import made, option_mistakes
+from abmll.methods.outside import announced, load_factory
 from abmll.methods.rivals import (
     abml,
     abmll_in_context,
@@ -24,6 +25,7 @@ from abmll.methods.rivals import (
     temperature,
 )
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
+from abmll.rules import nearest, raise_all, shown
 
 METHODS: dict[str, Callable[..., Method]] = {
     "pretrained": pretrained,
@@ -49,18 +51,43 @@ METHODS: dict[str, Callable[..., Method]] = {
 }
 
 
+def method_names() -> list[str]:
+    """Every method that may be named without its module: those of the table, then those of installed packages."""
+    return [*METHODS, *(name for name in announced() if name not in METHODS)]
+
+
+def method_factory(name: str) -> Callable[..., Method]:
+    """The factory behind a name: of the table, announced by an installed package, or "package.module:factory".
+
+    For a name that is not in the table this imports the module that holds it, which runs that module's code.
+
+    Raises: AbmllError for an unknown name, with the nearest, and for a module that cannot be imported.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" in name:
+        return load_factory(name, name)
+    others = announced()
+    if name not in others:
+        raise AbmllError(f"{unknown_method('method', name)}.")
+    return load_factory(name, others[name].value)
+
+
 def build_method(name: str, **options: Any) -> Method:
-    """The method of that name. Raises AbmllError for an unknown name or option, with the nearest known one."""
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    factory = METHODS[name]
-    known = inspect.signature(factory).parameters
-    for option in options:
-        if option not in known:
-            if not known:
-                raise AbmllError(f"method {name!r} takes no options; found {option!r}. Remove it.")
-            raise unknown_name(f"option of method {name!r}", option, known)
-    return factory(**options)
+    """The method of that name, its options checked as those of a run file are.
+
+    Raises: AbmllError for an unknown name or option, with the nearest known one, and for a value of the wrong type or
+        out of range; all of them at once.
+    """
+    factory = method_factory(name)
+    raise_all(mistake.text for mistake in option_mistakes(name, factory, options))
+    return made(name, factory, options)
 
 
-__all__ = ["METHODS", "build_method"]
+def unknown_method(field: str, name: str) -> str:
+    """The message for a name that no method has, found in `field`."""
+    known = method_names()
+    return f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}"
+
+
+__all__ = ["METHODS", "build_method", "method_factory", "method_names", "unknown_method"]

@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from abmll.config import RunConfig
-from abmll.config.write import toml_value
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.core.params import assign, clone
+from abmll.core.toml_text import toml_value
 from abmll.core.types import META
 from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics

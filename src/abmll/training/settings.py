@@ -10,6 +10,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Episode, Likelihood, Method
+from abmll.rules import Count, Positive, require_fields
 
 
 @dataclass(frozen=True)
@@ -26,31 +27,21 @@ class Training:
     tensorboard: mirror the log for TensorBoard (needs the extra `tensorboard`).
     rank_timeout: seconds after which a silent rank ends a job of several processes.
 
-    Raises AbmllError naming the field, the value and the rule.
+    Raises: AbmllError naming every field that breaks its rule, the value and the rule.
     """
 
-    num_steps: int
-    episodes_per_step: int = 1
+    num_steps: Count = 500
+    episodes_per_step: Count = 1
     seed: int = 0
-    checkpoint_every: int = 100
-    keep_checkpoints: int = 2
-    log_every: int = 1
-    validate_every: int | None = None
+    checkpoint_every: Count = 100
+    keep_checkpoints: Count = 2
+    log_every: Count = 1
+    validate_every: Count | None = None
     tensorboard: bool = False
-    rank_timeout: float = 1800.0
+    rank_timeout: Positive = 1800.0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "episodes_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
-            self._require_positive_integer(name)
-        if self.validate_every is not None:
-            self._require_positive_integer("validate_every")
-        if not self.rank_timeout > 0:
-            raise AbmllError(f"training.rank_timeout is {self.rank_timeout!r}: it must be above 0 seconds.")
-
-    def _require_positive_integer(self, name: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise AbmllError(f"training.{name} is {value!r}: it must be an integer of at least 1.")
+        require_fields(self)
 
 
 def fingerprint(
