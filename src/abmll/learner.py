@@ -13,7 +13,8 @@ from torch import Tensor
 from abmll.adapters import attach_roles, load_adapter, save_adapter
 from abmll.adapters.posterior import POSTERIOR, load_posterior, save_posterior
 from abmll.adapters.spec import peft_config
-from abmll.core.errors import AbmllError
+from abmll.core.documents import read_json
+from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.files import write_whole
 from abmll.core.params import assign
 from abmll.core.seeds import derive_seed, seeded
@@ -239,8 +240,13 @@ class Learner:
 def read_card(directory: Path) -> dict[str, Any]:
     """The card beside a saved adapter. Raises AbmllError if it is missing or damaged."""
     path = directory / CARD
+    if not path.exists():
+        raise AbmllError(
+            f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
+            "`abmll adapt` named."
+        )
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path)
         if card["format"] != CARD_FORMAT:
             raise AbmllError(f"{path} has format {card['format']}, this version reads {CARD_FORMAT}. Update abmll.")
         PromptFormat(**card["prompt"])
@@ -255,11 +261,8 @@ def read_card(directory: Path) -> dict[str, Any]:
             "task": task,
             "posterior": posterior,
         }
-    except FileNotFoundError:
-        raise AbmllError(
-            f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
-            "`abmll adapt` named."
-        ) from None
+    except Unreadable as error:
+        raise AbmllError(f"{path} is damaged ({error.found}). Restore it, or save the adapter again.") from None
     except AbmllError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

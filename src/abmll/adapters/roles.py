@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from abmll.adapters.abmll.config import sorted_json
 from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules
-from abmll.core.errors import AbmllError
+from abmll.core.documents import read_json
+from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.files import sync_folder
 from abmll.core.params import assign
 from abmll.core.types import META, TASK, Role
@@ -146,9 +147,9 @@ def _read_config(directory: Path) -> dict[str, object]:
     if not path.is_file():
         raise AbmllError(f"no adapter in {directory}: {CONFIG_NAME} is missing. Give the folder that holds it.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise AbmllError(f"{path} is damaged ({error}): restore it from a backup or train again.") from error
+        config = read_json(path)
+    except Unreadable as error:
+        raise AbmllError(f"{path} is damaged ({error.found}): restore it from a backup or train again.") from error
     if not isinstance(config, dict):
         raise AbmllError(f"{path} is damaged (not a JSON object): restore it from a backup or train again.")
     return config

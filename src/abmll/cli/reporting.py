@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from abmll.cli.arguments import Overwrite, existing_file, free_path
+from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError
 
 DEPTH = 3
@@ -96,8 +96,6 @@ def run_info(predictions: Sequence[Path]) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
+        return dict(read_json(path)) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise AbmllError(f"{path} cannot be read: {error}. Remove it to make the report without it.") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from pydantic import ValidationError
 from abmll.config.mistakes import Mistake, mistakes_of, option_mistakes
 from abmll.config.schema import RunConfig
 from abmll.config.tuned import with_tuned
-from abmll.core.errors import AbmllError
+from abmll.core.documents import TOML_LIMIT, parse_toml
+from abmll.core.errors import AbmllError, Unreadable, shown
+from abmll.core.files import read_bytes
 
 COMMAND_LINE = "command line"
 NO_LINE = sys.maxsize
@@ -47,11 +48,9 @@ def parse_config(data: Mapping[str, Any], source: str = "configuration") -> RunC
 
 def _check_text(text: str, source: str, overrides: Sequence[str]) -> RunConfig:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise AbmllError(
-            f"{source} is not valid TOML: {error}. Text needs quotes, a table begins with [name], a list is [1, 2]."
-        ) from None
+        data = parse_toml(text)
+    except Unreadable as error:
+        raise AbmllError(f"{source} is not valid TOML: {error}") from None
     return _check_overridden(data, text, source, overrides)
 
 
@@ -113,16 +112,14 @@ def _within(path: str, parent: str) -> bool:
 
 
 def _read(path: Path) -> str:
+    if path.is_dir():
+        raise AbmllError(f"{path} is a folder; give a run file, such as {path / 'run.toml'}.")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+        if path.exists():
+            return read_bytes(path, TOML_LIMIT).decode("utf-8-sig")
         near = sorted(str(file) for file in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         hint = f" Run files there: {', '.join(near[:5])}." if near else ""
-        raise AbmllError(
-            f"no run file at {path}.{hint} Copy one from examples/, or start from `abmll config`."
-        ) from None
-    except IsADirectoryError:
-        raise AbmllError(f"{path} is a folder; give a run file, such as {path / 'run.toml'}.") from None
+        raise AbmllError(f"no run file at {path}.{hint} Copy one from examples/, or start from `abmll config`.")
     except UnicodeDecodeError as error:
         raise AbmllError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
@@ -137,8 +134,8 @@ def _apply(data: dict[str, Any], override: str, overridden: set[str]) -> Mistake
         return Mistake(None, f"{override!r} is not of the form key=value, such as training.num_steps=50")
     try:
         value = _parse_value(text.strip())
-    except tomllib.TOMLDecodeError as error:
-        return Mistake(None, f"{override!r}: the value is not valid TOML: {error}")
+    except Unreadable as error:
+        return Mistake(None, f"{shown(override)}: the value is not valid TOML: {error.found}. {error.cure}")
     table = data
     for part in parts[:-1]:
         table = table.setdefault(part, {})
@@ -158,9 +155,9 @@ def _parse_value(text: str) -> Any:
         return None
     try:
         # A line break would smuggle in a second assignment; as bare text it is harmless.
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except tomllib.TOMLDecodeError:
-        if text[0] in "[{\"'":
+        return parse_toml(f"value = {text}")["value"] if "\n" not in text else text
+    except Unreadable as error:
+        if text[0] in "[{\"'" or not error.found.startswith("broken TOML"):
             raise
         return text
 

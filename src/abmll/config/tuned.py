@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from abmll.config.mistakes import Mistake, method_list
+from abmll.core.documents import read_toml
+from abmll.core.errors import Unreadable
 
 
 def with_tuned(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Mistake]]:
@@ -22,10 +23,10 @@ def with_tuned(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Mistake
         return data, []
     path = Path(method["tuned"])
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))["method"]["options"]
+        found = read_toml(path)["method"]["options"]
         tables = {name: dict(table) for name, table in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it holds no tables [method.options.NAME]"
+        reason = error.found if isinstance(error, Unreadable) else "it holds no tables [method.options.NAME]"
         text = f'method.tuned = "{path}": cannot be used ({reason}). Give the tuned.toml that `abmll tune` wrote'
         return data, [Mistake("method.tuned", text)]
     options = method.get("options", {})

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from abmll.core import calibration
-from abmll.core.errors import AbmllError
+from abmll.core.documents import parse_json
+from abmll.core.errors import AbmllError, Unreadable
 
 try:
     import fcntl
@@ -262,9 +263,9 @@ def decode_key(line: bytes) -> CellKey:
 
 def _record(line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise AbmllError(f"not valid JSON ({error}).") from error
+        record = parse_json(line)
+    except Unreadable as error:
+        raise AbmllError(f"not valid JSON ({error.found}).") from error
     if not isinstance(record, dict) or record.pop("version", None) != VERSION:
         raise AbmllError(f'not a prediction of format version {VERSION} (no "version": {VERSION}).')
     return record

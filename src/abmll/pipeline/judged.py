@@ -9,6 +9,7 @@ from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
+from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.evaluation.predictions import CellKey
@@ -77,7 +78,7 @@ def _read(out: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     try:
-        judged = json.loads(path.read_text(encoding="utf-8"))
+        judged = read_json(path)
         return {name: {"folder": one["folder"], "sha256": one["sha256"]} for name, one in judged.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AbmllError(f"{path} is damaged ({error!r}). Evaluate into another folder with -o.") from error

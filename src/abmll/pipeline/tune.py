@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from abmll.config import RunConfig
+from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.core.params import assign, clone
@@ -180,7 +181,7 @@ def read_trials(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            record = json.loads(line)
+            record = parse_json(line, nan_is_null=True)
             record["method"], record["trial"], record["options"]
         except (ValueError, KeyError, TypeError):
             continue

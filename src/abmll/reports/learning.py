@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 
 LOSSES = ("loss", "query_nll", "nll", "inner_loss")
@@ -48,7 +48,7 @@ def read_curves(run: str, path: Path) -> list[Curve]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line, nan_is_null=True)
             record["step"] + 0
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):

@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import sync_folder
 
@@ -117,7 +118,7 @@ def latest(folder: Path) -> Checkpoint | None:
 def read(path: Path) -> Checkpoint:
     """Reads one checkpoint and verifies every byte. Raises DamagedCheckpoint if it is not what was written."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = read_json(path / _MANIFEST, limit=2**30)
         checksum = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: {_MANIFEST} is unreadable ({error})") from error

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 
 FILE_NAME = "training.jsonl"
@@ -85,7 +86,7 @@ def read_log(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line, nan_is_null=True))
         except ValueError as error:
             raise AbmllError(
                 f"{path}, line {number}: not JSON ({error}). Restore the file or remove the line."
@@ -98,7 +99,7 @@ def _size_up_to(path: Path, step: int) -> int:
     size = 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if not line.endswith(b"\n") or parse_json(line, nan_is_null=True)["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):
             break
