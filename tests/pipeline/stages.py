@@ -44,7 +44,7 @@ def run_config(base, suite, output, **sections):
         "method": {"name": "abmll", "options": {"num_steps": 2}},
         "episodes": {"support_size": 4, "query_size": 4},
         "training": {"num_steps": 2},
-        "evaluation": {"support_sizes": [4], "seeds": [0], "num_query": 5, "num_samples": 2},
+        "evaluation": {"support_sizes": [4], "seeds": [0], "num_query": 5, "num_samples": 2, "references": False},
     }
     for name, fields in sections.items():
         data[name] = fields if name == "method" else data.get(name, {}) | fields

@@ -232,3 +232,21 @@ def test_predictions_of_trained_methods_are_not_taken_for_an_adapters(base, suit
     evaluate_run(config, None, tmp_path / "out", progress=False)
     with pytest.raises(AbmllError, match=r"by an adapter that the evaluation trained itself .* and now .* adapter "):
         evaluate_run(config, adapter, tmp_path / "out", progress=False)
+
+
+def test_reference_rows_come_without_being_named_and_without_a_model_of_their_own(base, suite, adapter, tmp_path):
+    config = run_config(base, suite, tmp_path, evaluation=SIZES | {"references": True})
+    cells = cells_of(evaluate_run(config, adapter, tmp_path, progress=False))
+    names = {"abmll", "uniform", "label-frequency", "pretrained"}
+    assert set(cells) == {CellKey(m, s, t, k) for m in names for s in (0, 1) for t in HELD_OUT for k in (0, 4)}
+    for key, cell in cells.items():
+        assert cell.ids == cells[key._replace(method="abmll")].ids, "compared on the same examples"
+    assert {key.method for key in cells if key.support_size == 4} == names
+    assert load_config(tmp_path / "run.toml").method.names == ("abmll", "uniform", "label-frequency", "pretrained")
+    assert read_json(tmp_path / "adapters.json").keys() == {"abmll"}
+
+
+def test_rows_without_a_model_load_none(base, suite, tmp_path, monkeypatch):
+    forbid(monkeypatch, "load_learner", "build_learner")
+    config = run_config(base, suite, tmp_path, method={"name": ["uniform", "label-frequency"]})
+    assert len(cells_of(evaluate_run(config, None, tmp_path, progress=False))) == 2 * len(HELD_OUT)

@@ -203,6 +203,11 @@ class EvaluationConfig(Section):
     )
     seeds: Counts = Field(default=(0, 1, 2), description="Each draws its own support sets.")
     split: Literal["test", "validation", "train"] = Field(default="test", description="Which tasks of the suite.")
+    references: bool = Field(
+        default=True,
+        description="Also judge uniform, label-frequency and pretrained (zero-shot), which every number should be read "
+        "against; the first two take no pass of the model.",
+    )
     adaptation_seconds: Seconds | None = Field(
         default=None,
         description="Adapt with as many gradient steps as fit into these seconds, one number for each support size or "

@@ -16,6 +16,8 @@ from abmll.evaluation.cost import now, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.methods.budget import steps_within, with_num_steps
 from abmll.methods.gradient import NoAdaptation
+from abmll.methods.no_model import needs_model
+from abmll.methods.uniform import Uniform
 
 
 def evaluate(
@@ -36,7 +38,8 @@ def evaluate(
 
     Support sets are nested over support sizes and queries shared by all methods (`evaluation_episode`), and the
     noise of a cell is a function of (seed, task, support size) alone: cells may be made in any order, and two
-    methods are compared on the same examples. Support size 0 predicts with θ as it is.
+    methods are compared on the same examples. Support size 0 predicts with θ as it is; methods
+    that ask no model (`needs_model`) then have nothing to go by, and predict uniformly.
 
     name: the method's name in the predictions.
     known_families: families that meta-training saw; tasks of others are marked `held_out_family`.
@@ -44,11 +47,12 @@ def evaluate(
     adaptation_seconds: adapt with as many gradient steps as fit into these seconds (one number for each support size
         or one for all); their number, measured for each cell, is in its `extra["num_steps"]`.
 
-    Every cell's `extra` has `prediction_seconds`, `peak_memory_bytes` (of adaptation and prediction) and
-    `stored_bytes` (of the posterior).
+    Every cell's `extra` has `prediction_seconds`, `peak_memory_bytes` (of adaptation and prediction), `stored_bytes`
+    (of the posterior) and, where all rows have the same, the `choices` that the columns stand for.
     """
     limits = _limits(adaptation_seconds, support_sizes)
-    device = next(iter(likelihood.parameters(META).values())).device
+    device = next((tensor.device for tensor in likelihood.parameters(META).values()), torch.device("cpu"))
+    zero_shot = NoAdaptation() if needs_model(method) else Uniform()
     if not tasks:
         raise AbmllError("no tasks to evaluate: the suite's split is empty. Hold some out (held_out in [data]).")
     largest = max(support_sizes)
@@ -58,7 +62,7 @@ def evaluate(
             if CellKey(name, seed, task.name, size) in done:
                 continue
             episode = evaluation_episode(task, seed, size, num_query, max_support=largest)
-            adaptation = method.adaptation if size else NoAdaptation()
+            adaptation: Adaptation = method.adaptation if size else zero_shot
             cell_seed = derive_seed("evaluate", seed, task.name, size)
             extra: dict[str, int] = {}
             if (limit := limits[size]) is not None:
@@ -86,9 +90,16 @@ def evaluate(
                     "prediction_seconds": predicted - adapted,
                     "peak_memory_bytes": peak_memory_bytes(device),
                     "stored_bytes": stored_bytes(posterior.state_dict()),
+                    **_classes(episode.query),
                     **extra,
                 },
             )
+
+
+def _classes(query: Sequence[Example]) -> dict[str, list[str]]:
+    """The texts of the choices for a cell's `extra`, if all rows have the same."""
+    choices = {row.choices for row in query}
+    return {"choices": list(choices.pop())} if len(choices) == 1 else {}
 
 
 def _limits(seconds: Sequence[float] | None, support_sizes: Sequence[int]) -> dict[int, float | None]:

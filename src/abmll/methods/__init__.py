@@ -11,6 +11,7 @@ from typing import Any
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
+from abmll.methods.label_frequency import label_frequency
 from abmll.methods.options import made, option_mistakes
 from abmll.methods.outside import announced, load_factory
 from abmll.methods.rivals import (
@@ -25,9 +26,12 @@ from abmll.methods.rivals import (
     temperature,
 )
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
+from abmll.methods.uniform import uniform
 from abmll.rules import nearest, raise_all, shown
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "uniform": uniform,
+    "label-frequency": label_frequency,
     "pretrained": pretrained,
     "lora": lora,
     "multitask": multitask,

@@ -27,6 +27,7 @@ from abmll.pipeline.evaluate import (
     trainer_of,
 )
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
+from abmll.pipeline.references import with_references
 from abmll.pipeline.worker import Bench
 from abmll.reports.comparison import write_comparison
 from abmll.training.progress import progress_bar
@@ -87,13 +88,14 @@ def compare_run(
 
     Raises: AbmllError for settings that differ from those of the cells in `out`, and if not one cell was made.
     """
+    config = with_references(config)
     if budget is not None:
         config = _with_budget(config, budget, baseline)
     require_same_evaluation(out, config)
     suite = load_tasks(config)
     require_judgeable(suite, config)
     fetch_model(config.model)
-    prepare_folder(config, None, out)
+    prepare_folder(config, dict.fromkeys(config.method.names), out)
     names, reference = list(config.method.names), config.evaluation.same_seconds_as
     seconds: list[float] | None = None
     failures: list[Failure] = []

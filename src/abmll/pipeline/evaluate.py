@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from abmll.config import RunConfig, load_config
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
+from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
 from abmll.learner import Learner
 from abmll.methods import build_method
+from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
 from abmll.pipeline.judged import record_adapter, require_same_adapter
+from abmll.pipeline.references import with_references
 from abmll.pipeline.train import train_learner
 from abmll.training.distributed import Ranks, Unheard, together
 from abmll.training.loop import CHECKPOINTS
@@ -38,35 +42,45 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     """
     path = out / PREDICTIONS
     ranks = join_ranks(config)
+    own, config = set(config.method.names), with_references(config)
     ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
     suite = load_tasks(config)
     require_judgeable(suite, config)
     require_same_passes(config)
-    ranks.first(lambda: prepare_folder(config, adapter, out))
-    for name in config.method.names:
-        if adapter is None:
+    judged = dict.fromkeys(config.method.names) | dict.fromkeys(own, adapter)
+    ranks.first(lambda: prepare_folder(config, judged, out))
+    # References first: their model is let go before the adapter's is loaded.
+    for name in sorted(config.method.names, key=own.__contains__):
+        if judged[name] is None:
             for seed in config.evaluation.seeds:
                 evaluate_method(config, suite, name, seed, out, ranks=ranks, progress=progress)
             continue
+        assert adapter is not None
         done = done_cells(path, ranks)
         seeds = [s for s in config.evaluation.seeds if not is_complete(config, suite, name, s, done)]
         if seeds:
             learner = load_learner(config, adapter)
             _require_method(learner, name, adapter)
-            append_predictions(learner, suite, config, name, seeds, path, done, ranks, progress=progress)
+            append_predictions(learner.evaluate, suite, config, name, seeds, path, done, ranks, progress=progress)
     return path
 
 
-def prepare_folder(config: RunConfig, adapter: Path | None, out: Path) -> None:
-    """Writes beside the predictions in `out` what makes them; adapter: what is judged, None for methods to be trained.
+def prepare_folder(config: RunConfig, judged: Mapping[str, Path | None], out: Path) -> None:
+    """Writes beside the predictions in `out` what makes them.
 
-    Raises: AbmllError if cells of another adapter are there.
+    Args:
+        config: The run.
+        judged: Method name to the adapter that is judged; None for methods to be trained.
+        out: The folder.
+
+    Raises:
+        AbmllError: If cells of another adapter are there.
     """
     done = index(out / PREDICTIONS)
-    for name in config.method.names:
+    for name, adapter in judged.items():
         require_same_adapter(out, name, adapter, done)
     write_beside(out, config, config.evaluation.seeds)
-    for name in config.method.names:
+    for name, adapter in judged.items():
         record_adapter(out, name, adapter)
 
 
@@ -87,7 +101,7 @@ def require_same_passes(config: RunConfig) -> None:
 
 def require_same_evaluation(out: Path, config: RunConfig) -> None:
     """Raises AbmllError if the cells in `out` were made with other settings than those of this run."""
-    free = ["method.name", "evaluation.seeds", "output", "tune", "model.shard"]
+    free = ["method.name", "evaluation.seeds", "evaluation.references", "output", "tune", "model.shard"]
     if (out / RUN_FILE).is_file():
         before = load_config(out / RUN_FILE).evaluation.support_sizes
         # Queries are the rows beyond the largest support set: with the same largest, they stay the same.
@@ -119,12 +133,17 @@ def evaluate_method(
     done = done_cells(path, ranks)
     if is_complete(config, suite, name, seed, done):
         return
+    method = build_method(name, **config.method.options_for(name))
+    if not needs_model(method):
+        judge = partial(evaluate, NoModel(), method)
+        append_predictions(judge, suite, config, name, [seed], path, done, ranks, progress=progress)
+        return
     learner = build_learner(config, name, seed=seed)
     if learner.method.meta_learner is not None:
         trainer = ranks.agree(lambda: trainer_of(config, name, seed, out))
         folder = out / trainer / f"seed-{seed}"
         train_learner(learner, suite, config, folder, seed, resume=True, progress=progress, save=trainer == name)
-    append_predictions(learner, suite, config, name, [seed], path, done, ranks, progress=progress)
+    append_predictions(learner.evaluate, suite, config, name, [seed], path, done, ranks, progress=progress)
 
 
 def trainer_of(config: RunConfig, name: str, seed: int, out: Path) -> str:
@@ -158,7 +177,7 @@ def _require_method(learner: Learner, name: str, adapter: Path) -> None:
 
 
 def append_predictions(
-    learner: Learner,
+    judge: Callable[..., Iterator[Cell]],
     suite: Suite,
     config: RunConfig,
     name: str,
@@ -169,7 +188,9 @@ def append_predictions(
     *,
     progress: bool = True,
 ) -> None:
-    """Evaluates a learner on the run's split and appends its cells, each as soon as it is there.
+    """Evaluates one method on the run's split and appends its cells, each as soon as it is there.
+
+    judge: `Learner.evaluate`, or `evaluate` of a method that needs no model.
 
     The missing cells are dealt out to the ranks, or, if several hold one copy of the model, to the copies: all ranks
     of a copy make the same cell, because every pass through its weights needs them all. What a cell holds depends on
@@ -181,8 +202,8 @@ def append_predictions(
     copies = ranks.size // config.model.shard
     own = set(missing[ranks.rank // config.model.shard :: copies])
     cells = chain.from_iterable(
-        learner.evaluate(
-            getattr(suite, evaluation.split),
+        judge(
+            tasks=getattr(suite, evaluation.split),
             name=name,
             seed=seed,
             support_sizes=evaluation.support_sizes,
