@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import shutil
 
 import pytest
 import torch
 
 import abmll
+from abmll.card import CARD, read_card
+from abmll.config.methods import default_options
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.language.prompt import encode
-from abmll.learner import CARD, read_card
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task, tiny_tasks
 
@@ -114,7 +116,7 @@ def test_the_seed_decides_everything():
 def test_a_saved_theta_adapts_and_predicts_as_before(learner, saved, rows):
     folder, _, posterior = saved
     loaded = abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
-    assert (loaded.name, loaded.options) == ("abmll", {"learning_rate": 0.03, "outer_learning_rate": 0.03})
+    assert (loaded.name, loaded.options) == ("abmll", default_options("abmll") | learner.options)
     assert loaded.likelihood.prompt == learner.likelihood.prompt
     again = loaded.adapt(rows[:6])
     assert torch.equal(drawn(again, rows[6:]), drawn(posterior, rows[6:]))
@@ -123,7 +125,7 @@ def test_a_saved_theta_adapts_and_predicts_as_before(learner, saved, rows):
 def test_a_saved_posterior_predicts_as_before(saved, rows):
     _, folder, posterior = saved
     loaded = abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
-    assert read_card(folder)["role"] == TASK
+    assert read_card(folder).role == TASK
     predicted = drawn(loaded.posterior(), rows)
     assert len({tuple(sample.flatten().tolist()) for sample in predicted}) == 3, "samples, not the mean"
     assert torch.equal(predicted, drawn(posterior, rows))
@@ -236,17 +238,52 @@ def test_a_folder_without_a_card(tmp_path):
         (lambda card: card[: len(card) // 2], "is damaged"),
         (lambda card: "[1, 2]", "is damaged"),
         (lambda card: "\xff\x00", "is damaged"),
-        (lambda card: without(card, "prompt"), r"is damaged \('prompt'\)"),
+        (lambda card: without(card, "prompt"), r"is damaged \(prompt is missing\)"),
         (lambda card: changed(card, prompt={"anwser": "text"}), r"is damaged .*anwser"),
         (lambda card: changed(card, adapter={"rank": 2}), r"is damaged .*rank"),
         (lambda card: changed(card, options=3), "is damaged"),
-        (lambda card: changed(card, format=2), "has format 2, this version reads 1. Update abmll."),
+        (lambda card: changed(card, format=3), r"has format 3, this version reads up to 2\. Update abmll\."),
         (
             lambda card: changed(card, method="abml2"),
-            "cannot load .*: no such method. Did you mean 'abml'",
+            "cannot use the adapter card .*: method = .abml2.: no such method. Did you mean 'abml'",
+        ),
+        (lambda card: adapter_of(card, r=0), r"is damaged \(adapter.r = 0: .*greater than or equal to 1\)"),
+        (
+            lambda card: adapter_of(card, r=10**9),
+            r"\(adapter.r = 1000000000: .*less than or equal to 1024\)",
+        ),
+        (
+            lambda card: adapter_of(card, r="8", lora_alpha=None),
+            r"is damaged \(adapter.r = '8': .*integer; adapter.lora_alpha = None: .*integer\)",
+        ),
+        (lambda card: changed(card, options={"num_steps": "5"}), "num_steps = .5.: must be a whole number"),
+        (lambda card: changed(card, options={"num_steps": -1}), "cannot use the adapter card .*num_steps"),
+        (lambda card: changed(card, options={"kl_weight": math.nan}), r"is damaged \(NaN is no JSON number\)"),
+        (lambda card: "[" * 100_000, "is damaged"),
+        (
+            lambda card: changed(card, method="this:factory"),
+            "is of a method from outside abmll, 'this:factory', .* ABMLL_TRUSTED=this",
         ),
     ],
-    ids=["half", "list", "bytes", "no-prompt", "prompt", "adapter", "options", "format", "method"],
+    ids=[
+        "half",
+        "list",
+        "bytes",
+        "no-prompt",
+        "prompt",
+        "adapter",
+        "options",
+        "format",
+        "method",
+        "r-0",
+        "r-huge",
+        "adapter-types",
+        "option-type",
+        "option-range",
+        "option-nan",
+        "deep",
+        "foreign-method",
+    ],
 )
 def test_a_damaged_card(saved, tmp_path, damage, message):
     folder = tmp_path / "adapter"
@@ -262,6 +299,25 @@ def test_a_damaged_card(saved, tmp_path, damage, message):
 
 def changed(card, **fields):
     return json.dumps(json.loads(card) | fields)
+
+
+def adapter_of(card, **fields):
+    return changed(card, adapter=json.loads(card)["adapter"] | fields)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"r": 0}, "r = 0: must be a whole number, at least 1, at most 1024"),
+        ({"r": 2.5}, "r = 2.5: must be a whole number"),
+        ({"lora_alpha": -1}, "lora_alpha = -1: "),
+        ({"num_steps": 2.5}, "num_steps = 2.5: must be a whole number"),
+        ({"prompt": {"answer": "letter"}}, "answer = .letter.: must be one of: .*letters, text"),
+    ],
+)
+def test_what_a_card_could_not_hold_is_no_argument_either(given, message):
+    with pytest.raises(AbmllError, match=message):
+        learner_of(**given)
 
 
 def without(card, field):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ from torch import Tensor
 from abmll.adapters import attach_roles, load_adapter, save_adapter
 from abmll.adapters.posterior import POSTERIOR, load_posterior, save_posterior
 from abmll.adapters.spec import peft_config
-from abmll.core.documents import read_json
-from abmll.core.errors import AbmllError, Unreadable
-from abmll.core.files import write_whole
+from abmll.card import (
+    CARD,
+    Card,
+    CardPosterior,
+    CardTask,
+    read_card,
+    write_card,
+)
+from abmll.config.methods import default_options
+from abmll.config.schema import AdapterConfig, PromptConfig
+from abmll.core.errors import AbmllError
 from abmll.core.params import assign
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Example, Method, OuterOptimizer, Posterior, Role
@@ -27,13 +36,9 @@ from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
 from abmll.methods.posterior import AdapterPosterior
 from abmll.methods.side_by_side import adapt_side_by_side
+from abmll.rules import plain, require, rules_of
 from abmll.training.loop import TrainingResult, train
 from abmll.training.settings import Training
-
-CARD = "abmll.json"
-"""File beside a saved adapter: which method and which prompts it was made with."""
-CARD_FORMAT = 1
-ADAPTER_FIELDS = {"r", "lora_alpha", "target_modules"}
 
 
 class Learner:
@@ -47,7 +52,7 @@ class Learner:
     prediction_batch_size: how many questions a prediction pass takes; a method's own `batch_size` is another thing.
     seed: of the adapter's initialisation.
 
-    Raises AbmllError for an unknown method, option or target module.
+    Raises AbmllError for an unknown method, option or target module, and for a value of a wrong type or out of range.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Learner:
         seed: int = 0,
         **options: Any,
     ) -> None:
+        require(rules_of(AdapterConfig), {"r": r, "lora_alpha": lora_alpha, "target_modules": target_modules})
         self.name, self.options, self.method = method, options, build_method(method, **options)
         config = peft_config(self.method.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
         with seeded(derive_seed("init", seed)):
@@ -161,28 +167,26 @@ class Learner:
             assign(self.likelihood.parameters(TASK), self.likelihood.parameters(META) if mean is None else mean)
         save_adapter(self.model, role, directory)
         config = self.model.peft_config[role]
-        card = {
-            "format": CARD_FORMAT,
-            "role": role,
-            "method": self.name,
-            "options": self.options,
-            "base_model": config.base_model_name_or_path,
-            "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
-            "prompt": asdict(self.likelihood.prompt),
-            "adapter": {
-                "r": config.r,
-                "lora_alpha": config.lora_alpha,
-                "target_modules": _plain(config.target_modules),
-            },
-        }
-        if task is not None:
-            classes = list(task.examples[0].choices) if task.is_classification else []
-            card["task"] = {"name": task.name, "question": task.question, "choices": classes}
         more = bool(state) and state.keys() != self.likelihood.parameters(TASK).keys()
+        kept = None
         if more:
             metadata = {"method": self.name, "options": json.dumps(self.options, sort_keys=True)}
-            card["posterior"] = {"file": POSTERIOR, "sha256": save_posterior(directory, state, metadata)}
-        write_whole(directory / CARD, json.dumps(card, indent=2, sort_keys=True) + "\n")
+            kept = CardPosterior(file=POSTERIOR, sha256=save_posterior(directory, state, metadata))
+        card = Card(
+            version=version("abmll"),
+            role=role,
+            method=self.name,
+            options=default_options(self.name) | {key: plain(value) for key, value in self.options.items()},
+            base_model=config.base_model_name_or_path,
+            dtype=str(self.model.get_base_model().dtype).removeprefix("torch."),
+            prompt=PromptConfig(**asdict(self.likelihood.prompt)),
+            adapter=AdapterConfig(
+                r=config.r, lora_alpha=config.lora_alpha, target_modules=_plain(config.target_modules)
+            ),
+            task=CardTask() if task is None else _card_task(task),
+            posterior=kept,
+        )
+        write_card(directory, card)
         if not more:
             (directory / POSTERIOR).unlink(missing_ok=True)  # of what was saved here before
         return directory
@@ -200,19 +204,19 @@ class Learner:
             learner = cls(
                 model,
                 tokenizer,
-                card["method"],
-                prompt=PromptFormat(**card["prompt"]),
+                card.method,
+                prompt=card.prompt_format,
                 prediction_batch_size=prediction_batch_size,
-                **card["adapter"],
-                **card["options"],
+                **card.adapter.model_dump(),
+                **card.options,
             )
         except AbmllError as error:
-            made_for = f", which was made for the base model {card['base_model']!r}" if card["base_model"] else ""
+            made_for = f", which was made for the base model {card.base_model!r}" if card.base_model else ""
             raise AbmllError(f"cannot load the adapter in {directory}{made_for}: {error}") from error
         for role in (META, TASK):
             load_adapter(learner.model, role, directory)
-        if card["posterior"] is not None:
-            learner._loaded = learner._restored(directory, card["posterior"]["sha256"])
+        if card.posterior is not None:
+            learner._loaded = learner._restored(directory, card.posterior.sha256)
         return learner
 
     def _restored(self, directory: Path, digest: str) -> Posterior:
@@ -237,36 +241,9 @@ class Learner:
         return AdapterPosterior(self.likelihood, self.likelihood.parameters(TASK), sample=sample)
 
 
-def read_card(directory: Path) -> dict[str, Any]:
-    """The card beside a saved adapter. Raises AbmllError if it is missing or damaged."""
-    path = directory / CARD
-    if not path.exists():
-        raise AbmllError(
-            f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
-            "`abmll adapt` named."
-        )
-    try:
-        card = read_json(path)
-        if card["format"] != CARD_FORMAT:
-            raise AbmllError(f"{path} has format {card['format']}, this version reads {CARD_FORMAT}. Update abmll.")
-        PromptFormat(**card["prompt"])
-        if card["adapter"].keys() != ADAPTER_FIELDS or not isinstance(card["options"], dict):
-            raise ValueError(f"its adapter has {sorted(card['adapter'])}, its options are {card['options']!r}")
-        task = {"name": "", "question": "", "choices": []} | card.get("task", {})
-        posterior = card.get("posterior")
-        if posterior is not None and not isinstance(posterior["sha256"], str):
-            raise ValueError(f"its posterior is {posterior!r}")
-        return {key: card[key] for key in ("role", "method", "options", "base_model", "prompt", "adapter")} | {
-            "dtype": str(card.get("dtype", "float32")),
-            "task": task,
-            "posterior": posterior,
-        }
-    except Unreadable as error:
-        raise AbmllError(f"{path} is damaged ({error.found}). Restore it, or save the adapter again.") from None
-    except AbmllError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AbmllError(f"{path} is damaged ({error}). Restore it, or save the adapter again.") from error
+def _card_task(task: Task) -> CardTask:
+    classes = task.examples[0].choices if task.is_classification else ()
+    return CardTask(name=task.name, question=task.question, choices=classes)
 
 
 def _plain(target_modules: Any) -> Any:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import abmll.pipeline.demo
 from abmll import default
+from abmll.card import read_card
 from abmll.cli import app
 from abmll.config import parse_config
 from abmll.data.task import Task
-from abmll.learner import read_card
 from abmll.pipeline import demo_run
 
 RUN = """
@@ -60,7 +60,7 @@ def test_every_command_from_a_run_file_to_a_report(tmp_path, monkeypatch):
     assert "accuracy" in table.lower()
     assert "report.html" in abmll_command("report", "evaluation/predictions.jsonl", "-o", "report.html")
 
-    assert read_card(Path("adapters/new"))["base_model"] == default.NAME, "a name, not the path of an installation"
+    assert read_card(Path("adapters/new")).base_model == default.NAME, "a name, not the path of an installation"
     answers = read_lines(Path("rows.predictions.jsonl"))
     assert [set(answer["probabilities"]) for answer in answers] == [set(row.choices) for row in held_out.examples[8:]]
     cells = cells_of(Path("evaluation/predictions.jsonl"))

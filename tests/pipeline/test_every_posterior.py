@@ -12,15 +12,16 @@ from safetensors.torch import load_file, save_file
 from stages import read_lines, run_config, write_csv
 from typer.testing import CliRunner
 
+from abmll.card import CARD, read_card
 from abmll.cli import app
 from abmll.config import dump_toml
+from abmll.config.methods import default_options
 from abmll.core.calibration import mixture
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import TASK
 from abmll.data.readers import read_task
 from abmll.data.task import Task
-from abmll.learner import CARD, read_card
 from abmll.methods import METHODS
 from abmll.pipeline import adapt_run, predict_run, train_run
 from abmll.pipeline.predict import load_learner, model_of
@@ -84,7 +85,7 @@ def test_a_saved_posterior_answers_as_in_one_process(name, folders, files, tmp_p
     assert (adapted / "posterior.safetensors").exists() == (name not in ONE_ADAPTER)
     assert (adapted / "lora").exists() == (learner.method.adapter.kind == "abmll")
     card = read_card(adapted)
-    assert (card["role"], card["method"], card["options"]) == (TASK, name, options_of(name))
+    assert (card.role, card.method, card.options) == (TASK, name, default_options(name) | options_of(name))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -126,7 +127,10 @@ def test_the_command_line_adapts_and_predicts_with_several_adapters(base, suite,
         (lambda path: path.write_bytes(path.read_bytes()[:-7]), r"is damaged, or belongs to another .* Adapt to"),
         (lambda path: foreign(path), r"is damaged, or belongs to another adapter"),
         (lambda path: without_a_tensor(path), r"is no posterior of method 'in-context' .*'demonstrations'.* Adapt to"),
-        (lambda path: card_of(path, {"posterior": {"file": "x"}}), r"abmll.json is damaged \('sha256'\)"),
+        (
+            lambda path: card_of(path, {"posterior": {"file": "x"}}),
+            r"abmll.json is damaged \(posterior.sha256 is missing\)",
+        ),
         (lambda path: card_of(path, {"posterior": 3}), r"abmll.json is damaged"),
     ],
     ids=["missing", "cut", "another-task", "lacks-a-tensor", "card-without-digest", "card-with-a-number"],

@@ -11,10 +11,11 @@ from rank_jobs import job
 from safetensors.torch import load_file
 from stages import read_lines, run_config, write_csv
 
+from abmll.card import read_card
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
 from abmll.data.task import Task
-from abmll.learner import Learner, read_card
+from abmll.learner import Learner
 from abmll.pipeline import adapt_run, predict_run, train_run
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task
@@ -58,7 +59,7 @@ def adapted(adapter, files, tmp_path_factory):
 
 def test_an_adapted_folder_is_the_tasks_own_adapter(adapter, adapted, answer, files):
     card = read_card(adapted)
-    assert (card["role"], card["prompt"]["answer"]) == ("task", answer)
+    assert (card.role, card.prompt.answer) == ("task", answer)
     assert (adapted / "lora" / "adapter_model.safetensors").is_file()
     weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (adapter, adapted)]
     assert weights[0] != weights[1]

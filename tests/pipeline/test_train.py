@@ -10,11 +10,12 @@ import torch
 from stages import HELD_OUT, read_json, read_lines, run_config, write_csv, write_tasks
 from typer.testing import CliRunner
 
+from abmll.card import read_card
 from abmll.cli import app
 from abmll.config import dump_toml, load_config
 from abmll.core.errors import AbmllError
 from abmll.core.types import META
-from abmll.learner import Learner, read_card
+from abmll.learner import Learner
 from abmll.pipeline import train_run
 from abmll.pipeline.build import build_learner, load_model
 from tiny import tiny_llama, tiny_tokenizer
@@ -39,7 +40,7 @@ def test_everything_that_a_run_writes(trained, base):
     ]
     assert load_config(config.output / "run.toml") == config
     card = read_card(adapter)
-    assert (card["role"], card["method"], card["base_model"]) == ("meta", "abmll", str(base))
+    assert (card.role, card.method, card.base_model) == ("meta", "abmll", str(base))
     assert (adapter / "lora" / "adapter_model.safetensors").is_file()
     assert Learner.load(adapter, tiny_llama(layers=1), tiny_tokenizer()).name == "abmll"
 
@@ -73,7 +74,7 @@ def test_provenance_tells_no_path_that_was_not_typed(base, suite, tmp_path, monk
 def test_other_methods_take_the_same_run_file(method, base, suite, tmp_path):
     episodes = {"support_size": 10} if method == "abmll-paper" else {}
     config = run_config(base, suite, tmp_path / "run", method={"name": method}, episodes=episodes)
-    assert read_card(train_run(config, progress=False))["method"] == method
+    assert read_card(train_run(config, progress=False)).method == method
 
 
 def test_a_used_folder_is_refused_and_kept(trained):

@@ -9,11 +9,11 @@ from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
+from abmll.card import CARD
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.evaluation.predictions import CellKey
-from abmll.learner import CARD
 
 JUDGED = "adapters.json"
 """File beside the predictions: method -> the folder of the adapter that was judged, and its digest."""

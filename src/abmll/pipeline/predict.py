@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from abmll.card import read_card
 from abmll.config import ModelConfig, RunConfig, parse_overrides
 from abmll.core.calibration import entropy, mixture
 from abmll.core.errors import AbmllError
@@ -14,7 +15,6 @@ from abmll.core.files import write_whole
 from abmll.core.seeds import derive_seed, seeded
 from abmll.data.episodes import permutation
 from abmll.data.readers import read_task
-from abmll.learner import read_card
 from abmll.pipeline.build import join_ranks, load_learner
 from abmll.training.distributed import num_ranks, together
 
@@ -27,16 +27,16 @@ def model_of(adapter: Path, overrides: Sequence[str]) -> RunConfig:
     Raises: AbmllError for a mistake in an override, one of another section, or an adapter that names no model.
     """
     card = read_card(adapter)
-    known = {"dtype": card["dtype"]} if card["dtype"] in ADAPTED_TYPES else {}
-    if card["base_model"]:
-        known["name"] = card["base_model"]
+    known = {"dtype": card.dtype} if card.dtype in ADAPTED_TYPES else {}
+    if card.base_model:
+        known["name"] = card.base_model
     for override in overrides:
         if "=" in override and not override.startswith("model."):
             raise AbmllError(
                 f"{override!r} is no field of [model], which is all that can be set here: the rest is the adapter's."
             )
     config = parse_overrides(overrides, {"model": known})
-    if not card["base_model"] and "name" not in config.model.model_fields_set:
+    if not card.base_model and "name" not in config.model.model_fields_set:
         raise AbmllError(f"{adapter} does not say which base model it belongs to. Name it: model.name=NAME.")
     if num_ranks() not in (1, config.model.shard):
         raise AbmllError(
@@ -79,9 +79,9 @@ def predict_run(
     Rows that carry a label also get "correct". A file that says neither its question nor its choices gets those of the
     task that was adapted to. overrides: as for `adapt_run`.
     """
-    known = read_card(adapter)["task"]
-    rows = read_task(file, labelled=False, known_choices=known["choices"]).examples
-    rows = tuple(row if row.question else row._replace(question=known["question"]) for row in rows)
+    known = read_card(adapter).task
+    rows = read_task(file, labelled=False, known_choices=known.choices).examples
+    rows = tuple(row if row.question else row._replace(question=known.question) for row in rows)
     config = model_of(adapter, overrides)
     learner = load_learner(config, adapter)
     with seeded(derive_seed("predict", seed)), together(config.model.shard > 1):

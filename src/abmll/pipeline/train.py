@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import EpisodeSampler
 from abmll.data.suite import Suite
 from abmll.data.task import Task
-from abmll.learner import Learner, read_card
+from abmll.learner import Learner
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_tasks
 from abmll.training.loop import CHECKPOINTS, train
@@ -45,7 +46,7 @@ def _fresh(learner: Learner, config: RunConfig, resume: bool) -> Path:
     if not folder.exists():
         write_beside(config.output, config, [config.seed])
         learner.save(folder)
-    elif (found := read_card(folder)["method"]) != learner.name:
+    elif (found := read_card(folder).method) != learner.name:
         raise AbmllError(f"{folder} holds an adapter of {found!r}, not of {learner.name!r}. Choose another output=…")
     return folder
 

@@ -1,0 +1,157 @@
+"""abmll.json, the card beside a saved adapter: what it was made with, and for which task.
+
+A card comes with files from anywhere, so everything in it is checked by type and range before anything is built of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from abmll.config.first_defaults import FIRST_DEFAULTS
+from abmll.config.schema import AdapterConfig, PromptConfig
+from abmll.core.documents import read_json
+from abmll.core.errors import AbmllError, Unreadable
+from abmll.core.files import write_whole
+from abmll.core.types import Role
+from abmll.language import PromptFormat
+from abmll.methods import method_factory
+from abmll.methods.options import option_mistakes
+from abmll.rules import raise_all
+
+CARD = "abmll.json"
+"""File beside a saved adapter: which method and which prompts it was made with."""
+CARD_FORMAT = 2
+"""1 kept only the options that were set; 2 keeps all of them, and the version that wrote it."""
+TRUSTED = "ABMLL_TRUSTED"
+"""Environment variable: modules, with commas between, that a card may name as the home of its method."""
+
+
+class _Part(BaseModel):
+    """A part of a card. Keys that this version does not know are left alone: they decide nothing of what it reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class CardTask(_Part):
+    """The task that a posterior was adapted to; choices are its classes, none if every row brings its own."""
+
+    name: str = ""
+    question: str = ""
+    choices: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class CardPosterior(_Part):
+    """The file that holds the whole posterior, and its SHA-256."""
+
+    file: str = ""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Card(_Part):
+    """What stands in a card.
+
+    version: of the abmll that wrote it; "" before format 2.
+    options: all options of the method, those that were left at their defaults too.
+    base_model: name or folder of the language model; None if it had none.
+    dtype: of the base model's weights.
+    """
+
+    format: int = CARD_FORMAT
+    version: str = ""
+    role: Role
+    method: str
+    options: dict[str, Any]
+    base_model: str | None
+    dtype: str = "float32"
+    prompt: PromptConfig
+    adapter: AdapterConfig
+    task: CardTask = CardTask()
+    posterior: CardPosterior | None = None
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How questions are put and answers scored."""
+        return PromptFormat(**self.prompt.model_dump())
+
+
+def write_card(directory: Path, card: Card) -> Path:
+    """Writes the card into an adapter folder, whole or not at all."""
+    return write_whole(directory / CARD, json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
+
+
+def read_card(directory: Path) -> Card:
+    """The card beside a saved adapter, its options complete.
+
+    Raises: AbmllError if it is missing or damaged, was written by a newer version, or holds a value that is of no use:
+    all of them are told at once.
+    """
+    path = directory / CARD
+    if not path.exists():
+        raise AbmllError(
+            f"{path} is missing: {directory} is not an adapter saved by abmll. Give the folder that `abmll train` or "
+            "`abmll adapt` named."
+        )
+    try:
+        found = read_json(path)
+    except Unreadable as error:
+        raise _damaged(path, error.found.removeprefix(f"{path}: ")) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, "it is no JSON object")
+    kept = found.get("format")
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 1:
+        raise _damaged(path, f"its format is {kept!r}")
+    if kept > CARD_FORMAT:
+        raise AbmllError(f"{path} has format {kept}, this version reads up to {CARD_FORMAT}. Update abmll.")
+    try:
+        card = Card.model_validate(found)
+    except ValidationError as error:
+        raise _damaged(path, "; ".join(dict.fromkeys(_finding(item) for item in error.errors()))) from error
+    if kept == 1:
+        card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
+    _require_trusted(path, card.method)
+    if wrong := option_faults(card.method, card.options):
+        raise AbmllError(f"cannot use the adapter card {path}: {wrong}")
+    return card
+
+
+def _require_trusted(path: Path, method: str) -> None:
+    """Raises AbmllError if the card names a module that nobody but the card has asked for: importing runs its code."""
+    module = method.partition(":")[0]
+    if ":" in method and module not in sys.modules and module not in os.environ.get(TRUSTED, "").split(","):
+        raise AbmllError(
+            f"{path} is of a method from outside abmll, {method!r}, and reading it would run the module {module!r}. "
+            f"If you trust that, import it first, or set {TRUSTED}={module}."
+        )
+
+
+def option_faults(method: str, options: Mapping[str, Any]) -> str | None:
+    """What is wrong with a method's name or with its options, in one text; None if nothing is."""
+    try:
+        found = [mistake.text for mistake in option_mistakes(method, method_factory(method), options)]
+        raise_all(found)
+    except AbmllError as error:
+        return str(error)
+    return None
+
+
+def _finding(item: Any) -> str:
+    # A union's branch and a list's index stand behind the field's own name.
+    place = ".".join(str(part) for part in item["loc"][:2])
+    if item["type"] == "missing":
+        return f"{place} is missing"
+    if item["type"] == "extra_forbidden":
+        return f"{place}: no such field"
+    shown = repr(item["input"])
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return f"{place} = {shown}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+
+
+def _damaged(path: Path, reason: str) -> AbmllError:
+    return AbmllError(f"{path} is damaged ({reason}). Restore it, or save the adapter again.")
