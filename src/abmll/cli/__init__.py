@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli import adaptation, comparison, configuration, experiments, models, reporting, tasks
+from abmll.cli import adaptation, comparison, configuration, experiments, foreign, models, reporting, tasks
 from abmll.cli.group import Commands
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ app.command()(experiments.evaluate)
 app.command()(comparison.tune)
 app.command()(comparison.compare)
 app.command()(reporting.report)
+tasks.app.command("import")(foreign.import_)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.command()(experiments.demo)

@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> FolderTasks:
     """
     if not folder.is_dir():
         raise AbmllError(f"there is no folder {folder}: give the folder that holds the task files")
-    manifest = _read_manifest(folder)
+    manifest = described(folder)
     problems: list[Problem] = []
     tasks: list[Task] = []
     shares_rows = []
@@ -86,8 +86,8 @@ def task_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's entries by file name; empty without a manifest."""
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a folder's manifest by file name; empty without a manifest."""
     path = folder / MANIFEST
     if not path.exists():
         return {}

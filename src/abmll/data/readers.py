@@ -8,13 +8,14 @@ from pathlib import Path
 
 from abmll.core.types import Example
 from abmll.data.checks import check_rows
+from abmll.data.formats import TABLE, find_format
+from abmll.data.formats.container import read_container
 from abmll.data.layout import Layout, PlacedExample, place_examples
 from abmll.data.overlap import input_key
 from abmll.data.problems import Problem, errors, raise_errors
-from abmll.data.rows import SUFFIXES, data_suffix, read_rows, task_name
+from abmll.data.rows import task_name
 from abmll.data.spec import TaskSpec, read_spec, spec_files
 from abmll.data.task import Task
-from abmll.data.unifiedqa import HEADER, unifiedqa_rows
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,34 @@ def parse_task(
         files = spec_files(path, spec)
     else:
         spec, files = TaskSpec(file=path.name), [path]
+    return parse_spec(path, spec, files, problems, name, question, family, labelled, known_choices)
+
+
+def parse_spec(
+    path: Path,
+    spec: TaskSpec,
+    files: Sequence[Path],
+    problems: Sequence[Problem] = (),
+    name: str | None = None,
+    question: str | None = None,
+    family: str | None = None,
+    labelled: bool = True,
+    known_choices: Sequence[str] = (),
+) -> ParsedTask:
+    """What a spec makes of its files: of the rows, and of the support pool's if there are two.
+
+    path: where the spec stands, or the data file itself. problems: what is known to be wrong already.
+    """
+    problems = list(problems)
     name = name or spec.name or task_name(path)
     # The support pool's rows get ids of their own, whatever line they stand on.
     read = [
         _parse_file(file, spec, prefix, spec.layout(labelled, known_choices))
         for file, prefix in zip(files, (name, f"{name}:support"), strict=False)
     ]
-    placed = tuple(row for rows, _ in read for row in rows)
-    problems += [problem for _, found in read for problem in found]
-    examples, pool = (tuple(row.example for row in rows) for rows, _ in [*read, ([], [])][:2])
+    placed = tuple(row for rows, _, _ in read for row in rows)
+    problems += [problem for _, found, _ in read for problem in found]
+    examples, pool = (tuple(row.example for row in rows) for rows, _, _ in [*read, ([], [], "")][:2])
     if pool and not errors(problems):
         pool, found = _apart(path.name, examples, pool)
         problems += found
@@ -93,7 +113,7 @@ def parse_task(
     task = Task(
         name=name,
         examples=examples,
-        question=spec.question if question is None else question,
+        question=(spec.question or read[0][2]) if question is None else question,
         family=spec.family if family is None else family,
         source=str(path),
         support_pool=pool,
@@ -101,32 +121,22 @@ def parse_task(
     return ParsedTask(task, placed, tuple(problems), tuple(spec.shares_rows_with))
 
 
-def _parse_file(path: Path, spec: TaskSpec, name: str, layout: Layout) -> tuple[list[PlacedExample], list[Problem]]:
-    if not data_suffix(path):
-        known = ", ".join(SUFFIXES)
-        message = f"the file's format is not known from its name {path.name!r}"
-        return [], [
-            Problem(path.name, 0, "", message, f"Name it {known} (or any of them with .gz), or write a .toml spec")
-        ]
-    table = data_suffix(path) != ".jsonl"
-    unifiedqa = spec.format == "unifiedqa"
-    rows, problems = read_rows(
-        path,
-        delimiter=spec.delimiter,
-        quoting=spec.quoting and not unifiedqa,
-        header=HEADER if unifiedqa and table else None,
-    )
-    if unifiedqa:
-        rows, found = unifiedqa_rows(path.name, rows)
-        problems, table = problems + found, False
+def _parse_file(
+    path: Path, spec: TaskSpec, name: str, layout: Layout
+) -> tuple[list[PlacedExample], list[Problem], str]:
+    """The file's examples, what is wrong with it, and the question that the file itself asks."""
+    options = spec.options(layout.labelled)
+    reading = read_container(path, options) if spec.format == TABLE else find_format(spec.format).read(path, options)
+    rows, problems = reading.rows, list(reading.problems)
     if not rows:
-        return [], problems
-    placed, found = place_examples(path.name, rows, layout, table=table, whole=not errors(problems), name=name)
+        return [], problems, ""
+    layout = reading.columns.complete(layout)
+    placed, found = place_examples(path.name, rows, layout, table=reading.table, whole=not errors(problems), name=name)
     problems += found
     # Findings about all rows together would mislead while some rows are missing.
     if not errors(problems):
         problems += check_rows(path.name, placed, labelled=layout.labelled)
-    return placed, problems
+    return placed, problems, reading.question
 
 
 def _apart(

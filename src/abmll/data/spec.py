@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
+from abmll.core.errors import AbmllError
+from abmll.data.formats import TABLE, find_format
+from abmll.data.formats.format import Options
 from abmll.data.layout import Layout
 from abmll.data.problems import Problem
 from abmll.data.template import Template
@@ -24,8 +26,9 @@ class TaskSpec(Schema):
     target: the column with the right choice's index, counted from `first_index`.
     label: the column with the right choice's text. labels: label in the file -> choice.
     id: the column with the row's id.
-    format: "unifiedqa" reads UnifiedQA's one-line format; "table" (the default) reads named fields.
-    delimiter, quoting: of CSV and TSV.
+    format: a reader of `abmll.data.formats` by its name, such as "unifiedqa"; "table" (the default) reads named
+        fields of whatever kind of file it is.
+    delimiter, quoting: of CSV and TSV. sheet: of an Excel workbook.
     shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 
@@ -41,10 +44,15 @@ class TaskSpec(Schema):
     labels: dict[str, str] = Field(default_factory=dict)
     id: str | None = None
     first_index: int = 0
-    format: Literal["table", "unifiedqa"] = "table"
+    format: str = TABLE
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoting: bool = True
+    sheet: str | None = Field(default=None, min_length=1)
     shares_rows_with: list[str] = Field(default_factory=list)
+
+    def options(self, labelled: bool) -> Options:
+        """How the file is read."""
+        return Options(self.delimiter, self.quoting, self.sheet, labelled)
 
     def layout(self, labelled: bool, known_choices: Sequence[str] = ()) -> Layout:
         """Where the spec says that things stand."""
@@ -85,6 +93,11 @@ def _check(path: Path, spec: TaskSpec) -> list[Problem]:
         spec_files(path, spec)
     except ValueError as error:
         problem("file", str(error), ABSOLUTE_CURE)
+    if spec.format != TABLE:
+        try:
+            find_format(spec.format)
+        except AbmllError as error:
+            problem("format", str(error).removesuffix("."), 'Leave it out for named fields ("table")')
     if spec.target is not None and spec.label is not None:
         problem("label", "both target and label are given", "Keep one: target is an index, label is a text")
     for key in ("target", "label", "id"):

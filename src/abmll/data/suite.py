@@ -14,7 +14,7 @@ from pydantic import Field
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.data.folder import FolderTasks, read_folder
-from abmll.data.metaicl import MetaICLFormat, read_target_task, read_train_task, require_files
+from abmll.data.formats.metaicl import MetaICLFormat, read_target_task, read_train_task, require_files
 from abmll.data.problems import raise_errors
 from abmll.data.split import Overlap, Side, hold_out, separate
 from abmll.data.task import Task

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from abmll.core.errors import AbmllError
+from abmll.data.formats.unifiedqa import UnifiedQA, lettered_choices, parse_unifiedqa
 from abmll.data.readers import read_task
-from abmll.data.unifiedqa import UnifiedQA, lettered_choices, parse_unifiedqa
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_json_lines(tmp_path):
 def test_an_answer_that_is_no_choice_and_a_row_without_answer(tmp_path):
     (tmp_path / "qa.toml").write_text(SPEC)
     (tmp_path / "qa.tsv").write_text("q \\n (A) x (B) y\tz\n")
-    with pytest.raises(AbmllError, match=r"qa.tsv:1 \[label\]: the label 'z' is not among the choices"):
+    with pytest.raises(AbmllError, match=r"qa.tsv:1 \[\(label\)\]: the label 'z' is not among the choices"):
         read_task(tmp_path / "qa.toml")
     (tmp_path / "qa.tsv").write_text("q \\n (A) x (B) y\n")
     with pytest.raises(AbmllError, match=r"qa.tsv:1: the row has 1 cells, the header has 2"):

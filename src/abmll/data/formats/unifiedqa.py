@@ -8,14 +8,19 @@ Source: the UnifiedQA data files (Khashabi et al. 2020), tab-separated lines of 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from abmll.data.problems import Problem
-from abmll.data.rows import Row
+from abmll.data.formats.container import read_container
+from abmll.data.formats.format import CHOICES, INPUT, Format, Misshapen, Options, Reading, answered, reshape
+from abmll.data.rows import data_suffix
 
 HEADER = ["input", "answer"]
 """The columns of UnifiedQA's tab-separated files, which have no header line."""
 _SEPARATOR = re.compile(r"\s*\\n\s*")
+_MARKED = re.compile(r"\\n\s*(\([Aa]\)|\S)")
 
 
 class UnifiedQA(NamedTuple):
@@ -62,27 +67,36 @@ def lettered_choices(text: str) -> tuple[str, tuple[str, ...]]:
     return text[: marks[0].start()].strip(), choices
 
 
-def unifiedqa_rows(file: str, rows: list[Row]) -> tuple[list[Row], list[Problem]]:
-    """Rows with UnifiedQA's `input` and `answer` (or `output`, `target`), as input, options and label."""
-    made, problems = [], []
-    for row in rows:
-        answer = next((row.fields[name] for name in ("answer", "output", "target") if name in row.fields), None)
-        if not isinstance(row.fields.get("input"), str) or not isinstance(answer, str):
-            message = "the row has no text under 'input' and 'answer'"
-            cure = "UnifiedQA rows are input<TAB>answer in .tsv, or objects with these two fields in .jsonl"
-            problems.append(Problem(file, row.line, "input", message, cure))
-            continue
-        parts = parse_unifiedqa(row.fields["input"])
-        fields: dict[str, Any] = {"input": parts.prompt, "label": _spelled_as(answer, parts.choices)}
-        if parts.choices:
-            fields["options"] = list(parts.choices)
-        if "id" in row.fields:
-            fields["id"] = row.fields["id"]
-        made.append(Row(row.line, fields))
-    return made, problems
+def _fits(rows: Sequence[Mapping[str, Any]]) -> bool:
+    # Without a header line, the first row's texts stand where the columns' names are looked for.
+    return bool(rows) and all(any(_MARKED.search(text) for text in (*row, *map(str, row.values()))) for row in rows)
+
+
+def _read(path: Path, options: Options) -> Reading:
+    table = data_suffix(path) in (".tsv", ".csv")
+    plain = replace(options, quoting=False) if table else options
+    return reshape(
+        path, read_container(path, plain, header=HEADER if table else None), lambda fields: _shape(fields, options)
+    )
+
+
+def _shape(fields: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    answer = next((fields[name] for name in ("answer", "output", "target") if name in fields), None)
+    if not isinstance(fields.get("input"), str) or not isinstance(answer or "", str):
+        cure = "UnifiedQA rows are input<TAB>answer in .tsv, or objects with these two fields in .jsonl"
+        raise Misshapen("input", "the row has no text under 'input' and 'answer'", cure)
+    parts = parse_unifiedqa(fields["input"])
+    made: dict[str, Any] = {INPUT: parts.prompt}
+    if parts.choices:
+        made[CHOICES] = list(parts.choices)
+    label = _spelled_as(answer, parts.choices) if answer else None
+    return made | answered(label, options, "answer", "Add the answer")
 
 
 def _spelled_as(answer: str, choices: tuple[str, ...]) -> str:
     """The choice that the answer spells up to case and white space; the answer itself if there is none."""
     plain = " ".join(answer.casefold().split())
     return next((choice for choice in choices if " ".join(choice.casefold().split()) == plain), answer)
+
+
+FORMAT = Format("UnifiedQA's lines: question \\n (A) … (B) … \\n context, and the answer's text", _read, _fits)

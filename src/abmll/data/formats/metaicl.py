@@ -7,21 +7,23 @@ Source: Min et al. 2022 (MetaICL); the filters are those of the published ABMLL 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
+from abmll.data.formats.container import read_container
+from abmll.data.formats.format import CHOICES, INPUT, LABEL, Format, Options, Reading, reshape
+from abmll.data.formats.unifiedqa import lettered_choices
 from abmll.data.layout import CHOICES_NAMES, Layout, place_examples
 from abmll.data.overlap import normalised
 from abmll.data.problems import errors, raise_errors
 from abmll.data.rows import Row, read_rows
 from abmll.data.task import Task
 from abmll.data.toml_file import Schema
-from abmll.data.unifiedqa import lettered_choices
 
 INSTRUCTION = "Return only the label of the correct answer for the question below."
 """The sentence that opens the published prompts; it counts towards their 500 characters."""
@@ -131,3 +133,20 @@ def _with_options(row: Row) -> Row:
         return row
     before, choices = lettered_choices(row.fields["input"])
     return Row(row.line, row.fields | {"input": before, "options": list(choices)}) if choices else row
+
+
+def _fits(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(rows) and all({"task", "input", "output", "options"} <= set(row) for row in rows)
+
+
+def _read_file(path: Path, options: Options) -> Reading:
+    return reshape(path, read_container(path, options), _shape)
+
+
+def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
+    found = _with_options(Row(0, dict(fields))).fields
+    made = {INPUT: found.get("input"), CHOICES: found.get("options"), LABEL: found.get("output")}
+    return {name: value for name, value in made.items() if value not in (None, [])}
+
+
+FORMAT = Format("one file of MetaICL's preprocessing (task, input, output, options)", _read_file, _fits)

@@ -10,7 +10,7 @@ import pytest
 
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import EpisodeSampler, evaluation_episode
-from abmll.data.metaicl import MetaICLFormat, published_prompt
+from abmll.data.formats.metaicl import MetaICLFormat, published_prompt
 from abmll.data.suite import SuiteSpec, load_suite, shipped_suites
 from abmll.data.toml_file import read_toml
 

@@ -1,0 +1,62 @@
+"""What a file is, before anyone asks what its rows mean: text tables, JSON, Parquet, Excel, a `datasets` folder."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from abmll.data.formats.format import Options, Reading
+from abmll.data.problems import Problem
+from abmll.data.rows import data_suffix, read_rows
+
+BY_SUFFIX = {".json": "json", ".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel", ".arrow": "datasets"}
+"""Which format reads a file that is no text table, by what its name ends with."""
+KNOWN_SUFFIXES = (".jsonl", ".csv", ".tsv", *BY_SUFFIX)
+
+
+def container_format(path: Path) -> str:
+    """ "table" for CSV, TSV and JSONL (each also .gz); the name of another format; "" for an unknown file."""
+    if path.is_dir():
+        return "datasets"
+    if data_suffix(path):
+        return "table"
+    return BY_SUFFIX.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
+
+
+def read_container(path: Path, options: Options, *, header: list[str] | None = None) -> Reading:
+    """The rows of any file that this package can open, their fields as they are.
+
+    header: column names of a CSV or TSV file that has no header line.
+    """
+    name = container_format(path)
+    if name == "table":
+        rows, problems = read_rows(path, delimiter=options.delimiter, quoting=options.quoting, header=header)
+        return Reading(rows, problems, table=data_suffix(path) != ".jsonl")
+    if not name:
+        message = f"the file's format is not known from its name {path.name!r}"
+        cure = f"Name it {', '.join(KNOWN_SUFFIXES)} (text formats also with .gz), or write a .toml spec"
+        return Reading([], [Problem(path.name, 0, "", message, cure)])
+    return importlib.import_module(f"abmll.data.formats.{name}").FORMAT.read(path, options)
+
+
+def missing_library(path: Path, what: str, library: str, extra: str, export: str) -> Reading:
+    """What is told where a format needs a library that is not installed."""
+    message = f"{what} needs the library {library}, which is not installed"
+    cure = f"Install it with the extra: pip install 'abmll[{extra}]'; or {export}"
+    return Reading([], [Problem(path.name, 0, "", message, cure)])
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would hold it: dates in ISO's form, bytes as text where they are UTF-8, decimals as numbers."""
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
