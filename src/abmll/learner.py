@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from abmll.adapters import attach_roles, load_adapter, save_adapter
+from abmll.adapters.blocks import below
 from abmll.adapters.posterior import POSTERIOR, load_posterior, save_posterior
 from abmll.adapters.spec import peft_config
 from abmll.card import (
@@ -49,6 +50,8 @@ class Learner:
     method: a name in `abmll.METHODS`; `options` are that method's keyword options.
     prompt: how questions are put and answers scored.
     r, lora_alpha, target_modules: as in LoRA.
+    upper_layers: how many blocks are adapted, from the last one down; None adapts all. What the blocks below make of a
+        row is computed once and kept (docs/performance.md).
     prediction_batch_size: how many questions a prediction pass takes; a method's own `batch_size` is another thing.
     seed: of the adapter's initialisation.
 
@@ -65,13 +68,29 @@ class Learner:
         r: int = 8,
         lora_alpha: int = 16,
         target_modules: str | Sequence[str] = "all-linear",
+        upper_layers: int | None = None,
         prediction_batch_size: int = 32,
         seed: int = 0,
         **options: Any,
     ) -> None:
-        require(rules_of(AdapterConfig), {"r": r, "lora_alpha": lora_alpha, "target_modules": target_modules})
+        require(
+            rules_of(AdapterConfig),
+            {
+                "r": r,
+                "lora_alpha": lora_alpha,
+                "target_modules": target_modules,
+                "upper_layers": upper_layers,
+            },
+        )
         self.name, self.options, self.method = method, options, build_method(method, **options)
-        config = peft_config(self.method.adapter, r=r, lora_alpha=lora_alpha, target_modules=target_modules)
+        self.upper_layers = upper_layers
+        config = peft_config(
+            self.method.adapter,
+            r=r,
+            lora_alpha=lora_alpha,
+            target_modules=target_modules,
+            exclude_modules=None if upper_layers is None else below(model, upper_layers),
+        )
         with seeded(derive_seed("init", seed)):
             peft_model = attach_roles(model, config)
         self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=prediction_batch_size)
@@ -181,7 +200,10 @@ class Learner:
             dtype=str(self.model.get_base_model().dtype).removeprefix("torch."),
             prompt=PromptConfig(**asdict(self.likelihood.prompt)),
             adapter=AdapterConfig(
-                r=config.r, lora_alpha=config.lora_alpha, target_modules=_plain(config.target_modules)
+                r=config.r,
+                lora_alpha=config.lora_alpha,
+                target_modules=_plain(config.target_modules),
+                upper_layers=self.upper_layers,
             ),
             task=CardTask() if task is None else _card_task(task),
             posterior=kept,

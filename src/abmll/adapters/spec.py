@@ -16,14 +16,19 @@ def peft_config(
     r: int = 8,
     lora_alpha: int = 16,
     target_modules: str | Sequence[str] = "all-linear",
+    exclude_modules: str | None = None,
 ) -> PeftConfig:
-    """The PEFT configuration of a method's adapter: `LoraConfig` for points, `AbmllConfig` for Gaussians."""
+    """The PEFT configuration of a method's adapter: `LoraConfig` for points, `AbmllConfig` for Gaussians.
+
+    exclude_modules: a regular expression of what not to adapt (`adapters.blocks.below`).
+    """
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     if spec.kind == "abmll":
         return AbmllConfig(
             r=r,
             lora_alpha=lora_alpha,
             target_modules=targets,
+            exclude_modules=exclude_modules,
             log_var_offset=spec.log_var_offset,
             log_var_bound=spec.log_var_bound,
             space=spec.space,
@@ -33,6 +38,7 @@ def peft_config(
         r=r,
         lora_alpha=lora_alpha,
         target_modules=targets,
+        exclude_modules=exclude_modules,
         lora_dropout=spec.dropout,
         task_type="CAUSAL_LM",
     )

@@ -127,6 +127,11 @@ class AdapterConfig(Section):
         default="all-linear",
         description='Layers to adapt: names such as ["q_proj", "v_proj"], a regular expression, or "all-linear".',
     )
+    upper_layers: Count | None = Field(
+        default=None,
+        description="Adapt only so many blocks, the last ones; what those below make of a row is computed once and "
+        "kept. Unset adapts all.",
+    )
 
 
 class MethodConfig(Section):

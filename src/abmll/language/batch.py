@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     kept: (k,) the columns whose predictions are scored, in ascending order: no other meets the vocabulary's matrix.
     column: (n, c, l) where among the kept columns a token is predicted; token: (n, c, l) which token it is;
     scored: (n, c, l) True where there is one.
+    hidden: (n, t, width) what the blocks below the adapters make of the tokens (`language.trunk`), if it is known.
     """
 
     input_ids: Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     column: Tensor
     token: Tensor
     scored: Tensor
+    hidden: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -48,6 +50,7 @@ class Batch(NamedTuple):
             column=self.column.to(device),
             token=self.token.to(device),
             scored=self.scored.to(device),
+            hidden=None if self.hidden is None else self.hidden.to(device),
         )
 
 

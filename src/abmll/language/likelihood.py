@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from abmll.language.batch import Batch, pack, score
 from abmll.language.dropout import adapter_dropouts, switch
 from abmll.language.functional import called_at
 from abmll.language.prompt import Encoded, PromptFormat, encode
+from abmll.language.trunk import Trunk
 
 MASKS_4D = {"eager", "sdpa"}
 """Attention implementations that take the mask of several multi-token choices behind one prompt."""
@@ -57,6 +58,7 @@ class CausalLMLikelihood:
         self._parameters: dict[str, dict[str, Tensor]] = {}
         self._dropouts = adapter_dropouts(model)
         self._substituted: Callable[..., Any] | None = None
+        self._trunk = Trunk.of(model, self._logits_of_own, takes_masks=self._attention in MASKS_4D)
 
     def parameters(self, role: Role) -> dict[str, Tensor]:
         if role not in self._parameters:
@@ -81,6 +83,8 @@ class CausalLMLikelihood:
     @contextmanager
     def stacked(self, params: Mapping[str, Tensor]) -> Iterator[None]:
         """See `StackedLikelihood.stacked`."""
+        if self._trunk is not None:
+            self._trunk.check()  # in here the model takes no batches but T equal blocks of rows
         with stacked(self.model, params):
             yield
 
@@ -104,6 +108,8 @@ class CausalLMLikelihood:
         else:
             batch = self._pack(encoded, [item.choices for item in encoded])
         self.model.train()
+        if self._trunk is not None:
+            self._trunk.still()
         switch(self._dropouts, sample)
         with stochastic_pass(
             sample=sample,
@@ -179,10 +185,20 @@ class CausalLMLikelihood:
                 f"choices of several tokens need a mask that attn_implementation={self._attention!r} does not "
                 'take. Load the model with attn_implementation="sdpa", or ask for letters (answer = "letters").'
             )
+        if self._trunk is not None:
+            batch = self._trunk.filled(batch)
         return batch.to(self.model.device)
 
     def _logits(self, batch: Batch) -> Tensor:
         """(n, k, vocabulary): the model's predictions in the kept columns."""
+        with nullcontext() if self._trunk is None else self._trunk.stands_for(batch.hidden):
+            return self._logits_by(self._substituted or self.model, batch)
+
+    def _logits_of_own(self, batch: Batch) -> Tensor:
+        """`_logits` of the model as it stands, trunk and all."""
+        return self._logits_by(self.model, batch)
+
+    def _logits_by(self, call: Callable[..., Any], batch: Batch) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if batch.attention is None:
             inputs["attention_mask"] = batch.token_mask.long()
@@ -193,7 +209,6 @@ class CausalLMLikelihood:
             inputs["attention_mask"] = mask.masked_fill(~batch.attention, blocked)[:, None]
         if self._takes_positions:
             inputs["position_ids"] = batch.position_ids
-        call = self._substituted or self.model
         if not self._keeps_columns:
             return call(**inputs).logits[:, batch.kept]
         return call(**inputs, logits_to_keep=batch.kept).logits

@@ -120,6 +120,7 @@ def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
             r=config.adapter.r,
             lora_alpha=config.adapter.lora_alpha,
             target_modules=config.adapter.target_modules,
+            upper_layers=config.adapter.upper_layers,
             seed=seed,
             **config.method.options_for(name),
         )

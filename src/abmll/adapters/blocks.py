@@ -1,0 +1,76 @@
+"""The blocks that a causal language model is a stack of: which an adapter touches, and how to leave some out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+from abmll.core.errors import AbmllError
+
+
+class Blocks(NamedTuple):
+    """The stack, lowest block first, and its path in the model ("model.layers")."""
+
+    path: str
+    modules: nn.ModuleList
+
+
+def blocks_of(model: nn.Module) -> Blocks | None:
+    """The one list of as many modules as the configuration has hidden layers; None if none or several are.
+
+    model: a plain causal LM, with or without adapter layers in it, but not PEFT's wrapper.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return None
+    count = getattr(config.get_text_config(), "num_hidden_layers", None)
+    found = [
+        Blocks(path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def below(model: nn.Module, upper_layers: int) -> str | None:
+    """A regular expression for PEFT's `exclude_modules`: all that lies in the blocks below the last `upper_layers`.
+
+    None if there is none below. An expression, because PEFT takes `layers_to_transform` only beside a list of names.
+
+    Raises: AbmllError if the model has not so many blocks, or no stack of blocks that could be told.
+    """
+    blocks = blocks_of(model)
+    if blocks is None:
+        raise AbmllError(
+            f"upper_layers = {upper_layers}, but the blocks of this {type(model).__name__} could not be told: no list "
+            "of modules, or more than one, is as long as its configuration has hidden layers. Leave upper_layers out, "
+            "or name the layers to adapt in target_modules."
+        )
+    total = len(blocks.modules)
+    if isinstance(upper_layers, bool) or not 1 <= upper_layers <= total:
+        raise AbmllError(
+            f"upper_layers = {upper_layers!r} must be a whole number of this {type(model).__name__}'s {total} blocks, "
+            f"from 1 (the last one) to {total} (all, as without it)."
+        )
+    lower = range(total - upper_layers)
+    return rf"{re.escape(blocks.path)}\.({'|'.join(map(str, lower))})\..*" if lower else None
+
+
+def untouched(model: nn.Module, blocks: Blocks) -> int:
+    """How many blocks lie below everything that adapters change: 0 if one changes something before the blocks.
+
+    model: as for `blocks_of`. A change to the output embeddings comes after all blocks.
+    """
+    count, inside = len(blocks.modules), f"{blocks.path}."
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    above = {id(module) for module in head.modules()} if isinstance(head, nn.Module) else set()
+    for path, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and id(module) not in above:
+            if not path.startswith(inside):
+                return 0
+            count = min(count, int(path.removeprefix(inside).partition(".")[0]))
+    return count
