@@ -60,7 +60,7 @@ def below(model: nn.Module, upper_layers: int) -> str | None:
     return rf"{re.escape(blocks.path)}\.({'|'.join(map(str, lower))})\..*" if lower else None
 
 
-def untouched(model: nn.Module, blocks: Blocks) -> int:
+def untouched(model: Any, blocks: Blocks) -> int:
     """How many blocks lie below everything that adapters change: 0 if one changes something before the blocks.
 
     model: as for `blocks_of`. A change to the output embeddings comes after all blocks.

@@ -87,7 +87,8 @@ class Trunk:
             for parameter in (*module.parameters(recurse=False), *module.buffers(recurse=False))
         }
         self._others: list[tuple[Any, ...] | None] = []  # what each lower block returns beside its hidden states
-        self._digest, self._digested = b"", ()
+        self._digest = b""
+        self._digested: tuple[tuple[int, int], ...] = ()
         self._enterable: dict[bool, bool] = {}  # with the mask of several choices, and without
         self._warned = False
 
