@@ -68,8 +68,10 @@ def _comment(text: str) -> list[str]:
 def _methods() -> Iterator[str]:
     from abmll.core.toml_text import toml_value
     from abmll.methods import METHODS
+    from abmll.methods.scaled_rows import SCALE, with_scale
 
-    for name, factory in METHODS.items():
+    any_scaled = with_scale("Any of the methods above", METHODS["pretrained"])  # the scale's own options alone
+    for name, factory in [*METHODS.items(), (f"NAME{SCALE}", any_scaled)]:
         summary = (inspect.getdoc(factory) or "").partition("\n\n")[0]
         parameters = inspect.signature(factory).parameters.values()
         defaults = ["unset" if p.default is None else toml_value(p.default) for p in parameters]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from abmll.config.fields import field_rows, sections
-from abmll.config.methods import known_options, method_names
+from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
 from abmll.rules import breach, shown
 
@@ -84,7 +84,9 @@ def _unusable(method: str) -> str | None:
 
 
 def _is_method(key: str) -> bool:
-    return ":" in key or key in method_names()
+    from abmll.methods import is_method
+
+    return ":" in key or is_method(key)
 
 
 def method_list(table: Mapping[str, Any]) -> list[str]:

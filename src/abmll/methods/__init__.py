@@ -26,6 +26,7 @@ from abmll.methods.rivals import (
     temperature,
 )
 from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
+from abmll.methods.scaled_rows import SCALE, with_scale
 from abmll.methods.uniform import uniform
 from abmll.rules import nearest, raise_all, shown
 
@@ -60,15 +61,23 @@ def method_names() -> list[str]:
     return [*METHODS, *(name for name in announced() if name not in METHODS)]
 
 
+def is_method(name: str) -> bool:
+    """Whether a name is one that `method_names` lists, or one of those with a scale. Imports nothing."""
+    return name.removesuffix(SCALE) in method_names()
+
+
 def method_factory(name: str) -> Callable[..., Method]:
     """The factory behind a name: of the table, announced by an installed package, or "package.module:factory".
 
+    "NAME+scale" is NAME with a scale of its log-probabilities fitted to each task.
     For a name that is not in the table this imports the module that holds it, which runs that module's code.
 
     Raises: AbmllError for an unknown name, with the nearest, and for a module that cannot be imported.
     """
     if name in METHODS:
         return METHODS[name]
+    if name.endswith(SCALE):
+        return with_scale(name.removesuffix(SCALE), method_factory(name.removesuffix(SCALE)))
     if ":" in name:
         return load_factory(name, name)
     others = announced()
@@ -91,7 +100,9 @@ def build_method(name: str, **options: Any) -> Method:
 def unknown_method(field: str, name: str) -> str:
     """The message for a name that no method has, found in `field`."""
     known = method_names()
-    return f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}"
+    return (
+        f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}; and NAME{SCALE}"
+    )
 
 
-__all__ = ["METHODS", "build_method", "method_factory", "method_names", "unknown_method"]
+__all__ = ["METHODS", "build_method", "is_method", "method_factory", "method_names", "unknown_method"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from abmll.core.seeds import derive_seed
+from abmll.methods.scaled_rows import SCALE
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ SPACES: Mapping[str, Space] = {
     "abmll-in-context": {**_ABMLL, "num_demonstrations": Choice((4, 8, 16))},
     "abmll-paper": {"kl_weight": Choice((1e-8, 1e-7))},
 }
+_SCALE: Space = {"scale_mean": LogUniform(0.3, 1.2), "scale_std": LogUniform(0.2, 0.8)}
+
+
+def space_of(method: str) -> Space:
+    """The options of a method that are searched; none for one that has no space."""
+    if method.endswith(SCALE):
+        return {**space_of(method.removesuffix(SCALE)), **_SCALE}
+    return SPACES.get(method, {})
 
 
 def draw_options(method: str, seed: int, trial: int) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def draw_options(method: str, seed: int, trial: int) -> dict[str, Any]:
     A method without a space has only its defaults.
     """
     options: dict[str, Any] = {}
-    for name, values in SPACES.get(method, {}).items() if trial else ():
+    for name, values in space_of(method).items() if trial else ():
         chosen = values.spaces.get(options[values.option]) if isinstance(values, Given) else values
         if chosen is not None:
             options[name] = chosen.at(_uniform(method, name, seed, trial))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from abmll.config import RunConfig, dump_toml, load_config, provenance
-from abmll.config.methods import method_names
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 
@@ -37,7 +36,7 @@ def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str])
     earlier = load_config(path)
     before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     both = set(earlier.method.names) & set(config.method.names)
-    free = [*free, *(f"method.options.{name}" for name in method_names() if name not in both)]
+    free = [*free, *(f"method.options.{name}" for name in {*earlier.method.names, *config.method.names} - both)]
     changed = [
         f"{key} was {before.get(key)!r} and is now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

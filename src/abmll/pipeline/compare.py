@@ -15,7 +15,7 @@ from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
-from abmll.methods import METHODS
+from abmll.methods import is_method, method_factory
 from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import fetch_model, load_tasks
 from abmll.pipeline.evaluate import (
@@ -125,9 +125,9 @@ def _with_budget(config: RunConfig, budget: Budget, baseline: str) -> RunConfig:
 def _with_steps(config: RunConfig, baseline: str, amount: float | None) -> RunConfig:
     """The run with one number of inner steps for every method that has such an option."""
     if amount is None:
-        if baseline not in METHODS or "num_steps" not in known_options(baseline):
+        if not is_method(baseline) or "num_steps" not in known_options(baseline):
             raise AbmllError(f"--budget steps takes the steps of {baseline}, which has none. Give --budget steps=20.")
-        own = inspect.signature(METHODS[baseline]).parameters["num_steps"].default
+        own = inspect.signature(method_factory(baseline)).parameters["num_steps"].default
         amount = config.method.options_for(baseline).get("num_steps", own)
     tables = {
         name: {**config.method.options.get(name, {}), "num_steps": int(amount)}
@@ -136,7 +136,7 @@ def _with_steps(config: RunConfig, baseline: str, amount: float | None) -> RunCo
     }
     method = config.method.model_copy(update={"options": {**config.method.options, **tables}})
     for name in config.method.names:
-        METHODS[name](**method.options_for(name))  # refuses, before anything runs, what a method cannot do with
+        method_factory(name)(**method.options_for(name))  # refuses, before anything runs, what a method cannot do with
     return config.model_copy(update={"method": method})
 
 

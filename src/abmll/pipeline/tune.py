@@ -25,7 +25,7 @@ from abmll.core.types import META
 from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.learner import Learner
-from abmll.methods.spaces import SPACES, draw_options
+from abmll.methods.spaces import draw_options, space_of
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key
@@ -100,7 +100,7 @@ def tune_method(config: RunConfig, name: str, out: Path) -> None:
 
 def num_trials(config: RunConfig, name: str) -> int:
     """`tune.trials`, or one for a method that has nothing to choose."""
-    return config.tune.trials if SPACES.get(name) else 1
+    return config.tune.trials if space_of(name) else 1
 
 
 def _try(
