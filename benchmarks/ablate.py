@@ -70,8 +70,8 @@ def main() -> None:
         units = [(variant, seed) for seed in range(options.seeds) for variant in options.only]
         for line in pool.map(run, *zip(*((v, s, options.out, options.steps) for v, s in units), strict=True)):
             print(line, flush=True)
-    from abmll.evaluation.metrics import summarise
     from abmll.evaluation.predictions import read_cells
+    from abmll.evaluation.summary import summarise
     from abmll.reports.tables import markdown_table
 
     table = markdown_table(summarise(read_cells(options.out / "predictions.jsonl"), baseline="default"))

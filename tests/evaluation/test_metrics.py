@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 
 from abmll.core import calibration
 from abmll.core.errors import AbmllError
-from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics, summarise
+from abmll.evaluation.levels import levels_of
+from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics
 from abmll.evaluation.predictions import Cell
+from abmll.evaluation.summary import summarise
 
 
 def make_cell(method="abmll", seed=0, task="t0", support_size=16, accuracy=0.7, num_query=20, prefix="q") -> Cell:
@@ -75,7 +78,8 @@ class TestSummary:
         assert [(r.method, r.num_tasks, r.num_seeds, r.num_cells) for r in summary.rows] == [
             ("abmll", 3, 3, 9), ("lora", 3, 3, 9), ("reptile", 3, 3, 9),
         ]  # fmt: skip
-        assert summary.notes == ()
+        assert len(summary.notes) == 1
+        assert "There are 3 tasks: too few to tell methods apart" in summary.notes[0]
         assert summary.row("lora", 16).method == "lora"
         assert summary.row("lora", 4) is None
 
@@ -138,12 +142,26 @@ class TestSummary:
     def test_is_deterministic(self, summary):
         assert repr(summarise(grid())) == repr(summary)
 
-    def test_winner_only_where_every_paired_interval_excludes_zero(self):
-        close = summarise(grid())
-        assert (16, "accuracy") not in close.winners  # reptile is as good
+    def test_three_tasks_are_too_few_for_a_winner(self):
         two = summarise([c for c in grid() if c.method != "reptile"])
-        assert two.winners[16, "accuracy"] == "abmll"
-        assert two.winners[16, "nll"] == "abmll"
+        assert two.row("lora", 16).differences["nll"].interval.excludes_zero
+        assert not two.row("lora", 16).differences["nll"].clear
+        assert two.winners == {}
+
+    def test_a_winner_is_clear_of_every_other_by_the_test_that_the_p_values_show(self):
+        """One rule: what is bold has corrected p-values of at most 0.05 against all others."""
+        rng = np.random.default_rng(0)
+        cells = []
+        for task in range(12):
+            level = rng.uniform(0.5, 0.7)
+            for method, gain in (("abmll", 0.2), ("lora", 0.0), ("reptile", 0.05 if task < 8 else -0.05)):
+                cells.append(make_cell(method, 0, f"t{task}", accuracy=level + gain))
+        summary = summarise(cells)
+        assert summary.winners[16, "accuracy"] == "abmll"
+        assert all(summary.row(m, 16).differences["accuracy"].p_value <= 0.05 for m in ("lora", "reptile"))
+        without = summarise([c for c in cells if c.method != "abmll"], baseline="lora")
+        assert without.row("reptile", 16).differences["accuracy"].p_value > 0.05
+        assert (16, "accuracy") not in without.winners
 
     def test_metrics_without_a_better_end_have_no_winner_and_no_rank(self):
         summary = summarise(grid(), metrics=("entropy",))
@@ -162,6 +180,52 @@ def test_a_summary_of_some_metrics_is_that_part_of_the_summary_of_all():
     every = ("entropy", "brier", "accuracy", "auroc", "nll", "ece")
     for chosen in (HEADLINE, ("entropy",), ()):
         assert repr(summarise(cells, metrics=every).only(chosen)) == repr(summarise(cells, metrics=chosen))
+
+
+class TestLevels:
+    def cell(self, targets, widths, method="abmll", task="t0"):
+        log_probs = torch.full((1, len(targets), max(widths)), -math.inf)
+        for row, width in enumerate(widths):
+            log_probs[0, row, :width] = torch.arange(1.0, width + 1).log_softmax(-1)
+        ids = [str(i) for i in range(len(targets))]
+        return Cell(method, 0, task, "f", 16, ids, torch.tensor(targets), log_probs)
+
+    def test_chance_majority_and_uniform_from_their_definitions(self):
+        levels = levels_of(self.cell([0, 1, 1, 0, 0], [2, 2, 4, 3, 2]))
+        assert levels.chance == pytest.approx((3 / 2 + 1 / 4 + 1 / 3) / 5)
+        assert levels.majority == pytest.approx(3 / 5)
+        assert levels.uniform_nll == pytest.approx((3 * math.log(2) + math.log(4) + math.log(3)) / 5)
+
+    def test_levels_are_averaged_over_cells_as_rows_are(self):
+        cells = [self.cell([0, 0], [2, 2]), self.cell([0, 1], [4, 4], task="t1")]
+        summary = summarise(cells)
+        assert summary.mean_levels(16).chance == pytest.approx(3 / 8)
+        assert summary.mean_levels(16, "t1").majority == pytest.approx(0.5)
+
+    def test_a_row_beats_uniform_only_if_clearly(self):
+        """Confidence 0.8 has a lower NLL than a coin's only where accuracy is above 0.66."""
+
+        def beats(accuracies):
+            cells = [make_cell(task=f"t{i}", accuracy=a) for i, a in enumerate(accuracies)]
+            return summarise(cells).rows[0].beats_uniform
+
+        assert beats([0.9] * 8)
+        assert not beats([0.5] * 8)
+        assert not beats([0.9] * 5 + [0.5] * 3), "better on the mean, but one cannot tell"
+        assert beats([0.9, 0.9]), "two tasks can tell nothing: the mean decides"
+
+    def test_uniform_is_not_clearly_below_itself(self):
+        cells = [make_cell("lora", task=f"t{i}") for i in range(8)]
+        flat = [replace(c, method="uniform", log_probs=torch.full_like(c.log_probs, math.log(0.5))) for c in cells]
+        summary = summarise([*cells, *flat], baseline="lora")
+        row = summary.row("uniform", 16)
+        assert row.against_uniform.interval.mean == pytest.approx(0, abs=1e-7)
+        assert row.estimates["nll"].mean == pytest.approx(summary.mean_levels(16).uniform_nll)
+
+    def test_references_stand_last_and_the_baseline_first(self):
+        names = ("pretrained", "uniform", "lora", "abmll", "label-frequency")
+        summary = summarise([make_cell(name, task=f"t{i}") for name in names for i in range(2)])
+        assert summary.methods == ("abmll", "lora", "uniform", "label-frequency", "pretrained")
 
 
 class TestUnequalSets:
@@ -213,8 +277,8 @@ class TestUnequalSets:
     def test_what_holds_at_several_support_sizes_is_told_once(self):
         cells = [c for size in (4, 16, 64) for c in grid(size) if (c.method, c.task) != ("lora", "t2")]
         notes = summarise(cells).notes
-        assert len(notes) == 1
-        assert "lora lacks 3 of 9 (task, seed) cells with 4, 16 and 64 support examples" in notes[0]
+        assert len(notes) == 2
+        assert "lora lacks 3 of 9 (task, seed) cells with 4, 16 and 64 support examples" in notes[1]
 
     def test_absent_baseline_one_seed_and_one_task_are_told(self):
         summary = summarise([make_cell("lora"), make_cell("reptile", accuracy=0.5)])

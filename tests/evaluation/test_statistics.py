@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from abmll.evaluation.statistics import bootstrap_interval, holm, midranks, wilcoxon_signed_rank
 
@@ -159,3 +160,18 @@ class TestHolm:
 def test_midranks():
     assert midranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1, 3.5, 2]
     assert midranks(np.array([[1.0, 1.0], [2.0, 1.0]])).tolist() == [[1.5, 1.5], [2, 1]]
+
+
+@pytest.mark.parametrize("n", [6, 10, 25, 48])
+def test_wilcoxon_is_scipys_where_scipy_is_exact(n):
+    """SciPy's exact test knows no ties: with them it permutes signs, of few values all."""
+    differences = np.random.default_rng(n).normal(0.2, 1, n)
+    expected = stats.wilcoxon(differences, method="exact").pvalue
+    assert wilcoxon_signed_rank(differences) == pytest.approx(expected, rel=1e-9)
+
+
+def test_wilcoxon_with_ties_is_scipys_permutation_test():
+    differences = np.array([0.1, 0.1, -0.2, 0.3, 0.3, 0.3, -0.1, 0.4, 0.0])
+    method = stats.PermutationMethod(n_resamples=np.inf)
+    expected = stats.wilcoxon(differences[differences != 0], method=method).pvalue
+    assert wilcoxon_signed_rank(differences) == pytest.approx(expected, rel=1e-9)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
+import torch
 from reports_fake import fake_cells
 
-from abmll.evaluation.metrics import summarise
 from abmll.evaluation.statistics import Interval
+from abmll.evaluation.summary import summarise
 from abmll.reports import notation
 from abmll.reports.per_task import ranking
 from abmll.reports.tables import counts, markdown_table, text_table
@@ -134,3 +136,44 @@ def test_the_tables_ranks_are_those_of_the_critical_difference(lacking):
     summary = summarise(cells)
     found = ranking(summary, 4)
     assert dict(zip(found.methods, found.mean_ranks, strict=True)) == {r.method: r.ranks["nll"] for r in summary.rows}
+
+
+def with_uniform(cells):
+    """The cells, and those of uniform on the same rows."""
+    firsts = {(c.seed, c.task, c.support_size): c for c in cells}.values()
+    flat = [replace(c, method="uniform", log_probs=torch.zeros_like(c.log_probs[:1]).log_softmax(-1)) for c in firsts]
+    return [*cells, *flat]
+
+
+def blunted(cell):
+    """Its confident mistakes made so dear that uniform is better."""
+    return replace(cell, log_probs=(30 * cell.log_probs).log_softmax(-1))
+
+
+@pytest.mark.parametrize("table", [text_table, markdown_table])
+def test_a_table_in_which_nothing_beats_uniform_says_so_in_its_first_line(table):
+    cells = [blunted(c) for c in fake_cells(support_sizes=(4,), methods=("abmll", "lora"))]
+    summary = summarise(with_uniform(cells))
+    first = table(summary).splitlines()[0]
+    level = notation.number(summary.row("uniform", 4).estimates["nll"].mean)
+    assert first.startswith("Nothing here beats uniform: with 4 support examples no method has a clearly lower NLL")
+    assert f"than {level}," in first
+    assert "abmll †" in table(summary)
+    assert "uniform †" not in table(summary)
+    assert "† does not beat uniform" in table(summary)
+
+
+def test_only_rows_that_do_not_beat_uniform_are_marked(summary):
+    good = fake_cells(support_sizes=(64,), methods=("abmll",))
+    bad = [blunted(c) for c in fake_cells(support_sizes=(64,), methods=("lora",))]
+    text = text_table(summarise(with_uniform([*good, *bad])))
+    assert not text.startswith("Nothing")
+    assert "lora †" in text
+    assert "abmll †" not in text
+
+
+def test_chance_and_the_commonest_label_stand_under_every_table(summary):
+    levels = summary.mean_levels(4)
+    line = f"Chance {levels.chance:.3f}, commonest label {levels.majority:.3f} (accuracy); uniform"
+    assert text_table(summary).count("Chance") == markdown_table(summary).count("Chance") == 2
+    assert line in text_table(summary)

@@ -49,8 +49,8 @@ def report(
 
 def print_table(predictions: Path) -> None:
     """The table of means and paired differences, on standard output."""
-    from abmll.evaluation.metrics import summarise
     from abmll.evaluation.predictions import read_cells
+    from abmll.evaluation.summary import summarise
     from abmll.reports.tables import text_table
 
     typer.echo(text_table(summarise(read_cells(predictions))).rstrip())

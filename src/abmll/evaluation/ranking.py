@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy import stats
 
 from abmll.core.errors import AbmllError
 from abmll.evaluation.statistics import midranks, seed_means
@@ -73,18 +73,17 @@ def _task_ranks(values: np.ndarray, higher_is_better: bool) -> np.ndarray:
 def friedman(ranks: np.ndarray) -> float:
     """p-value of Friedman's test that all methods are alike, from ranks (tasks, methods), corrected for ties.
 
-    χ² with k - 1 degrees of freedom of 12N/(k(k+1))·Σ(R_j - (k+1)/2)², divided by 1 - Σ(t³ - t)/(N(k³ - k)) over
-    groups of t equal ranks. 1 if every task ranks all methods equal.
+    1 if every task ranks all methods equal. With two methods the χ² approximation is the sign test's.
     """
     num_tasks, count = ranks.shape
-    spread = ((ranks.mean(0) - (count + 1) / 2) ** 2).sum()
     tied = sum((t**3 - t) for row in ranks for t in np.unique(row, return_counts=True)[1])
     correction = 1 - tied / (num_tasks * (count**3 - count))
     if correction <= 0:
         return 1.0
-    statistic = 12 * num_tasks / (count * (count + 1)) * spread / correction
-    half = torch.tensor([(count - 1) / 2, statistic / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
+    if count > 2:
+        return float(stats.friedmanchisquare(*ranks.T).pvalue)
+    spread = ((ranks.mean(0) - (count + 1) / 2) ** 2).sum()
+    return float(stats.chi2.sf(12 * num_tasks / (count * (count + 1)) * spread / correction, count - 1))
 
 
 def nemenyi_difference(num_methods: int, num_tasks: int, alpha: float = 0.05) -> float:
@@ -96,19 +95,7 @@ def nemenyi_quantile(num_methods: int, alpha: float = 0.05) -> float:
     """The upper α quantile of the range of k standard normal variables (infinite degrees of freedom), over √2."""
     if num_methods < 2 or not 0 < alpha < 1:
         raise AbmllError(f"Nemenyi's test compares at least 2 methods at 0 < alpha < 1; got {num_methods}, {alpha}.")
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _range_probability(middle, num_methods) < 1 - alpha else (low, middle)
-    return (low + high) / 2 / math.sqrt(2)
-
-
-def _range_probability(width: float, count: int) -> float:
-    """P(range of `count` standard normals <= width) = k ∫ φ(z) (Φ(z) - Φ(z - width))^(k-1) dz."""
-    z = torch.linspace(-8, 8 + width, 8001, dtype=torch.float64)
-    inside = torch.special.ndtr(z) - torch.special.ndtr(z - width)
-    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
-    return float(count * torch.trapezoid(density * inside.pow(count - 1), z))
+    return float(stats.studentized_range.ppf(1 - alpha, num_methods, np.inf) / math.sqrt(2))
 
 
 def _groups(means: np.ndarray, width: float) -> list[tuple[int, int]]:

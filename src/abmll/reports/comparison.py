@@ -9,15 +9,18 @@ from typing import Any
 
 from abmll.core.files import write_whole
 from abmll.evaluation.domains import SCORES, ood_intervals
-from abmll.evaluation.metrics import HEADLINE, METRICS, Row, Summary, summarise
+from abmll.evaluation.levels import Levels
+from abmll.evaluation.metrics import HEADLINE, METRICS
 from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
+from abmll.evaluation.summary import Row, Summary, summarise
 from abmll.reports.costs import COLUMNS, Cost, cost_of
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.per_task import RANKED, ranking
 from abmll.reports.report import write_report
 from abmll.reports.tables import aligned_rows, counts, markdown_rows
+from abmll.reports.verdicts import legend_of_marks, levels_line, marked, nothing_beats_uniform
 
 QUALITY = ("accuracy", "macro_f1", "nll", "ece", "adaptive_ece", "ece_per_example", "brier", "auroc")
 TESTED = ("accuracy", "nll", "ece", "brier")
@@ -35,26 +38,35 @@ class ComparisonTable:
             self.costs[row.method, row.support_size] = cost_of(own)
         self.rankings = {size: ranking(self.summary, size) for size in self.summary.support_sizes}
 
-    def markdown(self) -> str:
-        """For a page of documentation: per support size quality, cost, differences and ranks."""
-        return self._text(markdown_rows, "### ", "**{}**")
+    def markdown(self, about: Sequence[str] = ()) -> str:
+        """For a page of documentation: per support size quality, cost, differences and ranks.
+
+        about: paragraphs to stand before the first table, after what must be said first.
+        """
+        return self._text(markdown_rows, "### ", "**{}**", about)
 
     def text(self) -> str:
         """For a terminal."""
         return self._text(lambda rows: aligned_rows(rows, lambda text: text), "", "{} *")
 
-    def _text(self, table: Callable[[list[list[str]]], str], heading: str, best: str) -> str:
-        blocks = []
+    def _text(self, table: Callable[[list[list[str]]], str], heading: str, best: str, about: Sequence[str] = ()) -> str:
+        first = [*nothing_beats_uniform(self.summary), *about]
+        blocks: list[str] = []
         for size in self.summary.support_sizes:
             scope = counts(self.summary, size) or "unequal sets of tasks and seeds"
             blocks += [f"{heading}{size} support examples, {scope}", table(self._quality(size, best))]
+            blocks += [levels_line(self.summary, size)]
             blocks += [table(self._cost(size))]
             if len(differences := self._differences(size)) > 1:
                 blocks += [f"Difference to {self.summary.baseline}, p-values Holm-corrected:", table(differences)]
             if found := self.rankings[size]:
                 blocks += [ranking_text(found)]
-        legend = f"± half of the 95 % interval; {best.format('best')}: better than each other method, paired interval."
-        return "\n\n".join([*blocks, legend, *self.summary.notes]) + "\n"
+        legend = (
+            f"± half of the 95 % interval; {best.format('best')}: better than each other method, p ≤ 0.05 by "
+            "Wilcoxon's signed-rank test over tasks, Holm-corrected."
+        )
+        marks = legend_of_marks(self.summary)
+        return "\n\n".join([*first, *blocks, legend, *marks, *self.summary.notes]) + "\n"
 
     def _rows(self, size: int) -> list[Row]:
         return [row for row in self.summary.rows if row.support_size == size]
@@ -67,7 +79,7 @@ class ComparisonTable:
                 text = mean_and_half_width(row.estimates[metric])
                 wins = self.summary.winners.get((size, metric)) == row.method
                 texts.append(best.format(text) if wins else text)
-            rows.append([row.method, *texts])
+            rows.append([marked(row), *texts])
         return rows
 
     def _cost(self, size: int) -> list[list[str]]:
@@ -107,12 +119,35 @@ class ComparisonTable:
                         name: {**_interval(d.interval), "p_value": _finite(d.p_value), "num_pairs": d.num_pairs}
                         for name, d in row.differences.items()
                     },
+                    "against_uniform": {
+                        **_interval(row.against_uniform.interval),
+                        "p_value": _finite(row.against_uniform.p_value),
+                        "num_pairs": row.against_uniform.num_pairs,
+                        "beats": row.beats_uniform,
+                    },
                     "mean_ranks": {name: _finite(rank) for name, rank in row.ranks.items()},
                     "cost": vars(self.costs[key]),
                 }
             )
         rankings = {str(size): vars(found) if found else None for size, found in self.rankings.items()}
-        return {"baseline": self.summary.baseline, "rows": rows, "rankings": rankings, "notes": self.summary.notes}
+        levels = {
+            str(size): {
+                "mean": self.summary.mean_levels(size)._asdict(),
+                "tasks": {task: found._asdict() for task in self.summary.tasks if (found := self._levels(size, task))},
+            }
+            for size in self.summary.support_sizes
+        }
+        return {
+            "baseline": self.summary.baseline,
+            "rows": rows,
+            "levels": levels,
+            "rankings": rankings,
+            "notes": self.summary.notes,
+        }
+
+    def _levels(self, size: int, task: str) -> Levels | None:
+        found = self.summary.mean_levels(size, task)
+        return None if found.chance != found.chance else found
 
 
 def ranking_text(found: Ranking) -> str:
@@ -133,8 +168,8 @@ def write_comparison(
     """
     cells = read_cells(predictions)
     table = ComparisonTable(cells, baseline)
-    about = f"Budget: {run_info['budget']}.\n\n" if "budget" in run_info else ""
-    written = write_whole(out / "comparison.md", about + table.markdown())
+    about = [f"Budget: {run_info['budget']}."] if "budget" in run_info else []
+    written = write_whole(out / "comparison.md", table.markdown(about))
     write_whole(out / "comparison.json", json.dumps({**run_info, **table.record()}, indent=1) + "\n")
     report = write_report(
         cells, table.summary.only(HEADLINE), table.aurocs, out / "report.html", training_logs, run_info

@@ -20,9 +20,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from abmll.core import calibration
-from abmll.evaluation.metrics import METRICS, Summary
+from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking
+from abmll.evaluation.summary import Summary
 from abmll.reports.learning import Curve
 
 # Matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from abmll.evaluation.metrics import METRICS, Summary
+from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking, rank_methods, shared_task_means
 from abmll.evaluation.statistics import seed_means
+from abmll.evaluation.summary import Summary
 from abmll.reports.notation import number
 
 SHOWN = ("accuracy", "nll")

@@ -12,13 +12,14 @@ import jinja2
 from abmll.core import calibration
 from abmll.core.files import write_whole
 from abmll.evaluation import domains
-from abmll.evaluation.metrics import METRICS, Summary, summarise
+from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.statistics import Interval
+from abmll.evaluation.summary import Summary, summarise
 from abmll.reports import costs, figures, learning, per_task
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.tables import counts
-from abmll.reports.verdicts import losses, wins
+from abmll.reports.verdicts import legend_of_marks, levels_line, losses, marked, nothing_beats_uniform, wins
 
 Aurocs = Mapping[tuple[str, int], Mapping[str, Interval]]
 TEMPLATE = "report.html.jinja"
@@ -86,6 +87,8 @@ def _context(
     return {
         "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
         "baseline": summary.baseline,
+        "nothing_beats_uniform": nothing_beats_uniform(summary),
+        "marks": legend_of_marks(summary),
         "size": size,
         "scope": _scope(cells, summary),
         "methods": list(summary.methods),
@@ -158,14 +161,22 @@ def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]
                     "value": mean_and_half_width(row.estimates[metric]),
                     "best": summary.winners.get((size, metric)) == row.method,
                     "difference": mean_and_bounds(difference.interval) if difference else "",
-                    "clear": bool(difference and difference.interval.excludes_zero),
+                    "clear": bool(difference and difference.clear),
                     "p_value": p_value(difference.p_value) if difference else "",
                     "rank": number(row.ranks[metric], 2) if metric in row.ranks else "",
                 }
             )
         seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
-        rows.append({"method": row.method, "entries": entries, "seconds": f"{seconds:.3g}", "cells": row.num_cells})
-    return {"size": size, "counts": counts(summary, size), "rows": rows}
+        rows.append(
+            {
+                "method": row.method,
+                "name": marked(row),
+                "entries": entries,
+                "seconds": f"{seconds:.3g}",
+                "cells": row.num_cells,
+            }
+        )
+    return {"size": size, "counts": counts(summary, size), "rows": rows, "levels": levels_line(summary, size)}
 
 
 def _ranks(summary: Summary, size: int) -> dict[str, str] | None:

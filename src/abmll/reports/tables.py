@@ -6,43 +6,46 @@ import math
 import sys
 from collections.abc import Callable
 
-from abmll.evaluation.metrics import METRICS, Difference, Summary
+from abmll.evaluation.metrics import METRICS
+from abmll.evaluation.summary import Difference, Summary
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, signed
-from abmll.reports.verdicts import losses
+from abmll.reports.verdicts import legend_of_marks, levels_line, losses, marked, nothing_beats_uniform
 
 
 def text_table(summary: Summary, color: bool | None = None) -> str:
     """The summary for a terminal: means, then paired differences, per support size, then notes.
 
-    A winner (its paired 95 % interval against every other method excludes 0) and a difference whose interval
-    excludes 0 carry a `*`, and are bold if `color`: by default, where standard output is a terminal.
+    A winner and a difference that are clear (`Difference.clear`) carry a `*`, and are bold if `color`: by default,
+    where standard output is a terminal. Where nothing beats uniform, that is the first line.
     """
     color = sys.stdout.isatty() if color is None else color
     bold = _bold if color else _plain
-    blocks = []
+    blocks = nothing_beats_uniform(summary)
     for size in summary.support_sizes:
         means = _mean_rows(summary, size, _starred, _padded)
         blocks.append(f"{_mean_title(summary, size)}\n{aligned_rows(means, bold)}")
+        blocks.append(levels_line(summary, size))
         differences = _difference_rows(summary, size, _starred_difference)
         if len(differences) > 1:
             blocks.append(f"{_difference_title(summary, size)}\n{aligned_rows(differences, bold)}")
     legend = (
-        "± half of the 95 % interval. * the paired interval excludes 0: "
+        "± half of the 95 % interval. * p ≤ 0.05 by Wilcoxon's signed-rank test over tasks, Holm-corrected: "
         f"against {summary.baseline} for a difference, against every other method for a mean."
     )
-    return "\n\n".join([*blocks, legend, *_remarks(summary)]) + "\n"
+    return "\n\n".join([*blocks, legend, *legend_of_marks(summary), *_remarks(summary)]) + "\n"
 
 
 def markdown_table(summary: Summary) -> str:
     """The summary as GitHub-flavoured Markdown; winners in bold."""
-    blocks = []
+    blocks = nothing_beats_uniform(summary)
     for size in summary.support_sizes:
         means = _mean_rows(summary, size, lambda text: f"**{text}**", _plain)
         blocks.append(f"{_mean_title(summary, size)} (mean ± half of the 95 % interval)\n\n{markdown_rows(means)}")
+        blocks.append(levels_line(summary, size))
         differences = _difference_rows(summary, size, lambda d: mean_and_bounds(d.interval))
         if len(differences) > 1:
             blocks.append(f"{_difference_title(summary, size)} (95 % interval)\n\n{markdown_rows(differences)}")
-    return "\n\n".join([*blocks, *_remarks(summary)]) + "\n"
+    return "\n\n".join([*blocks, *legend_of_marks(summary), *_remarks(summary)]) + "\n"
 
 
 def counts(summary: Summary, size: int) -> str | None:
@@ -77,7 +80,7 @@ def _mean_rows(summary: Summary, size: int, best: Mark, other: Mark) -> list[lis
             marks = [best if summary.winners.get((size, m)) == row.method else other for m in summary.metrics]
             texts = [mean_and_half_width(row.estimates[m]) for m in summary.metrics]
             cells = [mark(text) for mark, text in zip(marks, texts, strict=True)]
-            rows.append([row.method, *cells, *([str(row.num_cells)] if unequal else [])])
+            rows.append([marked(row), *cells, *([str(row.num_cells)] if unequal else [])])
     return rows
 
 
@@ -113,7 +116,7 @@ def _padded(text: str) -> str:
 def _starred_difference(difference: Difference) -> str:
     interval = difference.interval
     half = "" if math.isnan(interval.low) else f" ± {number(interval.half_width)}"
-    return (_starred if interval.excludes_zero else _padded)(signed(interval.mean) + half)
+    return (_starred if difference.clear else _padded)(signed(interval.mean) + half)
 
 
 def aligned_rows(rows: list[list[str]], bold: Mark) -> str:

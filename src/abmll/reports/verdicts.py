@@ -4,8 +4,45 @@ from __future__ import annotations
 
 import math
 
-from abmll.evaluation.metrics import METRICS, Row, Summary
+from abmll.evaluation.metrics import METRICS
+from abmll.evaluation.references import UNIFORM
+from abmll.evaluation.summary import MIN_TASKS, Row, Summary
 from abmll.reports.notation import number, signed
+
+MARK = "†"
+"""Beside a method that does not beat uniform."""
+
+
+def nothing_beats_uniform(summary: Summary) -> list[str]:
+    """One sentence for each support size at which no method has a clearly lower NLL than uniform."""
+    sentences = []
+    for size in summary.support_sizes:
+        rows = [row for row in summary.rows if row.support_size == size and row.method != UNIFORM]
+        if rows and not any(row.beats_uniform for row in rows):
+            clearly = "" if rows[0].num_tasks < MIN_TASKS else "clearly "
+            sentences.append(
+                f"Nothing here beats uniform: with {size} support examples no method has a {clearly}lower NLL than "
+                f"{number(summary.mean_levels(size).uniform_nll)}, that of giving every choice of a row the same "
+                "probability (paired, same cells)."
+            )
+    return sentences
+
+
+def marked(row: Row) -> str:
+    """The method's name, with `MARK` where it does not beat uniform."""
+    return row.method if row.method == UNIFORM or row.beats_uniform else f"{row.method} {MARK}"
+
+
+def legend_of_marks(summary: Summary) -> list[str]:
+    """What `MARK` means, if a row has it."""
+    found = any(marked(row) != row.method for row in summary.rows)
+    return [f"{MARK} does not beat uniform: no clearly lower NLL on the same cells."] if found else []
+
+
+def levels_line(summary: Summary, size: int) -> str:
+    """Chance, majority and uniform's NLL at a support size, in one line."""
+    chance, majority, uniform_nll = map(number, summary.mean_levels(size))
+    return f"Chance {chance}, commonest label {majority} (accuracy); uniform {uniform_nll} (NLL)."
 
 
 def wins(summary: Summary, size: int) -> list[str]:
@@ -23,7 +60,7 @@ def wins(summary: Summary, size: int) -> list[str]:
         if sign and gain <= 0:
             interval = row.differences[metric].interval
             bounds = f"{signed(interval.low)} to {signed(interval.high)}"
-            clear = "" if interval.excludes_zero else ", so the two cannot be told apart"
+            clear = "" if row.differences[metric].clear else "; the two cannot be told apart"
             spread = "one cell only" if math.isnan(interval.low) else f"95 % interval {bounds}{clear}"
             mean = number(base.estimates[metric].mean)
             sentences.append(
@@ -56,12 +93,12 @@ def losses(summary: Summary) -> list[str]:
 def _loss(summary: Summary, row: Row, metric: str, better: str) -> str:
     interval = row.differences[metric].interval
     bounds = sorted((abs(interval.low), abs(interval.high)))
-    if interval.excludes_zero:
+    if row.differences[metric].clear:
         certainty = f"95 % interval {number(bounds[0])} to {number(bounds[1])}"
     elif math.isnan(interval.low):
         certainty = "no interval: one cell only"
     else:
-        certainty = "the 95 % interval includes 0"
+        certainty = "the two cannot be told apart"
     return (
         f"On this suite {row.method} has {better} {METRICS[metric].label} than {summary.baseline} by "
         f"{number(abs(interval.mean))} with {row.support_size} support examples ({certainty})."
