@@ -83,6 +83,8 @@ _ABMLL: Space = {
 }
 
 SPACES: Mapping[str, Space] = {
+    "uniform": {},
+    "label-frequency": {},
     "pretrained": {},
     "lora": {"learning_rate": _SGD},
     "multitask": _META,
