@@ -13,7 +13,7 @@ from abmll.adapters.spec import peft_config
 from abmll.core.types import Example
 from abmll.data.episodes import EpisodeSampler, evaluation_episode
 from abmll.data.task import Task
-from abmll.language import CausalLMLikelihood
+from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
 from abmll.methods.side_by_side import adapt_side_by_side
 from benchmarks.speed.measure import Case, Clock, compare
@@ -23,7 +23,7 @@ def likelihood_of(method: Any) -> CausalLMLikelihood:
     """The embedded model with the method's adapters."""
     torch.manual_seed(0)
     model, tokenizer = default.model()
-    return CausalLMLikelihood(attach_roles(model, peft_config(method.adapter)), tokenizer)
+    return CausalLMLikelihood(attach_roles(model, peft_config(method.adapter)), tokenizer, PromptFormat("letters"))
 
 
 def adaptation(repeats: int, clock: Clock) -> dict[str, Any]:

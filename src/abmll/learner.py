@@ -34,6 +34,7 @@ from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell
 from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.language.letters import letters_fit, some_of_each
 from abmll.methods import build_method
 from abmll.methods.posterior import AdapterPosterior
 from abmll.methods.side_by_side import adapt_side_by_side
@@ -105,6 +106,19 @@ class Learner:
         """Replaces the method's outer optimiser."""
         self.method = self.method._replace(outer=outer)
 
+    def settle(self, tasks: Sequence[Task]) -> PromptFormat:
+        """Settles answer = "auto" of the prompt, if it still is, on rows of `tasks`, and returns the prompt.
+
+        Done by whatever is called first: `meta_train`, `adapt` or `evaluate`; a saved adapter keeps it. The labels are
+        not looked at.
+        """
+        rows = some_of_each([task.examples for task in tasks])
+        # a task with more choices than there are letters settles it for all
+        rows += [row for task in tasks for row in task.examples if not letters_fit([row])][:1]
+        if rows:
+            self.likelihood.settle(rows)
+        return self.likelihood.prompt
+
     def meta_train(
         self,
         tasks: Sequence[Task],
@@ -119,6 +133,7 @@ class Learner:
         progress: bool = True,
     ) -> TrainingResult:
         """Learns θ over `tasks`. For more control use `abmll.training.train` with `learner.likelihood`."""
+        self.settle(tasks)
         return train(
             self.likelihood,
             self.method,
@@ -131,6 +146,7 @@ class Learner:
 
     def adapt(self, support: Sequence[Example], *, seed: int = 0) -> Posterior:
         """The posterior of a task given its labelled examples. Earlier posteriors stay valid."""
+        self.likelihood.settle(support)
         with seeded(derive_seed("adapt", seed)):
             return self.method.adaptation.adapt(self.likelihood, list(support))
 
@@ -144,6 +160,7 @@ class Learner:
         """
         if tasks_at_once < 1:
             raise AbmllError(f"tasks_at_once must be at least 1, got {tasks_at_once}.")
+        self.likelihood.settle(some_of_each(supports))
         of_size: dict[int, list[int]] = {}
         for place, support in enumerate(supports):
             of_size.setdefault(len(support), []).append(place)
@@ -159,6 +176,7 @@ class Learner:
 
     def evaluate(self, tasks: Sequence[Task], *, name: str | None = None, **options: Any) -> Iterator[Cell]:
         """Predictions on held-out tasks; options of `abmll.evaluation.evaluate.evaluate`."""
+        self.settle(tasks)
         return evaluate(self.likelihood, self.method, name or self.name, tasks, **options)
 
     def save(

@@ -7,7 +7,7 @@ import torch
 
 from abmll.core.params import clone, train_only
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Example
-from abmll.language import CausalLMLikelihood
+from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -25,7 +25,7 @@ def likelihood():
 
     torch.manual_seed(0)
     config = peft_config(build_method("abmll", space="weight").adapter, r=2, target_modules=["q_proj", "down_proj"])
-    likelihood = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer())
+    likelihood = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer(), PromptFormat("letters"))
     with torch.no_grad():
         for role, std in ((META, 0.02), (TASK, 0.03)):
             for tensor in likelihood.parameters(role).values():

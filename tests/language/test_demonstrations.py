@@ -19,7 +19,7 @@ ASKED = Example("film 9 was fun.", ("no", "yes"), 1, QUESTION, "q", SOLVED)
 
 def shown(example, **options):
     tokenizer = tiny_tokenizer()
-    return tokenizer.decode(encode(example, tokenizer, PromptFormat(**options)).prefix)
+    return tokenizer.decode(encode(example, tokenizer, PromptFormat(**{"answer": "letters"} | options)).prefix)
 
 
 def test_each_is_written_like_the_question_with_its_answer_and_a_blank_line():
@@ -35,7 +35,7 @@ def test_each_is_written_like_the_question_with_its_answer_and_a_blank_line():
 
 def test_letters_answer_with_the_letter_of_their_own_choices():
     solved = Example("The sea is", ("red", "wet", "dry"), 1)
-    text, answers = render(Example("The sky is", ("up", "down"), 0, demonstrations=(solved,)), PromptFormat())
+    text, answers = render(Example("The sky is", ("up", "down"), 0, demonstrations=(solved,)), PromptFormat("letters"))
     assert text == (
         "The sea is\nChoices:\nA) red\nB) wet\nC) dry\nAnswer: B\n\nThe sky is\nChoices:\nA) up\nB) down\nAnswer:"
     )
@@ -93,4 +93,4 @@ def test_the_answer_that_is_scored_is_the_questions():
 def test_a_demonstration_that_cannot_be_written_is_named():
     many = Example("pick", tuple(map(str, range(30))), 0, id="wide")
     with pytest.raises(AbmllError, match="'wide' has 30 choices"):
-        render(ASKED._replace(demonstrations=(many,)), PromptFormat())
+        render(ASKED._replace(demonstrations=(many,)), PromptFormat("letters"))

@@ -95,7 +95,7 @@ def test_token_loss_is_the_targets_language_model_loss():
 
 
 def test_published_loss_also_supervises_header_and_ending(monkeypatch):
-    likelihood = likelihood_of(prompt=PromptFormat(loss="tokens", chat=True))
+    likelihood = likelihood_of(prompt=PromptFormat("letters", loss="tokens", chat=True))
     template = (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<end>{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"

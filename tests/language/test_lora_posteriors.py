@@ -7,7 +7,7 @@ import torch
 
 from abmll.core.params import clone
 from abmll.core.types import META, TASK, Example
-from abmll.language import CausalLMLikelihood
+from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
 from abmll.methods.jacobian import choice_jacobians
 from abmll.methods.laplace import last_layer
@@ -28,7 +28,7 @@ def likelihood():
     from abmll.adapters import attach_roles
 
     config = LoraConfig(r=2, lora_alpha=4, lora_dropout=0.3, task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
-    out = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer())
+    out = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer(), PromptFormat("letters"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for role in (META, TASK):

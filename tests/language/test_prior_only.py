@@ -8,7 +8,7 @@ import torch
 from abmll.core.layer_output import implementation
 from abmll.core.params import gradients_of, train_only
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Example
-from abmll.language import CausalLMLikelihood
+from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods.abmll import Abmll
 from abmll.methods.inner import InnerLoop
 from abmll.methods.objective import Objective
@@ -26,7 +26,9 @@ def likelihood_in(space: str) -> CausalLMLikelihood:
 
     torch.manual_seed(0)
     config = peft_config(AdapterSpec("abmll", -3.0, space=space), r=2, target_modules="all-linear")
-    likelihood = CausalLMLikelihood(attach_roles(tiny_llama(dtype=torch.float64), config), tiny_tokenizer())
+    likelihood = CausalLMLikelihood(
+        attach_roles(tiny_llama(dtype=torch.float64), config), tiny_tokenizer(), PromptFormat("letters")
+    )
     with torch.no_grad():
         for role in (META, TASK):
             for tensor in likelihood.parameters(role).values():

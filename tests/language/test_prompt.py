@@ -43,7 +43,7 @@ def test_prompt_and_answer_tokens_decode_to_the_text():
 def test_long_text_loses_its_middle_and_nothing_else(limit, text):
     tokenizer = tiny_tokenizer()
     example = EXAMPLE._replace(prompt=text, question="Q?", choices=("n", "p"))
-    encoded = encode(example, tokenizer, PromptFormat(max_tokens=limit))
+    encoded = encode(example, tokenizer, PromptFormat("letters", max_tokens=limit))
     shown = tokenizer.decode(encoded.prefix)
     assert limit - 12 <= len(encoded.prefix) <= limit
     assert shown.startswith("Q?\n" + text[:2])
@@ -54,13 +54,13 @@ def test_long_text_loses_its_middle_and_nothing_else(limit, text):
 
 def test_question_and_choices_that_do_not_fit_are_an_error_and_never_cut():
     with pytest.raises(AbmllError, match=r"'r1' does not fit: its question and choices alone take about \d+ tokens"):
-        encode(EXAMPLE, tiny_tokenizer(), PromptFormat(max_tokens=16))
+        encode(EXAMPLE, tiny_tokenizer(), PromptFormat("letters", max_tokens=16))
 
 
 def test_more_choices_than_letters_name_the_remedy():
     many = EXAMPLE._replace(choices=tuple(str(i) for i in range(27)))
     with pytest.raises(AbmllError, match='Use answer = "text"'):
-        render(many, PromptFormat())
+        render(many, PromptFormat("letters"))
 
 
 CHAT = (
@@ -72,8 +72,8 @@ CHAT = (
 def test_chat_supervises_header_answer_and_ending_as_published(monkeypatch):
     tokenizer = tiny_tokenizer()
     monkeypatch.setattr(tokenizer, "chat_template", CHAT)
-    encoded = encode(EXAMPLE, tokenizer, PromptFormat(chat=True))
-    text = render(EXAMPLE, PromptFormat())[0]
+    encoded = encode(EXAMPLE, tokenizer, PromptFormat("letters", chat=True))
+    text = render(EXAMPLE, PromptFormat("letters"))[0]
     assert tokenizer.decode(encoded.prefix) == f"<|user|>{text}<end><|assistant|>"
     assert [tokenizer.decode(choice) for choice in encoded.choices] == ["A", "B"]
     assert tokenizer.decode(encoded.ending) == "<end>"
@@ -82,4 +82,4 @@ def test_chat_supervises_header_answer_and_ending_as_published(monkeypatch):
 
 def test_chat_without_a_template_is_refused():
     with pytest.raises(AbmllError, match="no chat template"):
-        encode(EXAMPLE, tiny_tokenizer(), PromptFormat(chat=True))
+        encode(EXAMPLE, tiny_tokenizer(), PromptFormat("letters", chat=True))

@@ -94,9 +94,10 @@ class DataConfig(Section):
 class PromptConfig(Section):
     """How an example becomes text, and an answer a probability."""
 
-    answer: Literal["letters", "text"] = Field(
-        default="letters",
-        description='Answer by the letter of a listed choice, or by the "text" of the choice itself.',
+    answer: Literal["auto", "letters", "text"] = Field(
+        default="auto",
+        description='Answer by the letter of a listed choice, or by the "text" of the choice itself; "auto" takes '
+        "letters if the model answers by them.",
     )
     score: Literal["mean", "sum"] = Field(
         default="mean",

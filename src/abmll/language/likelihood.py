@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
 from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
 from abmll.core.types import META, Estimator, Example, Role, Terms
 from abmll.language.batch import Batch, pack, score
 from abmll.language.dropout import adapter_dropouts, switch
 from abmll.language.functional import called_at
+from abmll.language.letters import NEEDED, letter_agreement, letters_fit, some_of_each
 from abmll.language.prompt import Encoded, PromptFormat, encode
 from abmll.language.trunk import Trunk
 
@@ -60,6 +63,28 @@ class CausalLMLikelihood:
         self._substituted: Callable[..., Any] | None = None
         self._trunk = Trunk.of(model, self._logits_of_own, takes_masks=self._attention in MASKS_4D)
 
+    def settle(self, examples: Sequence[Example]) -> None:
+        """Replaces answer = "auto" by what the model can do, found on examples as it stands; else does nothing.
+
+        Args:
+            examples: A few rows; their labels are not looked at. Whatever is asked first is taken if nobody settles it.
+        """
+        if self.prompt.answer != "auto":
+            return
+        asked, auto = some_of_each([examples]), self.prompt
+        agreement = None
+        if letters_fit(examples):
+            self.prompt = replace(auto, answer="letters")
+            try:
+                agreement = letter_agreement(lambda rows: self.choice_log_probs(rows)[0], asked)
+            except AbmllError:  # too long with all choices listed, say: such rows cannot be answered by letters
+                agreement = None
+        answer: Literal["letters", "text"] = "letters" if agreement is not None and agreement >= NEEDED else "text"
+        self.prompt = replace(auto, answer=answer)
+        self._encoded.clear()
+        found = "rows do not fit letters" if agreement is None else f"agreement of answers by letters {agreement:.2f}"
+        tell(f'answer = "{answer}" ({found}; {NEEDED} is needed for letters).')
+
     def parameters(self, role: Role) -> dict[str, Tensor]:
         if role not in self._parameters:
             self._parameters[role] = dict(adapter_parameters(self.model, role))
@@ -99,6 +124,7 @@ class CausalLMLikelihood:
         prior_only: bool = False,
     ) -> Iterator[Terms]:
         """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch."""
+        self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         targets = torch.tensor([item.target for item in encoded], device=self.model.device)
         by_tokens = self.prompt.loss == "tokens"
@@ -135,6 +161,7 @@ class CausalLMLikelihood:
         """
         if not examples:
             raise AbmllError("nothing to predict: the list of examples is empty.")
+        self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         samples = max(1, num_samples)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prefix))
@@ -155,6 +182,7 @@ class CausalLMLikelihood:
     @contextmanager
     def choice_graph(self, examples: Sequence[Example]) -> Iterator[Tensor]:
         """See `Likelihood.choice_graph`; one pass over all `examples`."""
+        self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         batch = self._pack(encoded, [item.choices for item in encoded])
         self.model.eval()

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
+from abmll.language.letters import LETTERS
 from abmll.rules import Tokens, require_fields
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PAPER_INSTRUCTION = "Return only the label of the correct answer for the question below.\n\n"
 """The instruction of the published prompts (arXiv 2508.14285, data files)."""
 ELLIPSIS = " … "
@@ -24,7 +24,8 @@ class PromptFormat:
     """How a question is put to the model and its answer scored.
 
     answer: "letters" lists the choices as A), B), … and expects the letter (the paper's format); "text" expects
-        the choice's own text.
+        the choice's own text; "auto" is letters if the model answers by them, else text, found on a few rows without
+        their labels when it is first used (`CausalLMLikelihood.settle`).
     score: a choice of several tokens scores the "mean" (length-normalised) or the "sum" of their log-probabilities.
     loss: "choices" is the NLL of the right choice among the choices; "tokens" the NLL of its tokens in the whole
         vocabulary, as published.
@@ -38,7 +39,7 @@ class PromptFormat:
     Raises: AbmllError naming every field that breaks its rule, the value and the rule.
     """
 
-    answer: Literal["letters", "text"] = "letters"
+    answer: Literal["auto", "letters", "text"] = "auto"
     score: Literal["mean", "sum"] = "mean"
     loss: Literal["choices", "tokens"] = "choices"
     instruction: str = ""
@@ -80,6 +81,8 @@ def render(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str
 
 def _body(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]]:
     """One question up to its answer, and the answers, without instruction or demonstrations."""
+    if prompt_format.answer == "auto":
+        raise AbmllError('answer = "auto" has not been settled for this model. Name "letters" or "text".')
     lines = [line for line in (example.question, example.prompt) if line]
     if prompt_format.answer == "letters":
         if len(example.choices) > len(LETTERS):

@@ -28,6 +28,7 @@ from abmll.pipeline.evaluate import (
 )
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.references import with_references
+from abmll.pipeline.settle import settled
 from abmll.pipeline.worker import Bench
 from abmll.reports.comparison import write_comparison
 from abmll.training.progress import progress_bar
@@ -91,10 +92,11 @@ def compare_run(
     config = with_references(config)
     if budget is not None:
         config = _with_budget(config, budget, baseline)
-    require_same_evaluation(out, config)
     suite = load_tasks(config)
     require_judgeable(suite, config)
     fetch_model(config.model)
+    config = settled(config, suite, out)
+    require_same_evaluation(out, config)
     prepare_folder(config, dict.fromkeys(config.method.names), out)
     names, reference = list(config.method.names), config.evaluation.same_seconds_as
     seconds: list[float] | None = None

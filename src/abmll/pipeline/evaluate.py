@@ -20,6 +20,7 @@ from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
 from abmll.pipeline.judged import record_adapter, require_same_adapter
 from abmll.pipeline.references import with_references
+from abmll.pipeline.settle import settled
 from abmll.pipeline.train import train_learner
 from abmll.training.distributed import Ranks, Unheard, together
 from abmll.training.loop import CHECKPOINTS
@@ -43,10 +44,11 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     path = out / PREDICTIONS
     ranks = join_ranks(config)
     own, config = set(config.method.names), with_references(config)
-    ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
     suite = load_tasks(config)
     require_judgeable(suite, config)
     require_same_passes(config)
+    config = settled(config, suite, out, adapter)
+    ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
     judged = dict.fromkeys(config.method.names) | dict.fromkeys(own, adapter)
     ranks.first(lambda: prepare_folder(config, judged, out))
     # References first: their model is let go before the adapter's is loaded.

@@ -15,6 +15,7 @@ from abmll.data.task import Task
 from abmll.learner import Learner
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_tasks
+from abmll.pipeline.settle import settled
 from abmll.training.loop import CHECKPOINTS, train
 from abmll.training.settings import Training
 
@@ -29,10 +30,12 @@ def train_run(config: RunConfig, *, resume: bool = False, progress: bool = True)
     nothing across tasks gets the fresh adapter that it adapts from, and no checkpoints and no log.
     """
     (name,) = config.method.names
+    suite = load_tasks(config)
+    config = settled(config, suite, config.output)
     learner = build_learner(config, name, seed=config.seed)
     if learner.method.meta_learner is None:
         return _fresh(learner, config, resume)
-    train_learner(learner, load_tasks(config), config, config.output, config.seed, resume=resume, progress=progress)
+    train_learner(learner, suite, config, config.output, config.seed, resume=resume, progress=progress)
     return config.output / ADAPTER
 
 

@@ -30,6 +30,7 @@ from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
+from abmll.pipeline.settle import settled
 from abmll.pipeline.train import meta_train
 from abmll.training.progress import progress_bar
 
@@ -60,9 +61,11 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
 
     Raises: AbmllError for tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
     """
-    tuning_tasks(config)  # refuses, before anything is written, what every method would be refused for
-    require_same_run(out, config, free=("method.name", "output", "tune.trials"))
+    suite = load_tasks(config)
+    suite.require("validation")  # refuses, before anything is written, what every method would be refused for
     fetch_model(config.model)
+    config = settled(config, suite, out)
+    require_same_run(out, config, free=("method.name", "output", "tune.trials"))
     write_beside(out, config, [config.tune.seed])
     units = [Unit(name, {"work": "tune", "method": name}) for name in config.method.names]
     ended: list[Unit] = []

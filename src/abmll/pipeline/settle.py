@@ -1,0 +1,42 @@
+"""answer = "auto" of a run, settled once: every method, seed and process of it then asks in one way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abmll.card import read_card
+from abmll.config import RunConfig, load_config
+from abmll.data.suite import Suite
+from abmll.methods import build_method
+from abmll.methods.no_model import needs_model
+from abmll.pipeline.beside import RUN_FILE
+from abmll.pipeline.build import build_learner, join_ranks
+
+AUTO = "auto"
+
+
+def settled(config: RunConfig, suite: Suite, out: Path, adapter: Path | None = None) -> RunConfig:
+    """The run with what its answer = "auto" comes to; as it is, if it says something else.
+
+    A run that goes on in `out` takes what its run file there has, an adapter that is judged what its card has; else the
+    model is asked, on training rows (`Learner.settle`), which loads it.
+    """
+    if config.prompt.answer != AUTO:
+        return config
+    ranks = join_ranks(config)
+    answer = ranks.agree(lambda: _known(out, adapter))
+    if answer == AUTO:
+        methods = [build_method(name, **config.method.options_for(name)) for name in config.method.names]
+        if not any(map(needs_model, methods)):
+            return config
+        learner = build_learner(config, "pretrained", seed=0)
+        answer = learner.settle(suite.train or suite.validation or suite.test).answer
+        # ranks on other hardware may differ in the last bits
+        answer = ranks.agree(lambda: answer)
+    return config.model_copy(update={"prompt": config.prompt.model_copy(update={"answer": answer})})
+
+
+def _known(out: Path, adapter: Path | None) -> str:
+    if adapter is not None:
+        return read_card(adapter).prompt.answer
+    return load_config(out / RUN_FILE).prompt.answer if (out / RUN_FILE).is_file() else AUTO
