@@ -17,7 +17,7 @@ from abmll.data.formats.datasets import is_dataset, splits
 from abmll.data.formats.format import Options, Reading
 from abmll.data.formats.json import read_document
 from abmll.data.guess import Given, Guess, guess_columns
-from abmll.data.layout import CHOICES_NAMES, ID_NAMES, INPUT_NAMES, LABEL_NAMES, TARGET_NAMES
+from abmll.data.columns import CHOICES_NAMES, ID_NAMES, INPUT_NAMES, LABEL_NAMES, TARGET_NAMES
 from abmll.data.problems import Problem, errors
 from abmll.data.readers import ParsedTask, parse_spec
 from abmll.data.rows import task_name

@@ -9,6 +9,7 @@ from typing import Literal
 
 from abmll.core.errors import AbmllError
 
+Severity = Literal["error", "warning", "note"]
 SHOWN = 10
 """How many problems an error lists before it only counts them."""
 
@@ -20,7 +21,8 @@ class Problem:
     line: 1-based; 0 if it concerns the file as a whole.
     field: the field or column concerned; "" if none.
     message: what was found. cure: what to do about it.
-    severity: an "error" keeps the file from being read; a "warning" does not.
+    severity: an "error" keeps the file from being read; a "warning" does not; a "note" says what was done for the user
+        and asks for nothing.
     """
 
     file: str
@@ -28,7 +30,7 @@ class Problem:
     field: str
     message: str
     cure: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         place = self.file + (f":{self.line}" if self.line else "") + (f" [{self.field}]" if self.field else "")
@@ -38,6 +40,23 @@ class Problem:
 def errors(problems: Sequence[Problem]) -> list[Problem]:
     """Those that keep a file from being read."""
     return [problem for problem in problems if problem.severity == "error"]
+
+
+def listed_lines(lines: Sequence[int], most: int = 8) -> str:
+    """ "3, 5-7, 12, …" for line numbers in order: at most `most` runs of them."""
+    runs: list[list[int]] = []
+    for line in lines:
+        if runs and line == runs[-1][1] + 1:
+            runs[-1][1] = line
+        elif len(runs) < most:
+            runs.append([line, line])
+        else:
+            return ", ".join(_run(*run) for run in runs) + ", …"
+    return ", ".join(_run(*run) for run in runs)
+
+
+def _run(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}" if last > first + 1 else f"{first}, {last}"
 
 
 def raise_errors(path: Path | str, problems: Sequence[Problem]) -> None:

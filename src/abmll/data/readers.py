@@ -10,8 +10,9 @@ from abmll.core.types import Example
 from abmll.data.checks import check_rows
 from abmll.data.formats import TABLE, find_format
 from abmll.data.formats.container import read_container
-from abmll.data.layout import Layout, PlacedExample, place_examples
+from abmll.data.layout import Layout
 from abmll.data.overlap import input_key
+from abmll.data.placing import PlacedExample, place_examples
 from abmll.data.problems import Problem, errors, raise_errors
 from abmll.data.rows import task_name
 from abmll.data.spec import TaskSpec, read_spec, spec_files

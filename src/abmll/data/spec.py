@@ -28,7 +28,7 @@ class TaskSpec(Schema):
     id: the column with the row's id.
     format: a reader of `abmll.data.formats` by its name, such as "unifiedqa"; "table" (the default) reads named
         fields of whatever kind of file it is.
-    delimiter, quoting: of CSV and TSV. sheet: of an Excel workbook.
+    delimiter, quoting, encoding, columns: of CSV and TSV; recognised by default, and the first line names the columns. sheet: of an Excel workbook.
     shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 
@@ -46,13 +46,17 @@ class TaskSpec(Schema):
     first_index: int = 0
     format: str = TABLE
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    quoting: bool = True
+    quoting: bool | None = None
+    encoding: str | None = Field(default=None, min_length=1)
+    columns: list[str] | None = Field(default=None, min_length=1)
     sheet: str | None = Field(default=None, min_length=1)
     shares_rows_with: list[str] = Field(default_factory=list)
 
     def options(self, labelled: bool) -> Options:
         """How the file is read."""
-        return Options(self.delimiter, self.quoting, self.sheet, labelled)
+        return Options(
+            self.delimiter, self.quoting, self.sheet, labelled, self.encoding, tuple(self.columns or ())
+        )
 
     def layout(self, labelled: bool, known_choices: Sequence[str] = ()) -> Layout:
         """Where the spec says that things stand."""

@@ -10,7 +10,7 @@ from typing import Any
 class Template:
     """A text with {column} places; `{{` and `}}` are literal braces.
 
-    columns: the columns that it needs, in order.
+    columns: the columns that it needs, in order. is_column: whether it is the text of one column and no more.
     bare_is_column: a text without any place is a column's name, not itself.
 
     Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a
@@ -21,6 +21,7 @@ class Template:
 
     def __init__(self, text: str, *, bare_is_column: bool = True) -> None:
         self.text = text
+        self.is_column = False
         self._parts: list[tuple[str, str | None]] = []
         for literal, column, code, conversion in string.Formatter().parse(text):
             if column is not None and (not column or code or conversion or any(mark in column for mark in ".[]")):
@@ -28,7 +29,14 @@ class Template:
             self._parts.append((literal, column))
         self.columns = [column for _, column in self._parts if column is not None]
         if bare_is_column and not self.columns:
-            self._parts, self.columns = [("", text)], [text]
+            self._parts, self.columns, self.is_column = [("", text)], [text], True
+
+    @classmethod
+    def of_column(cls, name: str) -> Template:
+        """The text in one column, whatever its name: braces in it are part of the name."""
+        template = cls("")
+        template._parts, template.columns, template.is_column = [("", name)], [name], True
+        return template
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """One row's text. Raises KeyError for an absent column, TypeError for one neither text nor number."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from abmll.core.documents import TOML_LIMIT, parse_toml
+from abmll.core.errors import Unreadable, nearest, printable, shown
+from abmll.data.contents import read_text
 from abmll.data.problems import Problem
-from abmll.data.rows import read_text
 
 
 class Schema(BaseModel):
@@ -39,13 +39,11 @@ def read_table(path: Path) -> tuple[dict | None, list[Problem]]:
     if text is None:
         return None, problems
     try:
-        return tomllib.loads(text), problems
-    except tomllib.TOMLDecodeError as error:
-        # The message ends "(at line 3, column 7)"; `lineno` exists from Python 3.14 on only.
-        place = str(error).rpartition("at line ")[2].split(",")[0]
-        line = int(place) if place.isdigit() else 0
-        cure = "Correct it: texts stand in double quotes, one key = value a line"
-        return None, [*problems, Problem(path.name, line, "", f"broken TOML: {error}", cure)]
+        if len(text) > TOML_LIMIT:
+            raise Unreadable(f"a TOML file of {len(text):,} characters", f"Keep it below {TOML_LIMIT:,}")
+        return parse_toml(text), problems
+    except Unreadable as error:
+        return None, [*problems, Problem(printable(path.name), error.line, error.field, error.found, error.cure)]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -58,9 +56,12 @@ def inside(folder: Path, name: str) -> Path:
     """
     if Path(name).is_absolute():
         return Path(name)
-    resolved = (folder / name).resolve()
+    try:
+        resolved = (folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # a circle of links
+        raise ValueError(f"the path {shown(name)} leads nowhere ({error})") from None
     if not resolved.is_relative_to(folder.resolve()):
-        raise ValueError(f"the path {name!r} leaves the folder of the file that names it")
+        raise ValueError(f"the path {shown(name)} leaves the folder of the file that names it")
     return folder / name
 
 
@@ -71,12 +72,12 @@ def _problem(path: Path, schema: type[Schema], found: dict) -> Problem:
     where = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         known = _keys(schema, found["loc"][:-1])
-        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        return Problem(path.name, 0, where, f"unknown key {where!r}", f"{hint}Known are: {', '.join(known)}")
+        near = nearest(str(found["loc"][-1]), known)
+        hint = f"Did you mean {near!r}? " if near else ""
+        return Problem(path.name, 0, where, f"unknown key {shown(where)}", f"{hint}Known are: {', '.join(known)}")
     if found["type"] == "missing":
         return Problem(path.name, 0, where, f"the key {where!r} is missing", "Add it")
-    return Problem(path.name, 0, where, f"{found['input']!r}: {found['msg']}", "Correct the value")
+    return Problem(path.name, 0, where, f"{shown(found['input'])}: {found['msg']}", "Correct the value")
 
 
 def _keys(schema: type[Schema], location: tuple) -> list[str]:

@@ -31,7 +31,13 @@ def read_container(path: Path, options: Options, *, header: list[str] | None = N
     """
     name = container_format(path)
     if name == "table":
-        rows, problems = read_rows(path, delimiter=options.delimiter, quoting=options.quoting, header=header)
+        rows, problems = read_rows(
+            path,
+            delimiter=options.delimiter,
+            quoting=options.quoting,
+            header=header or list(options.columns) or None,
+            encoding=options.encoding,
+        )
         return Reading(rows, problems, table=data_suffix(path) != ".jsonl")
     if not name:
         message = f"the file's format is not known from its name {path.name!r}"

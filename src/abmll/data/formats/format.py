@@ -58,12 +58,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Options:
-    """How a file is read. sheet: of a workbook, by name. labelled: whether rows without an answer are left out."""
+    """How a file is read.
+
+    delimiter, quoting, encoding: of text tables; None where they are to be recognised.
+    columns: the names of the columns of a table without a header line.
+    sheet: of a workbook, by name. labelled: whether rows without an answer are left out.
+    """
 
     delimiter: str | None = None
-    quoting: bool = True
+    quoting: bool | None = None
     sheet: str | None = None
     labelled: bool = True
+    encoding: str | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

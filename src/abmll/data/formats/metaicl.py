@@ -15,11 +15,13 @@ from pydantic import Field
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
+from abmll.data.columns import CHOICES_NAMES
 from abmll.data.formats.container import read_container
 from abmll.data.formats.format import CHOICES, INPUT, LABEL, Format, Options, Reading, reshape
 from abmll.data.formats.unifiedqa import lettered_choices
-from abmll.data.layout import CHOICES_NAMES, Layout, place_examples
+from abmll.data.layout import Layout
 from abmll.data.overlap import normalised
+from abmll.data.placing import place_examples
 from abmll.data.problems import errors, raise_errors
 from abmll.data.rows import Row, read_rows
 from abmll.data.task import Task

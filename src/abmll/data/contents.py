@@ -1,0 +1,153 @@
+"""From a file to its text: read within bounds, unpacked, recognised by its bytes, decoded."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+from abmll.core.errors import Unreadable, printable, shown
+from abmll.core.files import read_bytes
+from abmll.data.encodings import guess_encoding
+from abmll.data.kinds import GZIP, kind_of_bytes
+from abmll.data.problems import Problem
+
+FILE_LIMIT = 256 * 2**20
+"""Bytes of the largest text that is read as one file, unpacked."""
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)
+
+
+def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, list[Problem]]:
+    """The file's text; None where it cannot be had, with the reason among the problems.
+
+    Gzip data is unpacked, UTF-8 and UTF-16 are told by their marks, and other kinds of file by their bytes.
+
+    encoding: in which the text is, by its Python name; by default UTF-8, or what a byte-order mark says.
+    """
+    name = printable(path.name)
+    try:
+        raw = read_bytes(path, FILE_LIMIT)
+    except Unreadable as error:
+        cure = error.cure if "too large" not in error.found else _smaller()
+        return None, [Problem(name, 0, "", error.found.replace(f"{printable(str(path))} ", "the file ", 1), cure)]
+    raw, problems = _unpack(path, name, raw)
+    if raw is None:
+        return None, problems
+    kind = kind_of_bytes(raw)
+    if kind is not None and encoding is None:
+        return None, [*problems, Problem(name, 0, "", f"the file is {kind.name}", kind.cure)]
+    text, found = _decode(name, raw, encoding)
+    if text is not None and "\r" in text and "\n" not in text:
+        text = text.replace("\r", "\n")  # as computers of the last century ended a line
+    return text, [*problems, *found]
+
+
+def _unpack(path: Path, name: str, raw: bytes) -> tuple[bytes | None, list[Problem]]:
+    named = path.name.lower().endswith(".gz")
+    if not raw.startswith(GZIP):
+        if not named:
+            return raw, []
+        kind = kind_of_bytes(raw)
+        what = "it is empty" if not raw else f"it is {kind.name}" if kind else "it does not begin as gzip does"
+        cure = "Compress it again (gzip FILE), or remove .gz from its name if it is not compressed"
+        return None, [Problem(name, 0, "", f"the gzip data is damaged ({what})", cure)]
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            data = file.read(FILE_LIMIT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        cure = "Compress it again (gzip FILE), or remove .gz from its name if it is not compressed"
+        return None, [Problem(name, 0, "", f"the gzip data is damaged ({error})", cure)]
+    if len(data) > FILE_LIMIT:
+        message = f"the file unpacks from {len(raw):,} to more than {FILE_LIMIT:,} bytes, which is too large"
+        return None, [Problem(name, 0, "", message, _smaller())]
+    if named:
+        return data, []
+    message = "the file is gzip data, which its name does not say; it was unpacked"
+    return data, [Problem(name, 0, "", message, "Add .gz to its name", "warning")]
+
+
+def _smaller() -> str:
+    return "Take a part of its rows, e.g. shuf -n 10000 FILE > part.jsonl (keep the header line of a CSV file)"
+
+
+def _decode(name: str, raw: bytes, encoding: str | None) -> tuple[str | None, list[Problem]]:
+    if encoding is not None:
+        return _decode_as(name, raw, encoding)
+    for mark, marked in _MARKS:
+        if raw.startswith(mark):
+            break
+    else:
+        mark, marked = b"", _unmarked_utf16(raw)
+    if marked.startswith(("utf-16", "utf-32")):
+        text, problems = _decode_as(name, raw, marked)
+        told = f"the file is {marked[:6].upper()}, not UTF-8; it was read as that"
+        return text, problems or [Problem(name, 0, "", told, "Nothing needs to be done", "note")]
+    problems = []
+    if mark:
+        what = "the file starts with a byte-order mark (BOM); it was skipped"
+        problems = [Problem(name, 1, "", what, "Nothing needs to be done", "note")]
+    try:
+        text = raw.decode(marked)
+    except UnicodeDecodeError as error:
+        return None, [*problems, _no_utf8(name, raw, error.start + (len(mark) if marked == "utf-8-sig" else 0))]
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        cure = "Restore the file from its source: a text holds no such character"
+        return None, [*problems, Problem(name, line, "", "the text holds a NUL character (byte 0)", cure)]
+    return text, problems
+
+
+def _unmarked_utf16(raw: bytes) -> str:
+    """ "utf-16-le" or "utf-16-be" if every other byte of the beginning is zero; else "utf-8"."""
+    head = raw[: min(len(raw) // 2 * 2, 1000)]
+    for ending, zeros, others in (("le", head[1::2], head[::2]), ("be", head[::2], head[1::2])):
+        if len(head) >= 4 and zeros.count(0) > 0.7 * len(zeros) and others.count(0) == 0:
+            return f"utf-16-{ending}"
+    return "utf-8"
+
+
+def _decode_as(name: str, raw: bytes, encoding: str) -> tuple[str | None, list[Problem]]:
+    try:
+        return raw.decode(encoding).removeprefix("\ufeff"), []
+    except UnicodeError as error:
+        start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        line = raw.count(b"\n", 0, start) + 1
+        message = f"byte 0x{raw[start]:02x} at byte offset {start} is not {encoding}" if raw else "it is empty"
+        return None, [Problem(name, line, "", message, "Correct encoding in the spec, or save the file as UTF-8")]
+    except LookupError:
+        return None, [Problem(name, 0, "encoding", f"unknown encoding {shown(encoding)}", "Write utf-8, cp1252, …")]
+
+
+def _no_utf8(name: str, raw: bytes, start: int) -> Problem:
+    """What is told of bytes that are no UTF-8: which encoding it is, as far as one can see."""
+    line = raw.count(b"\n", 0, start) + 1
+    message = f"byte 0x{raw[start]:02x} at byte offset {start} is not UTF-8"
+    if start >= len(raw) - 3 and raw[start] >= 0xC2:
+        return Problem(name, line, "", f"{message}: the file ends within a character", "It was cut off: fetch it again")
+    wrong = sum(character == "\ufffd" for character in raw.decode("utf-8", "replace"))
+    right = sum(byte >= 0xC2 for byte in raw[:start])
+    if right > wrong:
+        cure = "Most of the file is UTF-8: correct that line, or export the whole file in one encoding"
+        return Problem(name, line, "", f"{message} (nor are {wrong - 1} more)" if wrong > 1 else message, cure)
+    guessed = guess_encoding(raw, start)
+    if guessed is None:
+        return Problem(name, line, "", message, "Save it as UTF-8; a text in another encoding, or no text at all")
+    message += f"; it looks like {guessed.encoding}, in which the line reads {shown(guessed.sample, 60)}"
+    cure = (
+        f"Save it as UTF-8 (in Excel: 'CSV UTF-8'), e.g. iconv -f {_iconv(guessed.encoding)} -t utf-8 {name} > new; "
+        f'or write encoding = "{guessed.encoding}" in a TOML spec'
+    )
+    return Problem(name, line, "", message, cure)
+
+
+def _iconv(encoding: str) -> str:
+    return {"mac_roman": "macintosh", "koi8_r": "koi8-r", "euc_kr": "euc-kr", "euc_jp": "euc-jp"}.get(
+        encoding, encoding
+    )
