@@ -176,7 +176,7 @@ def test_broken_json_names_line_and_column(tmp_path):
         ("3", "t.jsonl:41: the row is a number, not an object."),
         ('["a", 1]', "t.jsonl:41: the row is a list, not an object."),
         ("null", "t.jsonl:41: the row is null, not an object."),
-        ("[" * 100_000, "t.jsonl:41: broken JSON at line 41"),
+        ("[" * 100_000, "t.jsonl:41: nested more than 64 levels deep. Write it flatter"),
         (
             '{"input": "a", "options": ["no", "yes"], "target": 1, "target": 0}',
             "t.jsonl:41 [target]: the field 'target' stands twice in the row. Keep one of them.",
@@ -188,12 +188,9 @@ def test_rows_that_are_no_objects(tmp_path, line, message):
     assert problem.startswith(message)
 
 
-def test_a_json_array_is_not_jsonl(tmp_path):
-    (problem,) = problems_of(tmp_path, json.dumps(GOOD, indent=1))
-    assert problem == (
-        "t.jsonl:1: the file is one JSON array, or its first row is a list. Write one JSON object a line, e.g. "
-        "jq -c '.[]' FILE."
-    )
+def test_a_json_array_is_read_as_the_rows_that_it_holds(tmp_path):
+    assert problems_of(tmp_path, json.dumps(GOOD, indent=1)) == []
+    assert [row.id for row in read_task(tmp_path / "t.jsonl").examples] == [row["id"] for row in GOOD]
 
 
 def test_an_encoding_other_than_utf8_names_line_and_byte(tmp_path):
@@ -201,23 +198,30 @@ def test_an_encoding_other_than_utf8_names_line_and_byte(tmp_path):
     offset = content.index(b"\xe9")
     (problem,) = problems_of(tmp_path, content)
     assert problem == (
-        f"t.jsonl:5: byte 0xe9 at byte offset {offset} is not UTF-8. Save it as UTF-8, e.g. iconv -f latin1 "
-        "-t utf-8 t.jsonl."
+        f"t.jsonl:5: byte 0xe9 at byte offset {offset} is not UTF-8; it looks like cp1252, in which the line reads "
+        '\'{"id": "r4", "input": "café", "options": ["no", "yes"], "tar\'… (68 characters). '
+        "Save it as UTF-8 (in Excel: 'CSV UTF-8'), e.g. iconv -f cp1252 -t utf-8 t.jsonl > new; "
+        'or write encoding = "cp1252" in a TOML spec.'
     )
     marked = b"\xef\xbb\xbf" + content
     assert f"byte offset {offset + 3} is" in problems_of(tmp_path, marked)[1]
 
 
-def test_utf16_is_named(tmp_path):
-    (problem,) = problems_of(tmp_path, changed().encode("utf-16"))
-    assert problem.startswith("t.jsonl:1: the file is UTF-16 (byte-order mark at byte 0), not UTF-8.")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_utf16_is_read_with_or_without_its_mark(tmp_path, encoding):
+    (problem,) = problems_of(tmp_path, changed().encode(encoding))
+    assert (
+        problem
+        == f"t.jsonl: the file is {encoding[:6].upper()}, not UTF-8; it was read as that. Nothing needs to be done."
+    )
 
 
-def test_a_byte_order_mark_is_skipped_with_a_warning(tmp_path):
+def test_a_byte_order_mark_is_skipped_with_a_note(tmp_path):
     found = problems_of(tmp_path, b"\xef\xbb\xbf" + changed().encode())
     assert found == [
-        "t.jsonl:1: the file starts with a byte-order mark (BOM); it was skipped. Save it as UTF-8 without BOM."
+        "t.jsonl:1: the file starts with a byte-order mark (BOM); it was skipped. Nothing needs to be done."
     ]
+    assert [problem.severity for problem in validate_task(tmp_path / "t.jsonl")] == ["note"]
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.tsv"])
@@ -278,7 +282,8 @@ def test_ragged_csv_rows(tmp_path):
 def test_an_unclosed_quote_is_not_swallowed(tmp_path):
     found = problems_of(tmp_path, 'text,label\nfine,a\n"open,b\nlast,a\n', "t.csv")
     assert found == [
-        "t.csv:3: broken quoting in the row that starts here (unexpected end of data). Double each quote "
+        "t.csv:3: broken quoting in the row that starts here (unexpected end of data); it goes on over 1 more "
+        "line. Double each quote "
         "inside a quoted "
         "cell, or set quoting = false in a TOML spec if quotes mean nothing."
     ]
@@ -291,13 +296,15 @@ def test_a_csv_header_with_a_column_twice(tmp_path):
 
 
 def test_a_field_that_no_row_has_is_named_once(tmp_path):
-    assert problems_of(tmp_path, "sentence,lable\na,x\nb,y\n", "t.csv") == [
-        "t.csv:2 [input]: no row has a field 'input' or 'prompt' or 'text'. The fields found are: 'sentence', 'lable'."
+    assert problems_of(tmp_path, "sentenc,lable\na,x\nb,y\n", "t.csv") == [
+        "t.csv:2 [input]: no row has a field 'input' or 'prompt' or 'text'. The fields found are: 'sentenc', 'lable'. "
+        "`abmll tasks import` finds the columns and writes a spec."
     ]
     assert problems_of(tmp_path, "text,lable\na,x\nb,y\n", "t.csv") == [
         "t.csv:2 [target]: no row has a field 'target' or 'label' or 'answer' or 'output'. Did you mean "
         "'lable' to be it? "
-        "Rename it, or name it in a TOML spec. The fields found are: 'text', 'lable'."
+        "Rename it, or name it in a TOML spec. The fields found are: 'text', 'lable'. "
+        "`abmll tasks import` finds the columns and writes a spec."
     ]
 
 
@@ -313,13 +320,19 @@ def test_csv_targets_that_are_no_numbers(tmp_path):
     assert problem.startswith("t.csv:2 [target]: the target is text ('y'), not a whole number.")
 
 
-def test_number_labels_without_choices_are_refused_in_json_and_warned_of_in_csv(tmp_path):
-    rows = [{"text": f"t{n}", "label": n % 2} for n in range(40)]
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (-1, 1), (0.0, 1.0), (1.5, 2.5)])
+def test_bare_numbers_as_labels_are_the_same_in_csv_and_json(tmp_path, numbers):
+    rows = [{"text": f"t{n}", "label": numbers[n % 2]} for n in range(40)]
     (problem,) = problems_of(tmp_path, "\n".join(map(json.dumps, rows)))
-    assert problem.startswith("t.jsonl:1 [label]: the label is a number, and there are no choices to look it up in.")
-    csv = "text,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(40))
-    (problem,) = problems_of(tmp_path, csv, "t.csv")
-    assert problem.startswith("t.csv:2 [label]: the choices, taken from the labels, are bare numbers (0, 1).")
+    csv = "text,label\n" + "".join(f"t{n},{numbers[n % 2]}\n" for n in range(40))
+    (in_csv,) = problems_of(tmp_path, csv, "t.csv")
+    assert problem.partition(": ")[2] == in_csv.partition(": ")[2]
+    assert problem.startswith(
+        f"t.jsonl:1 [label]: the choices, taken from the labels, are bare numbers ({numbers[0]}, {numbers[1]}). "
+        "Map them to words under labels in a TOML spec: the model reads the words; labels = {"
+    )
+    tasks = [read_task(tmp_path / name) for name in ("t.jsonl", "t.csv")]
+    assert [row[1:3] for row in tasks[0].examples] == [row[1:3] for row in tasks[1].examples]
 
 
 def test_labels_that_nearly_all_differ_are_no_classes(tmp_path):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from abmll.core.errors import shown
 from abmll.core.types import Example
 from abmll.data.findings import listing
-from abmll.data.labels import near_equal
+from abmll.data.labels import distinct_spelling, near_equal
 from abmll.data.overlap import normalised
 from abmll.data.placing import UNKNOWN_TARGET, PlacedExample
 from abmll.data.problems import SHOWN, Problem, listed_lines
@@ -118,7 +118,7 @@ def _duplicate_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]
         cure = "Keep the right one"
         if len(others) > 1:
             lines = listed_lines([line for line, *_ in others[1:]])
-            message += f"; {len(others) - 1} more row{'s' if len(others) > 2 else ''} contradict an earlier one (lines {lines})"
+            message += f"; {len(others) - 1} more contradict an earlier one (lines {lines})"
             cure = "Keep the right one of each"
         problems.append(Problem(file, line, "target", message, cure, "warning"))
     return problems
@@ -187,7 +187,7 @@ def _alike_choices(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
     if not found:
         return []
     line, group = found[0]
-    message = f"the choices {' and '.join(shown(choice, 40) for choice in group)} differ only in how they are written"
+    message = f"the choices {' and '.join(map(distinct_spelling, group))} differ only in how they are written"
     if len(found) > 1:
         message += f"; so do others (lines {listed_lines(sorted({line for line, _ in found[1:]}))})"
     return [Problem(file, line, "options", message, "Spell one choice in one way", "warning")]

@@ -41,7 +41,7 @@ def is_usual(name: str) -> bool:
 
 
 def named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
-    """The columns that bear one of `names`: those spelled exactly so, else those that do in any case, in their order."""
+    """The columns that bear one of `names`: those spelled exactly so, else those so in any case; in their order."""
     known = list(columns)
     present = set(known)
     exact = [name for name in names if name in present]

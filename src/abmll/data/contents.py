@@ -37,13 +37,13 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
     except Unreadable as error:
         cure = error.cure if "too large" not in error.found else _smaller()
         return None, [Problem(name, 0, "", error.found.replace(f"{printable(str(path))} ", "the file ", 1), cure)]
-    raw, problems = _unpack(path, name, raw)
-    if raw is None:
+    data, problems = _unpack(path, name, raw)
+    if data is None:
         return None, problems
-    kind = kind_of_bytes(raw)
+    kind = kind_of_bytes(data)
     if kind is not None and encoding is None:
         return None, [*problems, Problem(name, 0, "", f"the file is {kind.name}", kind.cure)]
-    text, found = _decode(name, raw, encoding)
+    text, found = _decode(name, data, encoding)
     if text is not None and "\r" in text and "\n" not in text:
         text = text.replace("\r", "\n")  # as computers of the last century ended a line
     return text, [*problems, *found]
@@ -80,11 +80,8 @@ def _smaller() -> str:
 def _decode(name: str, raw: bytes, encoding: str | None) -> tuple[str | None, list[Problem]]:
     if encoding is not None:
         return _decode_as(name, raw, encoding)
-    for mark, marked in _MARKS:
-        if raw.startswith(mark):
-            break
-    else:
-        mark, marked = b"", _unmarked_utf16(raw)
+    mark, marked = next((one for one in _MARKS if raw.startswith(one[0])), (b"", ""))
+    marked = marked or _unmarked_utf16(raw)
     if marked.startswith(("utf-16", "utf-32")):
         text, problems = _decode_as(name, raw, marked)
         told = f"the file is {marked[:6].upper()}, not UTF-8; it was read as that"

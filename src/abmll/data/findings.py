@@ -43,10 +43,13 @@ class Findings:
         return self._near[key]
 
     def missing(self, line: int, what: str, names: Sequence[str], found: Sequence[str], spec_key: str = "") -> None:
-        """A field that no row has. names: under which it was looked for. spec_key: the key of the spec that names it."""
+        """A field that no row has. names: under which it was looked for. spec_key: the spec's key that names it."""
         quoted = " or ".join(repr(name) for name in names)
         where = f", which {spec_key} in the spec names" if spec_key else ""
-        self.add(line, what, f"no row has a field {quoted}{where}", self.nearest_field(names, found))
+        cure = self.nearest_field(names, found)
+        if not spec_key:
+            cure += ". `abmll tasks import` finds the columns and writes a spec"
+        self.add(line, what, f"no row has a field {quoted}{where}", cure)
 
     def missing_in_row(self, line: int, name: str, found: Sequence[str]) -> None:
         """A field that other rows have and this one has not."""

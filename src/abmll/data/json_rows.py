@@ -81,7 +81,8 @@ def _array(name: str, text: str, start: int) -> tuple[list[Row], list[Problem]]:
     first, _, rest = text[start:].partition("\n")
     if rest.lstrip().startswith("[") and first.rstrip().endswith("]"):
         return _lines(name, text)  # a list a line: each is told to be no object
-    rows, problems = [], []
+    rows: list[Row] = []
+    problems: list[Problem] = []
     try:
         for line, fields in _elements(text, start):
             if len(rows) >= MOST_ROWS:

@@ -18,7 +18,10 @@ class Kind(NamedTuple):
 _EXPORT = "Export its table as CSV (UTF-8) or as one JSON object a line"
 _SHEET = "Save the sheet as 'CSV UTF-8' from the spreadsheet program, or give the workbook under its own name (.xlsx)"
 _UNPACK = "Unpack it, and give the file inside"
-_COLUMNS = "Give it under its own name, or write it as JSON Lines: in pandas, frame.to_json(FILE, orient='records', lines=True)"
+_COLUMNS = (
+    "Give it under its own name, or write it as JSON Lines: in pandas, "
+    "frame.to_json(FILE, orient='records', lines=True)"
+)
 _DOWNLOAD = "Download the file itself: this is the page around it, or the server's error message"
 
 GZIP = b"\x1f\x8b"

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from abmll.core.errors import shown
+
 MISSING = frozenset(
     {"nan", "<na>", "nat", "#n/a", "#na", "#value!", "#ref!", "#div/0!", "#name?", "#null!", "#num!", "#nv", "#wert!"}
 )
@@ -74,6 +76,13 @@ def difference(first: str, second: str) -> str:
         if way(first) == way(second):
             return name
     return "in spelling"
+
+
+def distinct_spelling(label: str) -> str:
+    """The label in quotes; where it holds what looks like nothing or like another character, in escapes."""
+    shaped = unicodedata.normalize("NFC", label) != label or visible(label) != label
+    spaced = any(character.isspace() and character != " " for character in label)
+    return ascii(label[:60]) if shaped or spaced else shown(label, 40)
 
 
 def match_label(value: Any, text: str, choices: Sequence[str]) -> int | None:

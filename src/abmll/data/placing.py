@@ -303,8 +303,8 @@ class _Converter:
             for letter, one in zip(letters, missed, strict=True)
         ):
             message = (
-                f"the answers of {len(missed)} rows are letters ({', '.join(sorted(set(letters))[:8])}), and none is among "
-                "its choices"
+                f"the answers of {len(missed)} rows are letters ({', '.join(sorted(set(letters))[:8])}), and none is "
+                "among its choices"
             )
             cure = (
                 'If A means the first choice, set format = "letters" in a TOML spec, or let `abmll tasks import` do it'
@@ -320,8 +320,8 @@ class _Converter:
             if fits:
                 lines = listed_lines([one.line for one in missed])
                 message = (
-                    f"the answers of {len(missed)} rows are numbers, and none is among its choices (lines {lines}); a label "
-                    "is a choice's text"
+                    f"the answers of {len(missed)} rows are numbers, and none is among its choices (lines {lines}); "
+                    "a label is a choice's text"
                 )
                 cure = f"If the number is its index, name the field 'target', or set target = \"{name}\" in a TOML spec"
                 if least == 1 and any(i == len(one.choices) for i, one in zip(indices, missed, strict=True)):

@@ -24,6 +24,7 @@ from abmll.data.labels import (
     PERHAPS_MISSING,
     counted,
     difference,
+    distinct_spelling,
     is_missing,
     is_number,
     near_equal,
@@ -125,7 +126,7 @@ class Roles:
                     f"the first line seems to be a row, not the names of the columns: its {shown(name, 40)} stands in "
                     f"{same} other row{'s' if same > 1 else ''} too"
                 )
-                cure = f"Put a line with the names before it, such as text,label; or write columns = [{names}] in a TOML spec"
+                cure = f"Put a line with the names before it (text,label), or write columns = [{names}] in a TOML spec"
                 self.findings.add(1, "", message, cure)
                 return
 
@@ -156,16 +157,32 @@ class Roles:
             return None
         column = self.label.columns[0]
         counts: Counter[str] = Counter()
+        spaced = 0
         for row in rows:
             value = row.fields.get(column)
             if isinstance(value, (str, bool, int, float)) and not is_missing(value) and cell_text(value).strip():
                 counts[cell_text(value).strip()] += 1
-        if not self.whole:
+                spaced += cell_text(value).strip() != cell_text(value)
+        if not self.whole or self._lettered(column, counts):
             return None
         if not self._are_classes(column, counts):
             return None
+        if spaced:
+            message = f"the spaces around {spaced} label{'s' if spaced > 1 else ''} are left out"
+            self.findings.add(0, column, message, "Nothing needs to be done", "note")
         numeric = all(map(is_number, counts))
         return tuple(sorted(counts, key=lambda text: (float(spelling_key(text)), text) if numeric else (0.0, text)))
+
+    def _lettered(self, column: str, counts: Counter[str]) -> bool:
+        """Says so where the labels are letters of columns A, B, C, …, which then hold the choices."""
+        letters = {label.strip("(). ").upper() for label in counts}
+        columns = [name for name in self.known if len(name.strip()) == 1 and name.strip().upper() in letters]
+        if len(columns) < 2 or len(columns) < len(letters):
+            return False
+        message = f"the labels are the letters of the columns {listing(columns)}, which seem to hold the choices"
+        cure = 'Set format = "letters" in a TOML spec; `abmll tasks import` writes it'
+        self._add("label", message, cure)
+        return True
 
     def _are_classes(self, column: str, counts: Counter[str]) -> bool:
         """Whether the labels are a set of classes; and what is odd about them."""
@@ -205,13 +222,15 @@ class Roles:
         groups = near_equal(counts)
         if groups:
             told = "; ".join(
-                " and ".join(f"{shown(label, 40)} ({counts[label]})" for label in group)
+                " and ".join(f"{distinct_spelling(label)} ({counts[label]})" for label in group)
                 + f" ({difference(group[0], group[1])})"
                 for group in groups[:8]
             )
             more = f"; … ({len(groups)} groups)" if len(groups) > 8 else ""
             pairs = ", ".join(
-                f"{shown(other, 40)} = {shown(group[0], 40)}" for group in groups[:3] for other in group[1:]
+                f"{distinct_spelling(other)} = {distinct_spelling(group[0])}"
+                for group in groups[:3]
+                for other in group[1:]
             )
             message = f"labels that differ only in how they are written count as different classes: {told}{more}"
             cure = f"Spell them alike in the file, or map all labels under labels in a TOML spec, among them {pairs}"

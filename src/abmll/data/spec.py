@@ -28,7 +28,8 @@ class TaskSpec(Schema):
     id: the column with the row's id.
     format: a reader of `abmll.data.formats` by its name, such as "unifiedqa"; "table" (the default) reads named
         fields of whatever kind of file it is.
-    delimiter, quoting, encoding, columns: of CSV and TSV; recognised by default, and the first line names the columns. sheet: of an Excel workbook.
+    delimiter, quoting, encoding, columns: of CSV and TSV; by default they are recognised, and the
+        first line names the columns. sheet: of an Excel workbook.
     shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 
@@ -54,9 +55,7 @@ class TaskSpec(Schema):
 
     def options(self, labelled: bool) -> Options:
         """How the file is read."""
-        return Options(
-            self.delimiter, self.quoting, self.sheet, labelled, self.encoding, tuple(self.columns or ())
-        )
+        return Options(self.delimiter, self.quoting, self.sheet, labelled, self.encoding, tuple(self.columns or ()))
 
     def layout(self, labelled: bool, known_choices: Sequence[str] = ()) -> Layout:
         """Where the spec says that things stand."""

@@ -66,7 +66,9 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
     if delimiter != dialect.usual and dialect.delimiter is None:
         told = f"cells are separated by {NAMES.get(delimiter, repr(delimiter))}"
         problems.append(Problem(name, 0, "", told, "Nothing needs to be done", "note"))
-    rows, ragged, several = [], [], []
+    rows: list[Row] = []
+    ragged: list[_Record] = []
+    several: list[_Record] = []
     width = len(header)
     named = [(place, column) for place, column in enumerate(header) if column]
     for record in reader:
@@ -98,11 +100,15 @@ class _Reader:
         self.error: csv.Error | None = None
         self.line = self._next = first_line
         self._buffer: list[str] = []
-        style = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
         lines = self._tee(_lines(text))
         spaced = quoting and _spaced_quotes(text, delimiter, quotechar)
         self._csv = csv.reader(
-            lines, delimiter=delimiter, quoting=style, quotechar=quotechar, strict=True, skipinitialspace=spaced
+            lines,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+            quotechar=quotechar,
+            strict=True,
+            skipinitialspace=spaced,
         )
 
     def _tee(self, lines: Iterator[str]) -> Iterator[str]:
@@ -186,14 +192,12 @@ def _single_quoted(first: str, delimiter: str) -> bool:
 
 
 def _spaced_quotes(text: str, delimiter: str, quotechar: str) -> bool:
-    """Whether cells are enclosed in quotes behind a space, as `a, "b, c"`: told by the first lines."""
-    mark = re.compile(rf"(?:^|{re.escape(delimiter)}){quotechar}(?:[^{quotechar}]|{quotechar * 2})*{quotechar}\s*$")
-    spaced = re.compile(rf"{re.escape(delimiter)} +{quotechar}")
-    head = text[:20_000].splitlines()[:20]
-    if delimiter == " " or not any(spaced.search(line) for line in head[:1] + head[1:]):
+    """Whether cells are enclosed in quotes behind a space, as in `a, "b, c"`: so in most of the first lines."""
+    if delimiter == " ":
         return False
-    with_space = [line for line in head if spaced.search(line)]
-    return len(with_space) > len(head) / 2 or (bool(head) and head[0] in with_space and not mark.search(head[0]))
+    behind_space = re.compile(rf"{re.escape(delimiter)} +{quotechar}[^{quotechar}]")
+    lines = [line for _, line in zip(range(20), _lines(text[:100_000]), strict=False) if line.strip()]
+    return sum(behind_space.search(line) is not None for line in lines[1:] or lines) > len(lines[1:] or lines) / 2
 
 
 def _check_header(name: str, line: int, header: list[str]) -> list[Problem]:
@@ -236,8 +240,9 @@ def _swallowed(
 ) -> list[Problem]:
     """Quoted cells over several lines that look like rows of their own: a stray quote opened and another closed it.
 
-    In TSV a line with as many cells as the header is one: texts hold no tabs. Elsewhere it must also say, in one of
-    its columns, what other rows say there, such as a label.
+    A line of such a cell, the last one aside, is taken for a row if it has as many cells as the header. In TSV that is
+    enough: texts hold no tabs. Elsewhere it must also say, in one of its columns, what other rows say there, such as a
+    label.
     """
     if not several or len(header) < 2:
         return []
@@ -251,7 +256,7 @@ def _swallowed(
     problems = []
     for record in several:
         count = 0
-        for line in record.lines[1:]:
+        for line in record.lines[:-1]:  # behind the last one's closing quote, the row goes on
             cells = [cell.strip().strip('"') for cell in line.rstrip("\r\n").split(delimiter)]
             fits = len(cells) == len(header) and any(cells)
             known = delimiter == "\t" or any(said[place][cell] > 1 for place, cell in enumerate(cells) if cell and fits)
@@ -265,7 +270,7 @@ def _swallowed(
             )
             message = f"a double quote opens a cell that closes on line {last} only: {rows_are} swallowed"
             cure = (
-                "Set quoting = false in a TOML spec if quotes mean nothing (quoting = true reads the file as it is), or "
+                "Set quoting = false in a TOML spec if quotes mean nothing (quoting = true reads it as it stands), or "
                 "double each quote inside a cell"
             )
             problems.append(Problem(name, record.line, "", message, cure))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.data.columns import CHOICES_NAMES
 from abmll.data.formats.container import read_container
 from abmll.data.formats.format import CHOICES, INPUT, LABEL, Format, Misshapen, Options, Reading, answered, reshape
 from abmll.data.formats.listed import letter_index
-from abmll.data.columns import CHOICES_NAMES
 from abmll.data.rows import data_suffix
 from abmll.data.template import cell_text
 
