@@ -81,7 +81,7 @@ def test_gradients_equal_those_of_one_sequence_at_a_time(answer):
     expected = torch.autograd.grad(naive, list(phi.values()), allow_unused=True)
     for left, right, name in zip(packed, expected, phi, strict=True):
         if "log_var" not in name:
-            torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+            assert (left - right).norm() <= 1e-4 * right.norm() > 0, name
 
 
 def test_token_loss_is_the_targets_language_model_loss():
@@ -149,7 +149,7 @@ def test_batches_of_like_length_give_each_question_what_it_gets_alone(answer):
     examples = [Example("the film was good and " * n, ("yes", "it is not true"), 0) for n in words]
     together = likelihood.choice_log_probs(examples)[0]
     alone = torch.cat([likelihood.choice_log_probs([example])[0] for example in examples])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
     assert len({tuple(row.tolist()) for row in alone.round(decimals=4)}) == len(set(words))
 
 
