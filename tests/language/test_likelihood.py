@@ -158,10 +158,3 @@ def test_prediction_keeps_no_gradient_and_restores_nothing_it_did_not_change():
     assert not likelihood.choice_log_probs(EXAMPLES).requires_grad
     with pytest.raises(AbmllError, match="list of examples is empty"):
         likelihood.choice_log_probs([])
-
-
-def test_attention_that_cannot_take_the_mask_names_the_remedy():
-    likelihood = likelihood_of(prompt=PromptFormat(answer="text"))
-    likelihood._attention = "flash_attention_2"
-    with pytest.raises(AbmllError, match='attn_implementation="sdpa"'):
-        likelihood.choice_log_probs(EXAMPLES)

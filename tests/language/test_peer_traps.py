@@ -56,18 +56,24 @@ def likelihood_of(base, space=None, **options):
 
 
 @pytest.mark.parametrize("space", [None, "output"])
-def test_no_dropout_reaches_a_prediction_not_even_the_base_models(space):
-    """A training pass before leaves the model in training mode, where its own dropout is on too."""
+def test_the_base_models_own_dropout_is_never_on(space):
+    """Whatever mode the model is in: the adapters' dropout is the only one that there is."""
     dropping, plain = tiny_llama(), tiny_llama()
     for module in dropping.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
     likelihood, expected = likelihood_of(dropping, space), likelihood_of(plain, space)
-    losses = []
-    for _ in range(2):
-        with likelihood.terms(ROWS) as terms:
-            losses.append(terms.nll)
-    assert not torch.equal(*losses), "there is dropout to be left on"
+    ids = torch.tensor([[5, 6, 7, 8]])
+    dropping.train()
+    assert not torch.equal(*(dropping(input_ids=ids).logits for _ in range(2))), "there is dropout to be left on"
+    for sample in (False, True):
+        losses = []
+        for one in (likelihood, expected):
+            torch.manual_seed(0)
+            one.model.train()
+            with one.terms(ROWS, sample=sample) as terms:
+                losses.append(terms.nll)
+        assert torch.equal(*losses)
     for _ in range(2):
         likelihood.model.train()
         assert torch.equal(likelihood.choice_log_probs(ROWS), expected.choice_log_probs(ROWS))
@@ -106,12 +112,11 @@ def test_modules_of_one_shape_draw_noise_of_their_own(space):
         for name, tensor in parameters.items():
             tensor.copy_(parameters[re.sub(r"layers\.\d+", "layers.0", name)])
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-    for dropout in likelihood._dropouts:
-        dropout.train()
+    likelihood.model.eval()
+    likelihood._dropout.on = True
     with torch.no_grad(), stochastic_pass(sample=True):
         deltas = [layer(x) - layer.base_layer(x) for layer in layers]
-    for dropout in likelihood._dropouts:
-        dropout.eval()
+    likelihood._dropout.on = False
     with torch.no_grad():
         means = [layer(x) - layer.base_layer(x) for layer in layers]
     noises = [(delta - mean).flatten() for delta, mean in zip(deltas, means, strict=True)]

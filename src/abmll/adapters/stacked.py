@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from abmll.adapters.abmll.layer import AbmllLayer
 from abmll.adapters.roles import adapter_parameters
+from abmll.core.divergence import current_pass
 from abmll.core.errors import AbmllError
 from abmll.core.types import TASK
 
@@ -29,7 +30,8 @@ class Product(NamedTuple):
 def stacked(model: PeftModel, params: Mapping[str, Tensor]) -> Iterator[None]:
     """Until the block ends, the model adds params[name][t], at its mean, to the t-th of T equal blocks of rows.
 
-    params: for every parameter of TASK its values for the T tasks, (T, *shape); a batch has T·n rows.
+    params: for every parameter of TASK its values for the T tasks, (T, *shape); a batch has T·n questions, whose rows
+    the open stochastic pass tells apart where they are more. Outside of such a pass the model is the base model.
     Raises: AbmllError for an adapter that adds more than a product of two matrices (dropout, DoRA, biases).
     """
     names = {id(parameter): name for name, parameter in adapter_parameters(model, TASK).items()}
@@ -61,8 +63,15 @@ def _adds(A: Tensor, B: Tensor, scaling: float) -> Callable[[Any, tuple[Any, ...
     """A forward hook. A: (tasks, r, in_features), B: (tasks, out_features, r)."""
 
     def hook(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = inputs[0].to(A.dtype).reshape(len(A), -1, inputs[0].shape[-1])
-        mean = (scaling * (x @ A.mT)) @ B.mT
+        record = current_pass()
+        if record is None:
+            return output
+        own_A, own_B, blocks = A, B, len(A)
+        if record.copies is not None:
+            of_row = record.copies.row * len(A) // record.copies.num_rows
+            own_A, own_B, blocks = A[of_row], B[of_row], len(of_row)
+        x = inputs[0].to(A.dtype).reshape(blocks, -1, inputs[0].shape[-1])
+        mean = (scaling * (x @ own_A.mT)) @ own_B.mT
         return (output.to(A.dtype) + mean.view(output.shape)).to(output.dtype)
 
     return hook

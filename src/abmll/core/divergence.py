@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.noise import Copies
 from abmll.core.types import Estimator
 
 # A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers
@@ -37,6 +38,7 @@ class StochasticPass:
     prior_only: to both of these the posterior and the layers' inputs are constants. An outer loop whose posterior
         follows the likelihood gets the gradients of both from one backward pass, and they do not mix.
     mask: (batch, tokens), True where a token counts; None counts all.
+    copies: which rows and tokens of the pass draw the same noise; None: each its own.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class StochasticPass:
         hyper_prior: bool,
         prior_only: bool,
         mask: Tensor | None,
+        copies: Copies | None = None,
     ) -> None:
         self.sample = sample
         self.prior = prior
@@ -54,6 +57,7 @@ class StochasticPass:
         self.hyper_prior = hyper_prior
         self.prior_only = prior_only
         self.mask = mask
+        self.copies = copies
         self._wants_grad = torch.is_grad_enabled()
         self._kl: dict[Hashable, Tensor] = {}
         self._hyper: dict[Hashable, Tensor] = {}
@@ -97,6 +101,14 @@ class StochasticPass:
                 "(see target_modules), or open the pass without a mask to count every row."
             )
         return self.mask.to(device).flatten()
+
+    def copies_of_tokens(self, shape: torch.Size) -> Copies | None:
+        """The copies for a layer's output of this shape; None for a layer that does not see every token once.
+
+        Such a layer (a head at some of the tokens) draws noise of its own everywhere.
+        """
+        fits = self.copies is not None and shape[:-1].numel() == len(self.copies.token)
+        return self.copies if fits else None
 
     def report_sum(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
         """A layer's contribution if its Gaussian is over weights: scalars, whatever the batch and its mask.
@@ -158,6 +170,7 @@ def stochastic_pass(
     hyper_prior: bool = False,
     prior_only: bool = False,
     mask: Tensor | None = None,
+    copies: Copies | None = None,
 ) -> Iterator[StochasticPass]:
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
 
@@ -183,7 +196,7 @@ def stochastic_pass(
         )
     if _active is not None:
         raise AbmllError("a stochastic pass is already active: close it before opening another one.")
-    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, prior_only, mask)
+    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, prior_only, mask, copies)
     try:
         yield _active
     finally:

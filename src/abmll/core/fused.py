@@ -50,13 +50,14 @@ CONVERTED_ROWS = 256
 class Asked(NamedTuple):
     """What a pass asks of a layer's Gaussian: see `layer_output.gaussian_output`.
 
-    hyper_prior and prior_only are False without a prior.
+    hyper_prior and prior_only are False without a prior. copies: which rows draw the same noise.
     """
 
     sample: bool
     estimator: Estimator
     hyper_prior: bool
     prior_only: bool
+    copies: noise.Copies | None = None
 
 
 class Plan(NamedTuple):
@@ -295,9 +296,12 @@ class _Tile:
             self.d.add_(plan.offset_difference)
         if plan.asked.sample:
             generator = torch.Generator(inner.device)
-            epsilon = noise.standard_normal(
-                plan.seed, rows.start, columns.start, torch.empty_like(self.log_var), width, generator
-            )
+            epsilon, copies = torch.empty_like(self.log_var), plan.asked.copies
+            if copies is None:
+                noise.standard_normal(plan.seed, rows.start, columns.start, epsilon, width, generator)
+            else:
+                token, total = copies.token[rows], copies.num_tokens
+                noise.standard_normal_of(plan.seed, token, total, columns.start, epsilon, width, generator)
             self.noise = (0.5 * self.log_var).exp_().mul_(epsilon)
             self.epsilon = epsilon if plan.asked.estimator == "sample" else None
 

@@ -70,6 +70,7 @@ def gaussian_output(
     hyper_prior: bool = False,
     prior_only: bool = False,
     counted: Tensor | None = None,
+    copies: noise.Copies | None = None,
     dtype: torch.dtype | None = None,
 ) -> LayerOutput:
     """base + mean(x), plus noise of variance e^log_var(x) if `sample`; and KL(posterior ‖ prior), -log p(prior).
@@ -78,17 +79,21 @@ def gaussian_output(
     estimator: of the KL. hyper_prior: whether to return -log p of the prior's moments.
     prior_only: to both sums x and the posterior are constants, so that their gradient is the prior's alone.
     counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
+    copies: which rows draw the same noise; None: each its own. The kernels of "triton" do not know copies, and
+        "fused" takes their place.
     dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
     """
     wide = gaussian.at_least_float32(x, base, posterior.mean_A)
     has_prior = prior is not None
-    asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior)
+    asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior, copies)
     # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
     alike = prior is None or (
         prior.bound == posterior.bound
         and all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
     )
     name = _implementation_for(base, wide) if alike else "naive"
+    if name == "triton" and sample and copies is not None:
+        name = "fused"
     compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
     value, kl, hyper = compute(x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, asked)
     return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if asked.hyper_prior else None)
@@ -115,7 +120,9 @@ def _naive_output(
     q, *priors = gaussian.conditionals(x, *gaussians)
     value = q.mean
     if asked.sample:
-        drawn = noise.whole(noise.draw_seed(), len(value), value.shape[1], value.dtype, value.device)
+        rows = len(value) if asked.copies is None else asked.copies.num_tokens
+        drawn = noise.whole(noise.draw_seed(), rows, value.shape[1], value.dtype, value.device)
+        drawn = drawn if asked.copies is None else drawn[asked.copies.token]
         value = value + torch.exp(0.5 * q.log_var) * drawn
     judged = value
     if prior is not None and asked.prior_only:

@@ -19,6 +19,19 @@ class Block(NamedTuple):
     columns: int
 
 
+class Copies(NamedTuple):
+    """A pass that holds rows and tokens of a smaller one several times: all copies of one draw the same noise.
+
+    row: (rows,) which of the smaller pass's `num_rows` each row is a copy of.
+    token: (rows·tokens,) likewise for its `num_tokens` tokens, rows one after the other.
+    """
+
+    row: Tensor
+    num_rows: int
+    token: Tensor
+    num_tokens: int
+
+
 def block_of(device: torch.device) -> Block:
     """Small enough for a processor's cache; on an accelerator large enough to be worth a kernel."""
     return Block(64, 1024) if device.type == "cpu" else Block(1024, 4096)
@@ -41,6 +54,24 @@ def standard_normal(seed: int, row: int, column: int, out: Tensor, width: int, g
         index = (row + start) // block.rows * across + column // block.columns
         generator.manual_seed(seed + index)
         out[start : start + block.rows].normal_(generator=generator)
+    return out
+
+
+def standard_normal_of(
+    seed: int, rows: Tensor, total: int, column: int, out: Tensor, width: int, generator: torch.Generator
+) -> Tensor:
+    """As `standard_normal`, but `out` takes the noise of any rows, in any order and as often as they are named.
+
+    rows: (rows,) of the `total` rows of the noise.
+    """
+    height = block_of(out.device).rows
+    blocks = rows // height
+    for block in blocks.unique().tolist():
+        start = block * height
+        drawn = out.new_empty(min(height, total - start), out.shape[1])
+        standard_normal(seed, start, column, drawn, width, generator)
+        chosen = blocks == block
+        out[chosen] = drawn[rows[chosen] - start]
     return out
 
 

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from abmll.core import gaussian
 from abmll.core.layer_output import twice_differentiable
+from abmll.core.noise import Copies
 
 TILE, LEAST_TILES = 2**16, 8
 """Weights in a tile of the divergence, at least one row; and into how many a small weight is cut at least."""
@@ -65,14 +66,19 @@ def draw_signs(*shape: int, device: torch.device) -> Tensor:
     return torch.randint(2, shape, device=device, dtype=torch.int8) * 2 - 1
 
 
-def sampled_output(x: Tensor, base: Tensor, g: gaussian.Factors, dtype: torch.dtype) -> Tensor:
-    """base + W x with one W for each example, in `dtype`.
+def sampled_output(
+    x: Tensor, base: Tensor, g: gaussian.Factors, dtype: torch.dtype, copies: Copies | None = None
+) -> Tensor:
+    """base + W x with one W for each example, in `dtype`. copies: which rows are the same example.
 
     x: (examples, tokens, in_features). base: (examples, tokens, out_features). Keeps for the backward pass x, 2r + 1
     numbers a token, and the signs.
     """
-    signs_in = draw_signs(len(x), x.shape[-1], device=x.device)
-    signs_out = draw_signs(len(x), base.shape[-1], device=x.device)
+    examples = len(x) if copies is None else copies.num_rows
+    signs_in = draw_signs(examples, x.shape[-1], device=x.device)
+    signs_out = draw_signs(examples, base.shape[-1], device=x.device)
+    if copies is not None:
+        signs_in, signs_out = signs_in[copies.row], signs_out[copies.row]
     if twice_differentiable():
         A, B = as_lora(g, signs_in, signs_out)
         return (base.to(A.dtype) + x.to(A.dtype) @ A.mT @ B.mT).to(dtype)

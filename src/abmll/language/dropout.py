@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-
-def adapter_dropouts(model: nn.Module) -> list[nn.Module]:
-    """The dropout modules of the model's LoRA adapters; none if they were made without dropout."""
-    return [
-        module for name, module in model.named_modules() if ".lora_dropout." in name and isinstance(module, nn.Dropout)
-    ]
+from abmll.core.divergence import current_pass
 
 
-def switch(dropouts: Iterable[nn.Module], on: bool) -> None:
-    """Draws a mask in every pass, or drops nothing."""
-    for module in dropouts:
-        module.train(on)
+class AdapterDropout:
+    """The dropout of a model's LoRA adapters, under a switch.
+
+    `on` draws a mask in every pass; tokens that a pass holds several times (`Copies`) have one mask. While it is off
+    the modules are as PEFT made them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.on = False
+        self.modules = [
+            module
+            for name, module in model.named_modules()
+            if ".lora_dropout." in name and isinstance(module, nn.Dropout)
+        ]
+        for module in self.modules:
+            module.register_forward_hook(self._drop)
+
+    def _drop(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not self.on:
+            return output
+        x, record = inputs[0], current_pass()
+        copies = None if record is None else record.copies_of_tokens(x.shape)
+        if copies is None:
+            return nn.functional.dropout(x, module.p, training=True)
+        mask = nn.functional.dropout(x.new_ones(copies.num_tokens, x.shape[-1]), module.p, training=True)
+        return x * mask[copies.token].view(x.shape)

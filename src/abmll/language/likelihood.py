@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,19 +12,16 @@ from torch import Tensor
 
 from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
-from abmll.core.divergence import stochastic_pass
+from abmll.core.divergence import StochasticPass, stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.core.types import META, Estimator, Example, Role, Terms
-from abmll.language.batch import Batch, pack, score
-from abmll.language.dropout import adapter_dropouts, switch
+from abmll.language.dropout import AdapterDropout
 from abmll.language.functional import called_at
 from abmll.language.letters import NEEDED, letter_agreement, letters_fit, some_of_each
+from abmll.language.packing import PackedModel
+from abmll.language.packing.batch import Batch, scored_lengths
 from abmll.language.prompt import Encoded, PromptFormat, encode
-from abmll.language.trunk import Trunk
-
-MASKS_4D = {"eager", "sdpa"}
-"""Attention implementations that take the mask of several multi-token choices behind one prompt."""
 
 
 class CausalLMLikelihood:
@@ -43,25 +39,11 @@ class CausalLMLikelihood:
         self.prompt = prompt or PromptFormat()
         self.batch_size = batch_size
         base = model.get_base_model()
-        self._pad_id = next(
-            (
-                i
-                for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, base.config.eos_token_id)
-                if isinstance(i, int)
-            ),
-            0,
-        )
-        takes = inspect.signature(base.forward).parameters
-        # By index, not by number: the last columns are a view that is not contiguous, from which torch makes a batched
-        # product with a copy of the vocabulary's matrix for every row.
-        self._keeps_columns = "logits_to_keep" in takes and "Tensor" in str(takes["logits_to_keep"].annotation)
-        self._takes_positions = "position_ids" in takes
-        self._attention = getattr(base.config, "_attn_implementation", "eager")
+        self._packed = PackedModel(model, _pad_id(tokenizer, base))
         self._encoded: dict[Example, Encoded] = {}
         self._parameters: dict[str, dict[str, Tensor]] = {}
-        self._dropouts = adapter_dropouts(model)
+        self._dropout = AdapterDropout(model)
         self._substituted: Callable[..., Any] | None = None
-        self._trunk = Trunk.of(model, self._logits_of_own, takes_masks=self._attention in MASKS_4D)
 
     def settle(self, examples: Sequence[Example]) -> None:
         """Replaces answer = "auto" by what the model can do, found on examples as it stands; else does nothing.
@@ -108,8 +90,7 @@ class CausalLMLikelihood:
     @contextmanager
     def stacked(self, params: Mapping[str, Tensor]) -> Iterator[None]:
         """See `StackedLikelihood.stacked`."""
-        if self._trunk is not None:
-            self._trunk.check()  # in here the model takes no batches but T equal blocks of rows
+        self._packed.examine()  # in here the model has the adapters of several tasks
         with stacked(self.model, params):
             yield
 
@@ -130,27 +111,23 @@ class CausalLMLikelihood:
         by_tokens = self.prompt.loss == "tokens"
         if by_tokens:
             answers = [[[*item.choices[item.target], *item.ending]] for item in encoded]
-            batch = self._pack(encoded, answers, [item.supervised for item in encoded])
+            batches = self._pack(encoded, answers, [item.supervised for item in encoded])
         else:
-            batch = self._pack(encoded, [item.choices for item in encoded])
-        self.model.train()
-        if self._trunk is not None:
-            self._trunk.still()
-        switch(self._dropouts, sample)
-        with stochastic_pass(
+            batches = self._pack(encoded, [item.choices for item in encoded])
+        with self._stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
             estimator=kl or "closed_form",
             hyper_prior=hyper_prior,
             prior_only=prior_only,
-            mask=batch.token_mask,
         ) as stochastic:
-            log_probs = score(self._logits(batch), batch)
+            log_probs = self._packed.log_probs(batches, stochastic, self._substituted)
             if by_tokens:
                 nll = -log_probs.sum((1, 2))
             else:
-                nll = -self._choices(log_probs, batch).gather(1, targets[:, None]).squeeze(1)
-            yield Terms(nll, stochastic.kl(), stochastic.hyper(), int(batch.token_mask.sum()))
+                nll = -self._choices(log_probs, batches).gather(1, targets[:, None]).squeeze(1)
+            num_tokens = sum(int(batch.counted.sum()) for batch in batches)
+            yield Terms(nll, stochastic.kl(), stochastic.hyper(), num_tokens)
 
     @torch.no_grad()
     def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:
@@ -168,14 +145,12 @@ class CausalLMLikelihood:
         width = max(len(item.choices) for item in encoded)
         out = torch.full((samples, len(encoded), width), -torch.inf)
         step = max(1, self.batch_size // samples)
-        self.model.eval()
-        switch(self._dropouts, num_samples > 0)
         for start in range(0, len(order), step):
             chosen = order[start : start + step]
             items = [encoded[i] for i in chosen] * samples
-            batch = self._pack(items, [item.choices for item in items])
-            with stochastic_pass(sample=num_samples > 0, mask=batch.token_mask):
-                log_probs = self._choices(score(self._logits(batch), batch), batch)
+            batches = self._pack(items, [item.choices for item in items])
+            with self._stochastic_pass(sample=num_samples > 0) as stochastic:
+                log_probs = self._choices(self._packed.log_probs(batches, stochastic), batches)
             out[:, chosen, : log_probs.shape[1]] = log_probs.view(samples, len(chosen), -1).to("cpu", out.dtype)
         return out
 
@@ -184,10 +159,9 @@ class CausalLMLikelihood:
         """See `Likelihood.choice_graph`; one pass over all `examples`."""
         self.settle(examples)
         encoded = [self.encode(example) for example in examples]
-        batch = self._pack(encoded, [item.choices for item in encoded])
-        self.model.eval()
-        with stochastic_pass(mask=batch.token_mask):
-            yield self._choices(score(self._logits(batch), batch), batch)
+        batches = self._pack(encoded, [item.choices for item in encoded])
+        with self._stochastic_pass() as stochastic:
+            yield self._choices(self._packed.log_probs(batches, stochastic, self._substituted), batches)
 
     def encode(self, example: Example) -> Encoded:
         """Token ids of an example; each distinct example is tokenised once, if it has no demonstrations.
@@ -205,46 +179,29 @@ class CausalLMLikelihood:
         encoded: Sequence[Encoded],
         answers: Sequence[Sequence[Sequence[int]]],
         supervised: list[int] | None = None,
-    ) -> Batch:
-        prefixes = [item.prefix for item in encoded]
-        batch = pack(prefixes, answers, pad_id=self._pad_id, supervised=supervised)
-        if batch.attention is not None and self._attention not in MASKS_4D:
-            raise AbmllError(
-                f"choices of several tokens need a mask that attn_implementation={self._attention!r} does not "
-                'take. Load the model with attn_implementation="sdpa", or ask for letters (answer = "letters").'
-            )
-        if self._trunk is not None:
-            batch = self._trunk.filled(batch)
-        return batch.to(self.model.device)
+    ) -> list[Batch]:
+        return self._packed.pack([item.prefix for item in encoded], answers, supervised)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        """(n, k, vocabulary): the model's predictions in the kept columns."""
-        with nullcontext() if self._trunk is None else self._trunk.stands_for(batch.hidden):
-            return self._logits_by(self._substituted or self.model, batch)
+    @contextmanager
+    def _stochastic_pass(self, *, sample: bool = False, **asked: Any) -> Iterator[StochasticPass]:
+        self._dropout.on = sample
+        try:
+            with stochastic_pass(sample=sample, **asked) as record:
+                yield record
+        finally:
+            self._dropout.on = False
 
-    def _logits_of_own(self, batch: Batch) -> Tensor:
-        """`_logits` of the model as it stands, trunk and all."""
-        return self._logits_by(self.model, batch)
-
-    def _logits_by(self, call: Callable[..., Any], batch: Batch) -> Tensor:
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
-        if batch.attention is None:
-            inputs["attention_mask"] = batch.token_mask.long()
-        else:
-            # Additive: eager attention adds the mask, and fused kernels take it just the same.
-            blocked = torch.finfo(self.model.dtype).min
-            mask = torch.zeros(batch.attention.shape, dtype=self.model.dtype, device=batch.attention.device)
-            inputs["attention_mask"] = mask.masked_fill(~batch.attention, blocked)[:, None]
-        if self._takes_positions:
-            inputs["position_ids"] = batch.position_ids
-        if not self._keeps_columns:
-            return call(**inputs).logits[:, batch.kept]
-        return call(**inputs, logits_to_keep=batch.kept).logits
-
-    def _choices(self, log_probs: Tensor, batch: Batch) -> Tensor:
+    def _choices(self, log_probs: Tensor, batches: Sequence[Batch]) -> Tensor:
         """(n, c): normalised over the choices that exist; -inf where there is none."""
         total = log_probs.sum(-1)
-        lengths = batch.scored.sum(-1)
+        lengths = scored_lengths(batches)
         if self.prompt.score == "mean":
             total = total / lengths.clamp(min=1)
         return total.masked_fill(lengths == 0, -torch.inf).log_softmax(-1)
+
+
+def _pad_id(tokenizer: Any, base: Any) -> int:
+    """A token for the padding, of which nothing depends: one that the model has an embedding for."""
+    rows = base.get_input_embeddings().weight.shape[0]
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, base.config.eos_token_id)
+    return next((i for i in ids if isinstance(i, int) and 0 <= i < rows), 0)

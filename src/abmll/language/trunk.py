@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from abmll.adapters.blocks import Blocks, blocks_of, untouched
-from abmll.language.batch import Batch, pack
+from abmll.language.packing.batch import Batch
 
 CAPACITY = 2**30
 """How many bytes of hidden states a process keeps, on the devices that they were computed on. A row of 50 tokens of a
@@ -30,6 +30,9 @@ model of width 576 takes 115 kB in float32."""
 
 Run = Callable[[Batch], Tensor]
 """A pass of the whole model: the predictions in the kept columns."""
+Trial = Callable[[bool], Batch | None]
+"""A small pass to try the trunk on, of rows of unequal length, packed as the model bears it: with several choices behind
+one prompt, or of plain texts. None if it does not bear the former, or takes a pass for each text."""
 
 
 class RowStore:
@@ -65,21 +68,20 @@ class Trunk:
 
     model: a PEFT model. blocks: those of its base. size: how many of them are untouched, and not all of them.
     run: an ordinary pass of `model` over a batch, which the trunk's own passes are made by.
-    takes_masks: whether the model takes the mask of several choices behind one prompt.
+    trial: passes to try it on.
     store: where the rows are kept.
     """
 
     def __init__(
-        self, model: Any, blocks: Blocks, size: int, run: Run, takes_masks: bool, store: RowStore = SHARED
+        self, model: Any, blocks: Blocks, size: int, run: Run, trial: Trial, store: RowStore = SHARED
     ) -> None:
         base = model.get_base_model()
         self.size = size
-        self._model, self._run, self._store, self._takes_masks = model, run, store, takes_masks
+        self._model, self._run, self._store, self._trial = model, run, store, trial
         self._lower, self._lowest_above = list(blocks.modules[:size]), blocks.modules[size]
         upper = {id(module) for block in blocks.modules[size:] for module in block.modules()}
         head = base.get_output_embeddings()
         after = upper | (set() if head is None else {id(module) for module in head.modules()})
-        self._modules = [m for m in base.modules() if not upper & {id(inner) for inner in m.modules()}]
         self._parameters = {
             id(parameter): parameter
             for module in base.modules()
@@ -93,22 +95,17 @@ class Trunk:
         self._warned = False
 
     @classmethod
-    def of(cls, model: Any, run: Run, *, takes_masks: bool) -> Trunk | None:
+    def of(cls, model: Any, run: Run, trial: Trial) -> Trunk | None:
         """The trunk of a PEFT model; None if adapters touch its lowest block, or its blocks cannot be told."""
         base = model.get_base_model()
         blocks = blocks_of(base)
         size = 0 if blocks is None else min(untouched(base, blocks), len(blocks.modules) - 1)
-        return None if blocks is None or size == 0 else cls(model, blocks, size, run, takes_masks)
-
-    def still(self) -> None:
-        """Turns the trunk's own dropout off, which `model.train()` turned on: what is frozen is a fixed function."""
-        for module in self._modules:
-            module.training = False
+        return None if blocks is None or size == 0 else cls(model, blocks, size, run, trial)
 
     def filled(self, batch: Batch) -> Batch:
         """`batch`, on any device, with its hidden states; without, where the trunk must run in every pass."""
         self.check()
-        if not self._enterable[batch.attention is not None] or not self._unchanging():
+        if not self._enterable[batch.branching] or not self._unchanging():
             return batch
         keys = [self._key(batch, row) for row in range(len(batch.input_ids))]
         found: dict[bytes, Tensor] = {}  # held here, for the store may be smaller than a batch
@@ -121,7 +118,7 @@ class Trunk:
                 found[key] = hidden
         rows = [found[key] for key in keys]
         hidden = rows[0].new_zeros(*batch.input_ids.shape, rows[0].shape[-1])
-        hidden[batch.token_mask.to(hidden.device)] = torch.cat(rows)
+        hidden[batch.real.to(hidden.device)] = torch.cat(rows)
         return batch._replace(hidden=hidden)
 
     @contextmanager
@@ -139,14 +136,11 @@ class Trunk:
         """
         if self._enterable:
             return
-        modes = [(module, module.training) for module in self._model.modules()]
-        self._model.eval()
-        reasons = {}
-        for branching in (False, True) if self._takes_masks else (False,):
-            reasons[branching] = self._difference(_trial(self._model.config.get_text_config().vocab_size, branching))
-        for module, mode in modes:
-            module.training = mode
-        self._enterable = {branching: reasons.get(branching, "untried") is None for branching in (False, True)}
+        trials = {branching: self._trial(branching) for branching in (False, True)}
+        reasons = {
+            branching: self._difference(batch) for branching, batch in trials.items() if batch is not None
+        }
+        self._enterable = {branching: reasons.get(branching, "untried") is None for branching in trials}
         for reason in filter(None, reasons.values()):
             self._warn(reason)
 
@@ -166,7 +160,7 @@ class Trunk:
                 return "they hand on more than hidden states"
             rows = [self._computed(_alone(batch, row)) for row in range(len(batch.input_ids))]
             hidden = rows[0].new_zeros(*batch.input_ids.shape, rows[0].shape[-1])
-            hidden[batch.token_mask] = torch.cat(rows)
+            hidden[batch.real] = torch.cat(rows)
             with self.stands_for(hidden):
                 found = self._run(batch)
         except Exception as error:  # whatever a foreign model's code raises, the ordinary pass is there
@@ -211,15 +205,13 @@ class Trunk:
     def _key(self, batch: Batch, row: int) -> bytes:
         """Equal for rows that are equal in the trunk: tokens, positions, whose restarts are those of the choices, and
         whether the mask is the batch's, which may say less than the one that a model makes itself."""
-        real = batch.token_mask[row]
-        numbers = torch.stack([batch.input_ids[row][real], batch.position_ids[row][real]])
-        return self._digest + bytes([batch.attention is not None]) + numbers.numpy().tobytes()
+        ids = batch.input_ids[row][batch.real[row]]
+        places = batch.position_ids[row][batch.real[row]] if batch.branching else torch.arange(len(ids))
+        return self._digest + bytes([batch.branching]) + torch.stack([ids, places]).numpy().tobytes()
 
     @torch.no_grad()
     def _computed(self, row: Batch) -> Tensor:
         """(tokens, width): the hidden states of a batch of one row that the lowest block above is about to get."""
-        self.still()
-
         def reach(*arguments: Any, **named: Any) -> None:
             raise _Reached(arguments[0] if arguments else named["hidden_states"])
 
@@ -264,23 +256,11 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 
 def _alone(batch: Batch, row: int) -> Batch:
     """One row of the batch, unpadded. Its predictions, which nobody reads, are kept in one column."""
-    real = batch.token_mask[row]
-    attention = None if batch.attention is None else batch.attention[row][real][:, real][None]
+    real = batch.real[row]
     return batch._replace(
         input_ids=batch.input_ids[row][real][None],
-        position_ids=batch.position_ids[row][real][None],
-        token_mask=batch.token_mask[row][real][None],
-        attention=attention,
+        position_ids=batch.position_ids[row][real][None] if batch.branching else None,
+        seen=batch.seen[row][real][:, real][None] if batch.branching else None,
+        real=real[real][None],
         kept=batch.kept.new_zeros(1),
     )
-
-
-def _trial(vocabulary: int, branching: bool) -> Batch:
-    """Three rows of different length, with several choices of several tokens if they branch."""
-    tokens = iter(range(1, 10_000, 7))
-
-    def some(count: int) -> list[int]:
-        return [next(tokens) * 31 % vocabulary for _ in range(count)]
-
-    choices = (2, 3, 1) if branching else (2,)
-    return pack([some(9), some(4), some(13)], [[some(count) for count in choices] for _ in range(3)], pad_id=0)

@@ -21,7 +21,7 @@ def mean_field(factors: gaussian.Factors) -> tuple[gaussian.Moments, gaussian.Mo
 
 
 def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors], record: StochasticPass) -> Tensor:
-    """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch and shared by its tokens.
+    """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch, shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
     are independent draws, so that the samples of a prediction may share a pass and gradients vary less.
@@ -30,19 +30,25 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors],
     """
     q, *priors = (mean_field(factors) for factors in asked)
     rows = len(x) if record.mask is None else len(record.mask)
+    examples = rows if record.copies is None else record.copies.num_rows
     tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
-    A, B = (gaussian.sample(*(m.expand(rows, *m.shape) for m in part)) if record.sample else part.mean for part in q)
+    A, B = (
+        gaussian.sample(*(m.expand(examples, *m.shape) for m in part)) if record.sample else part.mean for part in q
+    )
     judged, drawn = q, (A, B)
     if record.prior_only:
         judged, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
     for prior in priors:
         if record.estimator == "sample":
             parts = zip(drawn, judged, prior, strict=True)
-            kl = sum_of(gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts) / rows
+            estimates = (gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts)
+            kl = sum_of(estimates) / examples
         else:
             kl = sum_of(gaussian.kl_divergence(*part, *p) for part, p in zip(judged, prior, strict=True))
         hyper = sum_of(gaussian.hyper_prior(*p) for p in prior) if record.hyper_prior else None
         record.report_sum(layer, kl, hyper)
+    if record.sample and record.copies is not None:
+        A, B = A[record.copies.row], B[record.copies.row]
     return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
 
 

@@ -132,6 +132,7 @@ class AbmllLayer(BaseTunerLayer):
             hyper_prior=record.hyper_prior,
             prior_only=record.prior_only,
             counted=record.counted(base.shape, base.device) if priors else None,
+            copies=record.copies_of_tokens(base.shape),
             dtype=dtype,
         )
         if output.kl is not None:

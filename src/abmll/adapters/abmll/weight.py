@@ -21,7 +21,7 @@ def weight_output(
     dtype: torch.dtype,
     kl_rows: int | None,
 ) -> Tensor:
-    """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row of the batch and shared by its tokens.
+    """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row of the batch, shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
     asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
@@ -43,4 +43,4 @@ def weight_output(
         return (base.to(mean.dtype) + mean).to(dtype)
     rows = len(x) if record.mask is None else len(record.mask)
     tokens, outputs = (tensor.reshape(rows, -1, tensor.shape[-1]) for tensor in (x, base))
-    return weight_space.sampled_output(tokens, outputs, q, dtype).view(base.shape)
+    return weight_space.sampled_output(tokens, outputs, q, dtype, record.copies).view(base.shape)

@@ -1,0 +1,47 @@
+"""A causal language model called on a batch, with the arguments that it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abmll.language.packing.batch import Batch
+
+
+class Forward:
+    """The predictions of a Hugging Face causal LM where a batch needs them.
+
+    model: it, or a PEFT model of it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        takes = inspect.signature(base.forward).parameters
+        # By index, not by number: the last columns are a view that is not contiguous, from which torch makes a batched
+        # product with a copy of the vocabulary's matrix for every row.
+        self._keeps_columns = "logits_to_keep" in takes and "Tensor" in str(takes["logits_to_keep"].annotation)
+        self._options = {"use_cache": False} if "use_cache" in takes else {}
+        self.takes_positions = "position_ids" in takes
+
+    def __call__(self, batch: Batch, call: Callable[..., Any] | None = None) -> Tensor:
+        """(rows, kept, vocabulary): the predictions in the kept columns. call: in place of the model itself."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, **self._options}
+        if batch.seen is not None:
+            inputs["attention_mask"] = batch.seen.long() if not batch.branching else self._added(batch.seen)
+        if batch.position_ids is not None and self.takes_positions:
+            inputs["position_ids"] = batch.position_ids
+        if self._keeps_columns:
+            inputs["logits_to_keep"] = batch.kept
+        logits = (call or self._model)(**inputs).logits
+        return logits if self._keeps_columns else logits[:, batch.kept]
+
+    def _added(self, seen: Tensor) -> Tensor:
+        """The mask as a summand: eager attention adds it, and fused kernels take it just the same."""
+        dtype = self._model.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
