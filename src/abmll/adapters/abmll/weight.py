@@ -21,7 +21,7 @@ def weight_output(
     dtype: torch.dtype,
     kl_rows: int | None,
 ) -> Tensor:
-    """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row of the batch, shared by its tokens and copies.
+    """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row and shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
     asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
