@@ -61,7 +61,6 @@ def pair(make, method="abmll", *, upper_layers=2, answer="text", store=None, **o
             for role in (META, TASK):
                 for tensor in learner.likelihood.parameters(role).values():
                     tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
-        likelihood = learner.likelihood
         assert trunk_of(learner) is not None
         if trunk:
             trunk_of(learner)._store = RowStore() if store is None else store
@@ -132,8 +131,8 @@ def test_values_gradients_and_samples_are_those_of_the_ordinary_pass(architectur
 def test_whole_adaptations_are_equal(method, answer):
     options = {"num_steps": 2, "learning_rate": 0.01}
     learner, ordinary = pair(lambda: tiny_llama(layers=4), method, answer=answer, **options)
-    learner.likelihood._packed.bearing(64)  # what the model bears is found out first, by passes of its own
-    learner.likelihood._packed.bearing(32)
+    for width in (32, 64, 128):  # what the model bears is found out first, by passes of its own
+        learner.likelihood._packed.bearing(width)
     runs = count_runs(learner)
     posteriors = [one.adapt(EXAMPLES) for one in (learner, ordinary)]
     draws = []

@@ -31,8 +31,8 @@ model of width 576 takes 115 kB in float32."""
 Run = Callable[[Batch], Tensor]
 """A pass of the whole model: the predictions in the kept columns."""
 Trial = Callable[[bool], Batch | None]
-"""A small pass to try the trunk on, of rows of unequal length, packed as the model bears it: with several choices behind
-one prompt, or of plain texts. None if it does not bear the former, or takes a pass for each text."""
+"""A small pass to try the trunk on, of rows of unequal length, packed as the model bears it: with several choices
+behind one prompt, or of plain texts. None if it does not bear the former, or takes a pass for each text."""
 
 
 class RowStore:
@@ -72,9 +72,7 @@ class Trunk:
     store: where the rows are kept.
     """
 
-    def __init__(
-        self, model: Any, blocks: Blocks, size: int, run: Run, trial: Trial, store: RowStore = SHARED
-    ) -> None:
+    def __init__(self, model: Any, blocks: Blocks, size: int, run: Run, trial: Trial, store: RowStore = SHARED) -> None:
         base = model.get_base_model()
         self.size = size
         self._model, self._run, self._store, self._trial = model, run, store, trial
@@ -137,9 +135,7 @@ class Trunk:
         if self._enterable:
             return
         trials = {branching: self._trial(branching) for branching in (False, True)}
-        reasons = {
-            branching: self._difference(batch) for branching, batch in trials.items() if batch is not None
-        }
+        reasons = {branching: self._difference(batch) for branching, batch in trials.items() if batch is not None}
         self._enterable = {branching: reasons.get(branching, "untried") is None for branching in trials}
         for reason in filter(None, reasons.values()):
             self._warn(reason)
@@ -205,13 +201,16 @@ class Trunk:
     def _key(self, batch: Batch, row: int) -> bytes:
         """Equal for rows that are equal in the trunk: tokens, positions, whose restarts are those of the choices, and
         whether the mask is the batch's, which may say less than the one that a model makes itself."""
-        ids = batch.input_ids[row][batch.real[row]]
-        places = batch.position_ids[row][batch.real[row]] if batch.branching else torch.arange(len(ids))
-        return self._digest + bytes([batch.branching]) + torch.stack([ids, places]).numpy().tobytes()
+        alone = _alone(batch, row)
+        places = alone.position_ids
+        if places is None:
+            places = torch.arange(alone.input_ids.shape[1])[None]
+        return self._digest + bytes([batch.branching]) + torch.cat([alone.input_ids, places]).numpy().tobytes()
 
     @torch.no_grad()
     def _computed(self, row: Batch) -> Tensor:
         """(tokens, width): the hidden states of a batch of one row that the lowest block above is about to get."""
+
         def reach(*arguments: Any, **named: Any) -> None:
             raise _Reached(arguments[0] if arguments else named["hidden_states"])
 
@@ -257,10 +256,11 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 def _alone(batch: Batch, row: int) -> Batch:
     """One row of the batch, unpadded. Its predictions, which nobody reads, are kept in one column."""
     real = batch.real[row]
-    return batch._replace(
-        input_ids=batch.input_ids[row][real][None],
-        position_ids=batch.position_ids[row][real][None] if batch.branching else None,
-        seen=batch.seen[row][real][:, real][None] if batch.branching else None,
+    own = batch if batch.branching else batch._replace(position_ids=None, seen=None)
+    return own._replace(
+        input_ids=own.input_ids[row][real][None],
+        position_ids=None if own.position_ids is None else own.position_ids[row][real][None],
+        seen=None if own.seen is None else own.seen[row][real][:, real][None],
         real=real[real][None],
-        kept=batch.kept.new_zeros(1),
+        kept=own.kept.new_zeros(1),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
 from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, score
 from abmll.language.packing.evidence import Bearing, Evidence
@@ -19,8 +19,6 @@ from abmll.language.packing.forward import Forward
 from abmll.language.packing.rows import as_rows
 from abmll.language.packing.tree import Continuations, as_trees, grow
 from abmll.language.trunk import Trunk
-
-logger = logging.getLogger("abmll")
 
 
 class PackedModel:
@@ -125,11 +123,10 @@ class PackedModel:
     def _tell(self, branches: bool, bearing: Bearing) -> None:
         if branches and not self._told:
             self._told = True
-            logger.warning(
-                "%s does not bear several choices behind one prompt in texts of this length: they are scored as %s, "
-                'which is as right and takes longer. Letters (answer = "letters") take one row a question.',
-                type(self._model.get_base_model()).__name__,
-                bearing._replace(tree=False).describe(),
+            name, packing = type(self._model.get_base_model()).__name__, bearing._replace(tree=False).describe()
+            tell(
+                f"{name} does not bear several choices behind one prompt in texts of this length: they are scored as "
+                f'{packing}, which is as right and takes longer. Letters (answer = "letters") take one row a question.'
             )
 
 
