@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli import adaptation, comparison, configuration, experiments, foreign, models, reporting, tasks
+from abmll.cli import adaptation, comparison, configuration, experiments, fetching, foreign, models, reporting, tasks
 from abmll.cli.group import Commands
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.command()(comparison.tune)
 app.command()(comparison.compare)
 app.command()(reporting.report)
 tasks.app.command("import")(foreign.import_)
+tasks.app.command()(fetching.fetch)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.command()(experiments.demo)

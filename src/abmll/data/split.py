@@ -91,10 +91,42 @@ def separate(
     Raises AbmllError naming the tasks, the number of inputs they share and what to do.
     """
     _check_names(suite, sides)
+    names = {side: [task.name for task in sides[side]] for side in SIDES}
+    notes = require_apart(suite, overlap, names, shares_rows)
+    found = _across(sides)
+    result = {side: tuple(sides[side]) for side in SIDES}
+    if not found:
+        return result, notes
+    listed = "; ".join(
+        f"{first.name!r} ({first_side}) and {second.name!r} ({second_side}) share {count} input{'s'[: count != 1]}"
+        for first_side, first, second_side, second, count in found
+    )
+    if overlap == "keep":
+        return result, [*notes, f"kept on two sides: {listed}"]
+    if overlap == "error":
+        raise AbmllError(
+            f"suite {suite!r} would train on rows that it tests on: {listed}. Move such tasks to one side, exclude "
+            'one of them, or set overlap = "drop" in the suite TOML to take the shared inputs out of training.'
+        )
+    later: set[bytes] = set()
+    for side in reversed(SIDES):
+        keys = [input_keys(task) for task in sides[side]]
+        result[side] = tuple(_drop(suite, side, task, later) for task in sides[side])
+        later = later.union(*keys)
+    return result, [*notes, f"dropped from the first side named: {listed}"]
+
+
+def require_apart(
+    suite: str, overlap: Overlap, names: Mapping[Side, Sequence[str]], shares_rows: Iterable[Sequence[str]]
+) -> list[str]:
+    """Refuses tasks on different sides that are declared to share rows; needs their names only, no data.
+
+    Returns a note on those that `overlap` = "keep" lets pass. Raises AbmllError with every such pair otherwise.
+    """
     side_of: dict[str, set[Side]] = {}
     for side in SIDES:
-        for task in sides[side]:
-            side_of.setdefault(task.name, set()).add(side)
+        for name in names[side]:
+            side_of.setdefault(name, set()).add(side)
     torn = [
         f"{first!r} and {second!r}"
         for group in shares_rows
@@ -106,27 +138,7 @@ def separate(
             f"suite {suite!r}: tasks that are declared to share rows stand on different sides: {'; '.join(torn)}. "
             "Move them to one side, or exclude one of them."
         )
-    found = _across(sides)
-    result = {side: tuple(sides[side]) for side in SIDES}
-    if not found:
-        return result, []
-    listed = "; ".join(
-        f"{first.name!r} ({first_side}) and {second.name!r} ({second_side}) share {count} input{'s'[: count != 1]}"
-        for first_side, first, second_side, second, count in found
-    )
-    if overlap == "keep":
-        return result, [f"kept on two sides: {listed}"]
-    if overlap == "error":
-        raise AbmllError(
-            f"suite {suite!r} would train on rows that it tests on: {listed}. Move such tasks to one side, exclude "
-            'one of them, or set overlap = "drop" in the suite TOML to take the shared inputs out of training.'
-        )
-    later: set[bytes] = set()
-    for side in reversed(SIDES):
-        keys = [input_keys(task) for task in sides[side]]
-        result[side] = tuple(_drop(suite, side, task, later) for task in sides[side])
-        later = later.union(*keys)
-    return result, [f"dropped from the first side named: {listed}"]
+    return [f"declared to share rows, kept on two sides: {'; '.join(torn)}"] if torn else []
 
 
 def _check_names(suite: str, sides: Mapping[Side, Sequence[Task]]) -> None:

@@ -8,17 +8,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from abmll.core.errors import AbmllError, unknown_name
+from abmll.data.collections import LAYOUTS, related
 from abmll.data.folder import FolderTasks, read_folder
-from abmll.data.formats.metaicl import MetaICLFormat, read_target_task, read_train_task, require_files
+from abmll.data.formats.metaicl import MetaICLFormat
+from abmll.data.hub.spec import hub_relations
 from abmll.data.problems import raise_errors
-from abmll.data.split import Overlap, Side, hold_out, separate
+from abmll.data.split import Overlap, Side, hold_out, require_apart, separate
 from abmll.data.task import Task
-from abmll.data.toml_file import ABSOLUTE_CURE, Schema, inside, read_toml
+from abmll.data.toml_file import ABSOLUTE_CURE, Schema, inside, read_table, read_toml
 
 SUITE_FILE = "suite.toml"
 """The suite TOML that `load_suite(folder)` obeys if the folder holds one."""
@@ -63,8 +65,10 @@ class Suite:
 class SuiteSpec(Schema):
     """The keys of a suite TOML.
 
-    folder: where the task files are, relative to this file. format: "files", or "metaicl" for MetaICL's
-        layout.
+    extends: a shipped suite whose keys hold where this file says nothing else.
+    folder: where the task files are, relative to this file.
+    format: "files"; or how a published collection lays them out: "metaicl", "crossfit", "unifiedqa", or "hub" for
+        tasks of the Hugging Face hub.
     train, validation, test: lists of task names; with `train` given, unlisted tasks are left out.
     test_families, test_tasks, validation_families, validation_tasks: held out; all other tasks are trained
         on.
@@ -77,8 +81,9 @@ class SuiteSpec(Schema):
     """
 
     name: str | None = Field(default=None, min_length=1)
+    extends: str | None = None
     folder: str = "."
-    format: Literal["files", "metaicl"] = "files"
+    format: Literal["files", "metaicl", "crossfit", "unifiedqa", "hub"] = "files"
     train: list[str] | None = None
     validation: list[str] = Field(default_factory=list)
     test: list[str] = Field(default_factory=list)
@@ -92,6 +97,11 @@ class SuiteSpec(Schema):
     shares_rows: list[list[str]] = Field(default_factory=list)
     overlap: Overlap = "error"
     metaicl: MetaICLFormat = MetaICLFormat()
+
+    def listed(self) -> dict[Side, list[str]]:
+        """The tasks that the lists name, by side, without those to be left out."""
+        lists: dict[Side, list[str]] = {"train": self.train or [], "validation": self.validation, "test": self.test}
+        return {side: [name for name in names if name not in self.exclude] for side, names in lists.items()}
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -121,21 +131,25 @@ def load_suite(
     two sides.
     """
     path, shipped = _find(suite)
-    spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else _read_spec(path)
+    spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else read_suite_spec(path)
     if held_out is not None:
         spec = _with_fraction(spec, path, held_out)
     if seed is not None:
         spec = spec.model_copy(update={"seed": seed})
     where = _folder(spec, path, shipped, folder)
     name = spec.name or path.stem
-    if spec.format == "metaicl":
-        sides, shares_rows = _read_metaicl(spec, where), list(spec.shares_rows)
+    notes: list[str] = []
+    if spec.format in LAYOUTS:
+        listed = spec.listed()
+        shares_rows = [*spec.shares_rows, *related(), *hub_relations()]
+        require_apart(name, spec.overlap, listed, shares_rows)
+        sides, notes = LAYOUTS[spec.format](spec, where)
     else:
         found = read_folder(where)
         shares_rows = [*spec.shares_rows, *map(list, found.shares_rows)]
         sides = _split(name, spec, found, shares_rows)
-    split, notes = separate(name, spec.overlap, sides, shares_rows)
-    return Suite(name, **split, notes=tuple(notes))
+    split, found_notes = separate(name, spec.overlap, sides, shares_rows)
+    return Suite(name, **split, notes=(*notes, *found_notes))
 
 
 def _find(suite: str | Path) -> tuple[Path, bool]:
@@ -155,10 +169,13 @@ def _find(suite: str | Path) -> tuple[Path, bool]:
     raise unknown_name("suite", str(suite), shipped)
 
 
-def _read_spec(path: Path) -> SuiteSpec:
+def read_suite_spec(path: Path) -> SuiteSpec:
+    """The keys of a suite TOML, those of the suite that it extends included; raises AbmllError for every mistake."""
     if path.suffix.lower() != ".toml":
         raise AbmllError(f"{path} is one file, not a suite: give its folder, or a suite TOML")
-    spec, problems = read_toml(path, SuiteSpec)
+    table, _ = read_table(path)
+    base = (table or {}).get("extends")
+    spec, problems = read_toml(path, SuiteSpec, _extended(path, base) if isinstance(base, str) else None)
     raise_errors(path, problems)
     assert spec is not None
     lists = spec.train is not None or spec.validation or spec.test
@@ -168,15 +185,25 @@ def _read_spec(path: Path) -> SuiteSpec:
             f"{path} splits the tasks in more than one way: keep either the lists (train, validation, test), or "
             "what is held out (test_families, test_tasks, validation_families, validation_tasks), or held_out"
         )
-    if spec.format == "metaicl" and not lists:
-        raise AbmllError(f'{path}: format = "metaicl" needs the lists train and test')
+    if spec.format != "files" and not lists:
+        raise AbmllError(f'{path}: format = "{spec.format}" needs the lists train and test')
     return spec
+
+
+def _extended(path: Path, name: str) -> dict[str, Any]:
+    """The keys of the shipped suite that another one extends."""
+    shipped = shipped_suites()
+    if name not in shipped:
+        raise AbmllError(f"{path} [extends]: {unknown_name('suite', name, shipped)}")
+    table, problems = read_table(shipped[name])
+    raise_errors(shipped[name], problems)
+    return {key: value for key, value in (table or {}).items() if key != "extends"}
 
 
 def _with_fraction(spec: SuiteSpec, path: Path, held_out: float) -> SuiteSpec:
     """The spec with its split replaced by a fraction to hold out."""
-    if spec.format == "metaicl":
-        raise AbmllError(f"{path}: MetaICL's files are made for one side each, so held_out cannot split them anew")
+    if spec.format != "files":
+        raise AbmllError(f"{path}: its files are made for one side each, so held_out cannot split them anew")
     split = ("train", "validation", "test", "validation_families", "validation_tasks", "test_families", "test_tasks")
     unset = {key: SuiteSpec.model_fields[key].get_default(call_default_factory=True) for key in split}
     return spec.model_copy(update=unset | {"held_out": held_out})
@@ -185,6 +212,8 @@ def _with_fraction(spec: SuiteSpec, path: Path, held_out: float) -> SuiteSpec:
 def _folder(spec: SuiteSpec, path: Path, shipped: bool, folder: str | Path | None) -> Path:
     if folder is not None:
         return Path(folder)
+    if spec.format == "hub":
+        return path.parent  # nothing is read there
     if path.is_dir():
         return path
     if shipped:
@@ -249,13 +278,3 @@ def _require_known(suite: str, kind: str, names: Sequence[str], known: Collectio
             f"suite {suite!r} names {kind} {', '.join(hints)}, which its folder does not hold. "
             f"It holds: {', '.join(sorted(known)) or 'none'}."
         )
-
-
-def _read_metaicl(spec: SuiteSpec, folder: Path) -> Sides:
-    train, held_out = spec.train or [], [*spec.validation, *spec.test]
-    require_files(folder, train, held_out, spec.metaicl)
-    return {
-        "train": [read_train_task(folder, task, spec.metaicl) for task in train],
-        "validation": [read_target_task(folder, task, spec.metaicl) for task in spec.validation],
-        "test": [read_target_task(folder, task, spec.metaicl) for task in spec.test],
-    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,11 +23,19 @@ class Schema(BaseModel):
 Checked = TypeVar("Checked", bound=Schema)
 
 
-def read_toml(path: Path, schema: type[Checked]) -> tuple[Checked | None, list[Problem]]:
-    """The file as an instance of `schema`, or None and all that is wrong with it."""
+def read_toml(
+    path: Path, schema: type[Checked], base: Mapping[str, Any] | None = None
+) -> tuple[Checked | None, list[Problem]]:
+    """The file as an instance of `schema`, or None and all that is wrong with it.
+
+    base: keys that hold where the file says nothing else; tables are merged key by key.
+    """
     table, problems = read_table(path)
     if table is None:
         return None, problems
+    for key, value in (base or {}).items():
+        ours = table.get(key, value)
+        table[key] = {**value, **ours} if isinstance(value, dict) and isinstance(ours, dict) else ours
     try:
         return schema.model_validate(table), problems
     except ValidationError as error:

@@ -14,7 +14,19 @@ from abmll.data.formats.format import Options
 from abmll.data.readers import parse_task, read_task
 
 NAMES = [
-    *("arc", "argilla", "bbh", "bigbench", "datasets", "excel", "json", "label-studio", "letters", "messages"),
+    *(
+        "arc",
+        "argilla",
+        "bbh",
+        "bigbench",
+        "crossfit",
+        "datasets",
+        "excel",
+        "json",
+        "label-studio",
+        "letters",
+        "messages",
+    ),
     *("metaicl", "natural-instructions", "parquet", "promptfoo", "unifiedqa"),
 ]
 PAGE = (Path(__file__).parents[3] / "docs" / "formats.md").read_text(encoding="utf-8")

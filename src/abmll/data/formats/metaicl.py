@@ -40,6 +40,7 @@ class MetaICLFormat(Schema):
     support_split: the split that held-out tasks adapt on; they are judged on their test split.
     max_prompt_chars: rows whose whole published prompt (instruction, input, choices) is longer are left out.
     max_options: rows with more choices are left out.
+    max_train_rows: training tasks keep their first rows only, as in the published runs with limited data.
     name_in_input: prompts begin "<task>: ", as the published ones do.
     """
 
@@ -50,6 +51,7 @@ class MetaICLFormat(Schema):
     support_split: Literal["train", "dev"] = "dev"
     max_prompt_chars: int = 500
     max_options: int = 4
+    max_train_rows: int | None = Field(default=None, ge=1)
     name_in_input: bool = True
 
 
@@ -82,7 +84,7 @@ def require_files(folder: Path, train: Sequence[str], held_out: Sequence[str], f
 def read_train_task(folder: Path, task: str, form: MetaICLFormat) -> Task:
     """A training task: all rows that pass the filters. Raises AbmllError if none does, or a row is broken."""
     rows = _read(train_files(folder, task, form), task, form)
-    return _task(folder, task, rows, ())
+    return _task(folder, task, rows[: form.max_train_rows], ())
 
 
 def read_target_task(folder: Path, task: str, form: MetaICLFormat) -> Task:

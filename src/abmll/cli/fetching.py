@@ -1,0 +1,67 @@
+"""`abmll tasks fetch`: tasks of the Hugging Face hub into its cache, once, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abmll.cli.group import complain
+from abmll.core.errors import AbmllError
+
+
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(metavar="SUITE...", help='Shipped suites, or tasks such as "hub:boolq".')
+    ],
+    cache: Annotated[
+        Path | None, typer.Option("--cache", metavar="DIR", help="Cache of Hugging Face  [default: its own, HF_HOME]")
+    ] = None,
+) -> None:
+    """Fetch the tasks of a suite from the Hugging Face hub.
+
+    Rows and columns of every split are compared with what the task's spec says. What has come is kept, so that the
+    same command goes on after an interruption; afterwards the suite is read without a network. Exit status 1 if a task
+    could not be fetched.
+
+    \b
+    Examples:
+      abmll tasks fetch bayesian-lora
+      abmll tasks fetch hub:winogrande-m hub:boolq
+    """
+    from abmll.data.hub.fetch import fetch_tasks
+
+    tasks = [task for name in names for task in _tasks(name)]
+    done, failed = fetch_tasks(list(dict.fromkeys(tasks)), cache=cache, tell=typer.echo)
+    rows = sum(one.rows for one in done)
+    typer.echo(f"{len({one.task for one in done})} of {len(set(tasks))} tasks in the cache, {rows} rows")
+    for failure in failed:
+        complain(f"{failure.task}: {failure.error}.")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _tasks(name: str) -> list[str]:
+    """The hub tasks of a suite, or the one that `name` is."""
+    from abmll.data.hub.spec import HUB, hub_spec
+    from abmll.data.suite import read_suite_spec, shipped_suites
+
+    if name.startswith(HUB):
+        return [hub_spec(name.removeprefix(HUB)).name]
+    path = Path(name)
+    if not path.is_file():
+        shipped = shipped_suites()
+        if name not in shipped:
+            from abmll.core.errors import unknown_name
+
+            raise unknown_name("suite", name, shipped)
+        path = shipped[name]
+    spec = read_suite_spec(path)
+    listed = [task for side in spec.listed().values() for task in side]
+    found = [task.removeprefix(HUB) for task in listed if spec.format == "hub" or task.startswith(HUB)]
+    if not found:
+        raise AbmllError(
+            f"the suite {name!r} has no task of the hub: its data are made by the collection's own scripts "
+            "(docs/suites.md)."
+        )
+    return found

@@ -1,0 +1,100 @@
+"""What a task of the hub is: repository, pinned revision, files, columns, row counts, licence, citation."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.data.problems import raise_errors
+from abmll.data.spec import TaskSpec
+from abmll.data.toml_file import Schema, read_toml
+
+CONVERTED = "refs/convert/parquet"
+"""The hub's own conversion to Parquet, for data sets that once needed a loading script; no code runs."""
+HUB = "hub:"
+"""What stands before a hub task's name in a suite whose other tasks lie in a folder."""
+Kind = Literal["text", "number", "flag", "list", "object"]
+
+
+class HubSplit(Schema):
+    """files: a pattern of paths in the repository, such as "data/train-*.parquet". rows: of all of them, if known."""
+
+    files: str = Field(pattern=r"^[^/].*\.(parquet|jsonl|json|csv|tsv)$")
+    rows: int | None = Field(default=None, ge=1)
+
+
+class HubSpec(Schema):
+    """The keys of a hub task's TOML.
+
+    version: of the spec; a change of what is read raises it.
+    repo, revision: the data set and a commit of it, or "refs/convert/parquet".
+    judge, support: the splits that the task is judged on and adapts on.
+    columns: those that must be there, with their kinds. read: keys of a task spec (docs/tasks.md).
+    metric: what the field reports. licence: of the data, or "unknown" and where that was looked for.
+    shares_rows_with: other hub tasks made from the same rows.
+    """
+
+    version: int = Field(ge=1)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    family: str = Field(min_length=1)
+    question: str
+    metric: Literal["accuracy", "macro-F1", "Matthews correlation"]
+    licence: str = Field(min_length=1)
+    citation: str = Field(min_length=1)
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str
+    judge: str
+    support: str | None = None
+    shares_rows_with: list[str] = Field(default_factory=list)
+    columns: dict[str, Kind]
+    splits: dict[str, HubSplit]
+    read: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> HubSpec:
+        if self.revision != CONVERTED and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(f"the revision is {self.revision!r}: write a whole commit of 40 digits, or {CONVERTED!r}")
+        for split in (self.judge, self.support):
+            if split is not None and split not in self.splits:
+                raise ValueError(f"there is no split {split!r} under splits")
+        self.task_spec("x.parquet")
+        return self
+
+    def task_spec(self, file: str) -> TaskSpec:
+        """The spec that reads one of its files."""
+        return TaskSpec.model_validate({"file": file, "name": self.name} | self.read)
+
+    @property
+    def used(self) -> dict[str, HubSplit]:
+        """The splits that are read, by name."""
+        return {name: self.splits[name] for name in (self.support, self.judge) if name is not None}
+
+
+def hub_specs() -> dict[str, Path]:
+    """The specs that come with the library, by name."""
+    folder = Path(str(files("abmll.data"))) / "hub" / "tasks"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def hub_spec(name: str) -> HubSpec:
+    """The spec of this name. Raises AbmllError with the nearest name if there is none."""
+    known = hub_specs()
+    if name not in known:
+        raise unknown_name("hub task", name, known)
+    spec, problems = read_toml(known[name], HubSpec)
+    raise_errors(known[name], problems)
+    assert spec is not None
+    if spec.name != name:
+        raise AbmllError(f"{known[name]} names its task {spec.name!r}: give the file that name")
+    return spec
+
+
+def hub_relations() -> list[list[str]]:
+    """Groups of hub tasks that share rows, under their own names and as suites with other tasks name them."""
+    groups = [[name, *spec.shares_rows_with] for name in hub_specs() if (spec := hub_spec(name)).shares_rows_with]
+    return [*groups, *([f"{HUB}{name}" for name in group] for group in groups)]
