@@ -46,11 +46,11 @@ class FakePipeline(types.ModuleType):
         self._called("train", config, resume, progress)
         return config.output / "adapter"
 
-    def adapt_run(self, adapter, task, out, *, support_size, seed, overrides):
+    def adapt_run(self, adapter, task, out, *, support_size, seed, overrides, method):
         self._called("adapt", adapter, task, out, support_size, seed, overrides)
         return out
 
-    def predict_run(self, adapter, file, out, *, num_samples, overrides):
+    def predict_run(self, adapter, file, out, *, num_samples, overrides, method):
         self._called("predict", adapter, file, out, num_samples, overrides)
         return out
 

@@ -36,8 +36,7 @@ def meta_trained(**options):
 
 
 def drawn(posterior, query, num_samples=3):
-    torch.manual_seed(0)
-    return posterior.predict(query, num_samples)
+    return posterior.predict(query, num_samples).log_probs
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_from_a_causal_lm_to_calibrated_probabilities(tmp_path, rows):
     learner = abmll.Learner(model, tokenizer)
     result = learner.meta_train(tiny_tasks(), num_steps=2, support_size=4, query_size=4, progress=False)
     posterior = learner.adapt(support)
-    probabilities = posterior.predict(query, num_samples=4).exp().mean(0)
+    probabilities = posterior.predict(query, num_samples=4).probabilities
     learner.save(tmp_path / "adapter")
 
     assert result.num_steps == 2
@@ -102,7 +101,7 @@ def test_the_seed_decides_everything():
         learner = learner_of(seed=seed)
         learner.meta_train(tiny_tasks(), num_steps=1, support_size=4, query_size=4, seed=seed, progress=False)
         return torch.cat(
-            [value.flatten() for value in learner.adapt(tiny_task().examples[:4], seed=seed)._params.values()]
+            [value.flatten() for value in learner.adapt(tiny_task().examples[:4], seed=seed).mean().values()]
         )
 
     first, again, other = weights(0), weights(0), weights(1)
@@ -145,7 +144,7 @@ def test_plain_peft_loads_the_mean(saved, rows):
     _, folder, posterior = saved
     plain = PeftModel.from_pretrained(tiny_llama(), str(folder / "lora"))
     assert {type(config).__name__ for config in plain.peft_config.values()} == {"LoraConfig"}
-    expected = posterior._likelihood.choice_log_probs(rows)[0]
+    expected = posterior.predict(rows, 0).log_probs[0]
     base = tiny_llama()
     torch.testing.assert_close(naive_choice_log_probs(plain, rows), expected, rtol=0, atol=1e-5)
     assert (naive_choice_log_probs(base, rows) - expected).abs().max() > 1e-3, "adapting changed something"
@@ -203,7 +202,7 @@ def test_a_bfloat16_model_gets_float32_adapters_and_predicts_alike(rows):
         parameters = learner.likelihood.parameters(META).values()
         assert {parameter.dtype for parameter in parameters} == {torch.float32}
         assert all(parameter.isfinite().all() for parameter in parameters)
-        predictions.append(learner.adapt(rows[:6]).predict(rows[6:], 32).exp().mean(0))
+        predictions.append(learner.adapt(rows[:6]).predict(rows[6:], 32).probabilities)
     assert predictions[1].dtype == torch.float32
     torch.testing.assert_close(*predictions, rtol=0, atol=0.02)
 
@@ -262,7 +261,7 @@ def test_a_folder_without_a_card(tmp_path):
         (lambda card: "[" * 100_000, "is damaged"),
         (
             lambda card: changed(card, method="this:factory"),
-            "is of a method from outside abmll, 'this:factory', .* ABMLL_TRUSTED=this",
+            'is of a method from outside abmll, "this:factory", and loading it would run .* --method this:factory',
         ),
     ],
     ids=[
@@ -347,7 +346,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
 
 
 def test_nothing_to_adapt_to_and_nothing_to_evaluate(learner):
-    with pytest.raises(AbmllError, match=r"the support set is empty\. Give at least one labelled example"):
+    with pytest.raises(AbmllError, match=r"there are no rows: the list is empty\. Give at least one"):
         learner.adapt([])
     with pytest.raises(AbmllError, match=r"no tasks to evaluate: the suite's split is empty. .*held_out"):
         list(learner.evaluate([]))

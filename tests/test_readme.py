@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
-from abmll import default
+from abmll import default, models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,24 +22,24 @@ def write_task(path, task, rows):
         writer.writerows([row.prompt, row.choices[row.target]] for row in task.examples[:rows])
 
 
-def test_the_python_block_runs_as_printed(tmp_path, monkeypatch):
+def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) <= 12
-    model, tokenizer = default.model()
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
+    asked = []
+    monkeypatch.setattr(models, "load", lambda name, **_: asked.append(name) or default.model(), raising=False)
     monkeypatch.chdir(tmp_path)
-    suite = default.suite()
     (tmp_path / "my_tasks").mkdir()
-    for task in suite.train[:3]:
+    for task in default.suite().train[:3]:
         write_task(tmp_path / "my_tasks" / f"{task.name}.csv", task, 40)
-    write_task(tmp_path / "new_task.csv", suite.test[0], 24)
     scope: dict = {}
-    exec(block.replace("num_steps=500", "num_steps=1"), scope)  # fewer steps, nothing else changed
-    probabilities = scope["probabilities"]
-    assert probabilities.shape == (8, 2)
-    torch.testing.assert_close(probabilities.sum(-1), torch.ones(8))
-    assert (tmp_path / "adapter" / "lora" / "adapter_config.json").is_file()
+    exec(block.replace("num_steps=200", "num_steps=1"), scope)  # fewer steps, nothing else changed
+    assert asked == ["smollm2", default.NAME], "the saved posterior asks for its base model by itself"
+    prediction = scope["prediction"]
+    assert prediction.classes == ("bad", "good")
+    assert set(prediction.labels) <= {"bad", "good"}
+    torch.testing.assert_close(prediction.probabilities.sum(-1), torch.ones(2))
+    assert (tmp_path / "adapters" / "films" / "lora" / "adapter_config.json").is_file()
+    assert "tensor" in capsys.readouterr().out
 
 
 def test_every_local_link_leads_somewhere():

@@ -6,8 +6,6 @@ A card comes with files from anywhere, so everything in it is checked by type an
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.files import write_whole
 from abmll.core.types import Role
 from abmll.language import PromptFormat
-from abmll.methods import method_factory
+from abmll.methods import is_built_in, method_factory
 from abmll.methods.options import option_mistakes
 from abmll.rules import raise_all
 
@@ -29,8 +27,6 @@ CARD = "abmll.json"
 """File beside a saved adapter: which method and which prompts it was made with."""
 CARD_FORMAT = 2
 """1 kept only the options that were set; 2 keeps all of them, and the version that wrote it."""
-TRUSTED = "ABMLL_TRUSTED"
-"""Environment variable: modules, with commas between, that a card may name as the home of its method."""
 
 
 class _Part(BaseModel):
@@ -40,11 +36,16 @@ class _Part(BaseModel):
 
 
 class CardTask(_Part):
-    """The task that a posterior was adapted to; choices are its classes, none if every row brings its own."""
+    """The task that a posterior was adapted to.
+
+    choices: the words of its classes, none if every row brings its own.
+    labels: what the user calls the classes, where that is something else.
+    """
 
     name: str = ""
     question: str = ""
     choices: tuple[str, ...] = Field(default=(), strict=False)
+    labels: tuple[str | bool | int | float, ...] = Field(default=(), strict=False)
 
 
 class CardPosterior(_Part):
@@ -115,20 +116,10 @@ def read_card(directory: Path) -> Card:
         raise _damaged(path, "; ".join(dict.fromkeys(_finding(item) for item in error.errors()))) from error
     if kept == 1:
         card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
-    _require_trusted(path, card.method)
-    if wrong := option_faults(card.method, card.options):
+    # A method from outside is not looked up for its name's sake: that would run its module's code.
+    if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):
         raise AbmllError(f"cannot use the adapter card {path}: {wrong}")
     return card
-
-
-def _require_trusted(path: Path, method: str) -> None:
-    """Raises AbmllError if the card names a module that nobody but the card has asked for: importing runs its code."""
-    module = method.partition(":")[0]
-    if ":" in method and module not in sys.modules and module not in os.environ.get(TRUSTED, "").split(","):
-        raise AbmllError(
-            f"{path} is of a method from outside abmll, {method!r}, and reading it would run the module {module!r}. "
-            f"If you trust that, import it first, or set {TRUSTED}={module}."
-        )
 
 
 def option_faults(method: str, options: Mapping[str, Any]) -> str | None:

@@ -120,14 +120,14 @@ def test_rows_without_a_label_are_read_only_on_request(tmp_path):
     path = write(
         tmp_path / "t.jsonl", jsonl([{"text": "a", "options": ["x", "y"]}, {"text": "b", "options": ["x", "y"]}])
     )
-    assert [row.target for row in read_task(path, labelled=False).examples] == [-1, -1]
+    assert [row.target for row in read_task(path, labelled=False).examples] == [None, None]
     with pytest.raises(AbmllError, match="no row has a field 'target' or 'label'"):
         read_task(path)
 
 
 def test_a_label_may_lack_in_some_rows_only_on_request(tmp_path):
     path = write(tmp_path / "t.csv", "text,options,label\na,x|y,x\nb,x|y,\n")
-    assert [row.target for row in read_task(path, labelled=False).examples] == [0, -1]
+    assert [row.target for row in read_task(path, labelled=False).examples] == [0, None]
     with pytest.raises(AbmllError, match=r"t.csv:3 \[label\]: the label is empty"):
         read_task(path)
 

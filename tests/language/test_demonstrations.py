@@ -80,7 +80,7 @@ def test_a_limit_for_questions_makes_room_for_demonstrations():
 
 def test_a_demonstration_that_fits_no_question_is_told_by_its_own_limit():
     with pytest.raises(AbmllError, match=r"'d0' does not fit.*Raise max_question_tokens in \[prompt\]"):
-        shown(ASKED, max_question_tokens=5)
+        shown(ASKED, max_question_tokens=16)
 
 
 def test_the_answer_that_is_scored_is_the_questions():

@@ -267,11 +267,13 @@ def test_dropout_never_reaches_the_curvature_or_the_predictions():
 def test_absent_choices_stay_absent():
     likelihood = GaussianToy(gaussian=False)
     query = list(ToyEpisodes()[0].query)
-    short = query[1]._replace(choices=query[1].choices[:1])
+    wide = query[0]._replace(choices=(*query[0].choices, "9 9 9"))
     posterior = Laplace(POINT).adapt(likelihood, ToyEpisodes()[0].support)
-    predicted = posterior.predict([query[0], short], 5)
-    assert predicted.shape == (5, 2, 2)
-    assert (predicted[:, 1] == torch.tensor([0.0, -torch.inf])).all()
+    predicted = posterior.predict([wide, query[1]], 5)
+    assert predicted.shape == (5, 2, 3)
+    assert predicted[:, 0].isfinite().all()
+    assert (predicted[:, 1, 2] == -torch.inf).all()
+    torch.testing.assert_close(predicted.exp().sum(-1), torch.ones(5, 2, dtype=predicted.dtype))
 
 
 def test_wrong_options_are_told():

@@ -72,7 +72,15 @@ def test_every_row_gets_an_answer_with_the_probability_of_every_choice(adapted, 
     rows = tiny_task("new", 12).examples[8:]
     assert [answer["id"] for answer in answers] == [row.id for row in rows]
     for answer, row in zip(answers, rows, strict=True):
-        assert list(answer) == ["id", "prediction", "confidence", "probabilities", "entropy", "correct"]
+        assert list(answer) == [
+            "id",
+            "prediction",
+            "confidence",
+            "probabilities",
+            "entropy",
+            "mutual_information",
+            "correct",
+        ]
         probabilities = answer["probabilities"]
         assert list(probabilities) == list(row.choices)
         assert sum(probabilities.values()) == pytest.approx(1, abs=2e-6)
@@ -86,7 +94,7 @@ def test_the_probabilities_are_those_of_the_posterior(adapted, files, tmp_path):
     mean = read_lines(predict_run(adapted, files[1], tmp_path / "mean.jsonl", num_samples=0))
     learner = Learner.load(adapted, tiny_llama(layers=1), tiny_tokenizer())
     rows = read_task(files[1]).examples
-    expected = learner.posterior().predict(rows, 0)[0].exp()
+    expected = learner.posterior().predict(rows, 0).samples[0]
     found = torch.tensor([list(answer["probabilities"].values()) for answer in mean])
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     averaged = read_lines(predict_run(adapted, files[1], tmp_path / "samples.jsonl", num_samples=3))
@@ -106,26 +114,32 @@ def test_the_meta_adapter_predicts_too(adapter, files, tmp_path):
 
 
 def test_support_size_draws_that_many_rows(adapter, files, tmp_path, monkeypatch):
-    seen = []
+    seen, classes = [], []
     adapt = Learner.adapt
 
     def spy(self, support, *, seed=0):
-        seen.append([row.id for row in support])
+        seen.append([row.id for row in support.rows])
+        classes.append({row.answer for row in support.rows})
         return adapt(self, support, seed=seed)
 
     monkeypatch.setattr(Learner, "adapt", spy)
     for seed in (0, 0, 1):
         adapt_run(adapter, files[0], tmp_path / "few", support_size=3, seed=seed)
-    adapt_run(adapter, files[0], tmp_path / "all", support_size=99)
+    adapt_run(adapter, files[0], tmp_path / "all")
+    assert all(len(found) == 2 for found in classes), "drawn evenly over the classes"
     assert [len(set(ids)) for ids in seen] == [3, 3, 3, 8]
     assert seen[0] == seen[1] != seen[2]
+    with pytest.raises(
+        AbmllError, match=r"support_size is 99, but task 'new' has 8 labelled rows\. Leave support_size"
+    ):
+        adapt_run(adapter, files[0], tmp_path / "more", support_size=99)
 
 
 def test_a_task_with_a_support_file_adapts_on_it_alone(adapter, files, tmp_path, monkeypatch):
     spec = files[0].with_name("spec.toml")
     spec.write_text('file = "query.csv"\nsupport_file = "new.csv"\nid = "id"\ninput = "text"\n')
     seen = []
-    monkeypatch.setattr(Learner, "adapt", lambda self, support, *, seed: seen.append(len(support)) or self.posterior())
+    monkeypatch.setattr(Learner, "adapt", lambda self, task, *, seed: seen.append(len(task.rows)) or self.posterior())
     adapt_run(adapter, spec, tmp_path / "adapted")
     assert seen == [8]
 

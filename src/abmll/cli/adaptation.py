@@ -10,6 +10,7 @@ import typer
 from abmll.cli.arguments import (
     Adapter,
     ModelFields,
+    OutsideMethod,
     Overwrite,
     adapter_folder,
     existing_file,
@@ -26,9 +27,13 @@ def adapt(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the adapted adapter.")],
     model: ModelFields = None,
     support_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Adapt on N examples drawn from TASK instead of all.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Adapt on N examples of TASK instead of all, drawn evenly over its classes."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the adaptation's noise.")] = 0,
+    method: OutsideMethod = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Adapt to a new task from a few examples.
@@ -48,7 +53,9 @@ def adapt(
     free_path(out, overwrite, marker="adapter_config.json")
     from abmll import pipeline
 
-    written = pipeline.adapt_run(adapter, task, out, support_size=support_size, seed=seed, overrides=model or ())
+    written = pipeline.adapt_run(
+        adapter, task, out, support_size=support_size, seed=seed, overrides=model or (), method=method
+    )
     if is_first_process():
         typer.echo(f"Adapter: {written}\nNext:    abmll predict {written} FILE")
 
@@ -67,6 +74,7 @@ def predict(
     num_samples: Annotated[
         int, typer.Option(min=0, metavar="N", help="Posterior samples to average; 0 predicts at the mean.")
     ] = 16,
+    method: OutsideMethod = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict, with the probability of every choice.
@@ -83,6 +91,6 @@ def predict(
     free_path(out, overwrite)
     from abmll import pipeline
 
-    written = pipeline.predict_run(adapter, file, out, num_samples=num_samples, overrides=model or ())
+    written = pipeline.predict_run(adapter, file, out, num_samples=num_samples, overrides=model or (), method=method)
     if is_first_process():
         typer.echo(f"Predictions: {written}")

@@ -29,6 +29,14 @@ ModelFields = Annotated[
         autocompletion=lambda incomplete: _matching_fields(incomplete, "model."),
     ),
 ]
+OutsideMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="The adapter's method, package.module:factory, if it is from outside abmll: naming it runs its code.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")]
 

@@ -131,7 +131,7 @@ def _prompts(task: Task) -> None:
         text, answers = render(example, form)
         text = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS // 2]} … {text[-SHOWN_CHARS // 2 :]}"
         typer.echo(f"  prompt {number}:")
-        for line in f"{text} {answers[example.target]}".split("\n"):
+        for line in f"{text} {answers[example.known_target]}".split("\n"):
             typer.echo(f"    | {line}")
 
 

@@ -139,4 +139,4 @@ def _row(example: Example) -> str:
     text = text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}…"
     more = [f"… and {len(example.choices) - SHOWN_CHOICES} more"] if len(example.choices) > SHOWN_CHOICES else []
     choices = " | ".join([*example.choices[:SHOWN_CHOICES], *more])
-    return f"\n[{example.id}] {text}\n    choices: {choices}\n    answer:  {example.choices[example.target]}"
+    return f"\n[{example.id}] {text}\n    choices: {choices}\n    answer:  {example.answer}"

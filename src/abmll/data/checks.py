@@ -12,7 +12,7 @@ from abmll.core.types import Example
 from abmll.data.findings import listing
 from abmll.data.labels import distinct_spelling, near_equal
 from abmll.data.overlap import normalised
-from abmll.data.placing import UNKNOWN_TARGET, PlacedExample
+from abmll.data.placing import PlacedExample
 from abmll.data.problems import SHOWN, Problem, listed_lines
 
 FEW_ROWS = 32
@@ -125,12 +125,13 @@ def _duplicate_rows(file: str, placed: Sequence[PlacedExample]) -> list[Problem]
 
 
 def _answer(example: Example) -> str:
-    return "" if example.target == UNKNOWN_TARGET else example.choices[example.target]
+    return "" if example.target is None else example.answer
 
 
 def _classes(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
-    counts = Counter(example.target for _, example in placed)
-    if len(placed) < 2 or set(counts) == {UNKNOWN_TARGET}:
+    targets = [example.target for _, example in placed if example.target is not None]
+    counts = Counter(targets)
+    if len(placed) < 2 or not targets:
         return []
     one_set = len({example.choices for _, example in placed}) == 1
     if len(counts) == 1:
@@ -144,7 +145,7 @@ def _classes(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
         return []
     choices = placed[0].example.choices
     problems = []
-    single = [choices[target] for target, count in sorted(counts.items()) if count == 1 and target != UNKNOWN_TARGET]
+    single = [choices[target] for target, count in sorted(counts.items()) if count == 1]
     if single:
         which = f"the class {shown(single[0])} has one row only" if len(single) == 1 else (
             f"{len(single)} classes have one row only: {listing(single)}"
@@ -163,7 +164,7 @@ def _classes(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
         )
         cure = "Add rows of the others, and look at the calibration more than at the accuracy"
         problems.append(Problem(file, 0, "target", message, cure, "warning"))
-    if _in_order([example.target for _, example in placed]):
+    if _in_order(targets):
         message = "the rows stand in the order of their labels"
         cure = "Shuffle them if you take the first ones anywhere; abmll itself draws at random"
         problems.append(Problem(file, 0, "target", message, cure, "note"))

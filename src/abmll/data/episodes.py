@@ -39,7 +39,7 @@ def balanced_order(rows: Sequence[Example]) -> list[int]:
 
     Labels (targets) take turns in the order of their first row; one that runs out drops out.
     """
-    queues: dict[int, list[int]] = {}
+    queues: dict[int | None, list[int]] = {}
     for position, row in enumerate(rows):
         queues.setdefault(row.target, []).append(position)
     longest = max((len(queue) for queue in queues.values()), default=0)

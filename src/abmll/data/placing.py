@@ -92,7 +92,7 @@ class _Converter:
             return None
         if choices is None or target is None:
             return None
-        return Example(prompt, choices, target, "", identifier or fallback_id)
+        return Example(prompt, choices, None if target == UNKNOWN_TARGET else target, "", identifier or fallback_id)
 
     def _input(self, row: Row) -> str | None:
         template = self.roles.input

@@ -46,7 +46,7 @@ def read_task(
     sorted.
 
     name, question, family: take precedence over the file's name and over a spec's.
-    labelled: False also takes rows without a label, whose target is then -1 (for prediction).
+    labelled: False also takes rows without a label, whose target is then None (for prediction).
     known_choices: the choices, if the file names none: what a task is known to have, in place of the file's labels.
 
     Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many

@@ -59,4 +59,4 @@ class Task:
     @property
     def target_counts(self) -> dict[int, int]:
         """How many rows have each target, by ascending target."""
-        return dict(sorted(Counter(row.target for row in self.examples).items()))
+        return dict(sorted(Counter(row.target for row in self.examples if row.target is not None).items()))

@@ -82,7 +82,7 @@ def evaluate(
                 family=task.family,
                 support_size=size,
                 ids=[row.id or str(index) for index, row in enumerate(episode.query)],
-                targets=torch.tensor([row.target for row in episode.query]),
+                targets=torch.tensor([row.known_target for row in episode.query]),
                 log_probs=log_probs,
                 seconds=adapted - begun,
                 extra={

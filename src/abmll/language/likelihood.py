@@ -107,10 +107,11 @@ class CausalLMLikelihood:
         """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch."""
         self.settle(examples)
         encoded = [self.encode(example) for example in examples]
-        targets = torch.tensor([item.target for item in encoded], device=self.model.device)
+        known = [example.known_target for example in examples]
+        targets = torch.tensor(known, device=self.model.device)
         by_tokens = self.prompt.loss == "tokens"
         if by_tokens:
-            answers = [[[*item.choices[item.target], *item.ending]] for item in encoded]
+            answers = [[[*item.choices[target], *item.ending]] for item, target in zip(encoded, known, strict=True)]
             batches = self._pack(encoded, answers, [item.supervised for item in encoded])
         else:
             batches = self._pack(encoded, [item.choices for item in encoded])

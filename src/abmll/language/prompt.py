@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 
     prefix: list[int]
     choices: list[list[int]]
-    target: int
+    target: int | None
     ending: list[int]
     supervised: int
 
@@ -74,7 +74,7 @@ def render(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str
     shown = []
     for solved in example.demonstrations:
         body, answers = _body(solved, prompt_format)
-        shown.append(f"{body} {answers[solved.target]}\n\n")
+        shown.append(f"{body} {answers[solved.known_target]}\n\n")
     body, answers = _body(example, prompt_format)
     return prompt_format.instruction + "".join(shown) + body, answers
 

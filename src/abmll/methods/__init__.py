@@ -66,6 +66,11 @@ def is_method(name: str) -> bool:
     return name.removesuffix(SCALE) in method_names()
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a name is of this package's own table, with a scale or without."""
+    return name.removesuffix(SCALE) in METHODS
+
+
 def method_factory(name: str) -> Callable[..., Method]:
     """The factory behind a name: of the table, announced by an installed package, or "package.module:factory".
 
@@ -105,4 +110,4 @@ def unknown_method(field: str, name: str) -> str:
     )
 
 
-__all__ = ["METHODS", "build_method", "is_method", "method_factory", "method_names", "unknown_method"]
+__all__ = ["METHODS", "build_method", "is_built_in", "is_method", "method_factory", "method_names", "unknown_method"]

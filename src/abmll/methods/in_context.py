@@ -27,7 +27,7 @@ def choose(pool: Sequence[Example], count: int) -> tuple[Example, ...]:
     """
     by_label: dict[str, list[Example]] = {}
     for example in pool:
-        by_label.setdefault(example.choices[example.target], []).append(example)
+        by_label.setdefault(example.answer, []).append(example)
     rounds = zip_longest(*by_label.values())
     return tuple([example for row in rounds for example in row if example is not None][:count])
 

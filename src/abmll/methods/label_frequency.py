@@ -50,7 +50,7 @@ class LabelFrequency:
             raise AbmllError("cannot adapt: the support set is empty. Give at least one labelled example.")
         if len({frozenset(row.choices) for row in support}) > 1:
             return FrequencyPosterior({}, self.smoothing)
-        found = Counter(row.choices[row.target] for row in support)
+        found = Counter(row.answer for row in support)
         return FrequencyPosterior({choice: found[choice] for choice in support[0].choices}, self.smoothing)
 
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> FrequencyPosterior:

@@ -70,7 +70,7 @@ class Laplace:
         log_likelihood = 0.0
         for example, (log_probs, jacobian) in zip(support, choice_jacobians(likelihood, support, names), strict=True):
             curvature.add(fisher_rows(log_probs, jacobian))
-            log_likelihood += log_probs[example.target].item()
+            log_likelihood += log_probs[example.known_target].item()
         square_distance = self._square_distance(mean, likelihood.parameters(META), names)
         eigenvalues = curvature.eigenvalues()
         precision = self.prior_precision or best_precision(square_distance, eigenvalues)

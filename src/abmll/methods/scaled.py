@@ -77,7 +77,7 @@ def cross_fitted(
     Honest for rows as new ones are: no row is predicted by what has seen its label.
     """
     parts = []
-    for held in folds_of([example.target for example in support], folds):
+    for held in folds_of([example.known_target for example in support], folds):
         seen = set(held)
         posterior = adaptation.adapt(likelihood, [e for place, e in enumerate(support) if place not in seen])
         parts.append((held, posterior.predict([support[place] for place in held], num_samples).double().cpu()))
@@ -126,7 +126,7 @@ class CrossFittedScale:
         honest = torch.empty(1, 0, 1)
         if len(support) >= 2:
             honest = cross_fitted(self.adaptation, likelihood, support, self.folds, self.num_samples)
-        targets = torch.tensor([example.target for example in support][: honest.shape[1]], dtype=torch.long)
+        targets = torch.tensor([example.known_target for example in support][: honest.shape[1]], dtype=torch.long)
         # The whole last, so that TASK is left as the posterior has it.
         posterior = self.adaptation.adapt(likelihood, support)
         return ScaledPosterior(posterior, scale_posterior(honest, targets, self.mean, self.std))

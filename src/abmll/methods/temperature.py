@@ -89,7 +89,7 @@ class TemperatureScaled:
         kept, held = self.split(support)
         posterior = self.adaptation.adapt(likelihood, kept)
         log_probs = posterior.predict(held, self.num_samples)
-        targets = torch.tensor([example.target for example in held], device=log_probs.device)
+        targets = torch.tensor([example.known_target for example in held], device=log_probs.device)
         return TemperaturePosterior(posterior, fit_temperature(log_probs, targets, self.prior_std))
 
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> TemperaturePosterior:

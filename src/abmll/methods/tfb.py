@@ -98,7 +98,7 @@ def mixture_nll(likelihood: Likelihood, draws: Sequence[Mapping[str, Tensor]], e
         assign(task, draw)
         out.append(likelihood.choice_log_probs(examples))
     log_probs = torch.cat(out).logsumexp(0) - math.log(len(out))
-    targets = torch.tensor([example.target for example in examples], device=log_probs.device)
+    targets = torch.tensor([example.known_target for example in examples], device=log_probs.device)
     return -log_probs.gather(1, targets[:, None]).mean().item()
 
 

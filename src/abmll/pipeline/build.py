@@ -125,19 +125,15 @@ def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
             **config.method.options_for(name),
         )
 
-    learner = _placed(config, build)
-    chosen = {
-        key: value
-        for key in ("learning_rate", "schedule", "max_grad_norm")
-        if (value := getattr(config.training, key)) is not None
-    }
-    learner.use_outer(replace(learner.method.outer, **chosen))
-    return learner
+    return _placed(config, build)
 
 
-def load_learner(config: RunConfig, adapter: Path) -> Learner:
-    """The learner that was saved in `adapter`, on the run's model."""
-    return _placed(config, lambda: Learner.load(adapter, *load_model(config.model)))
+def load_learner(config: RunConfig, adapter: Path, method: str | None = None) -> Learner:
+    """The learner that was saved in `adapter`, on the run's model.
+
+    method: as for `Learner.load`.
+    """
+    return _placed(config, lambda: Learner.load(adapter, *load_model(config.model), method=method))
 
 
 def _placed(config: RunConfig, make: Callable[[], Learner]) -> Learner:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from abmll.card import read_card
 from abmll.config import RunConfig, load_config
 from abmll.core.errors import AbmllError
 from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
-from abmll.learner import Learner
 from abmll.methods import build_method
 from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
@@ -61,8 +61,8 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
         done = done_cells(path, ranks)
         seeds = [s for s in config.evaluation.seeds if not is_complete(config, suite, name, s, done)]
         if seeds:
-            learner = load_learner(config, adapter)
-            _require_method(learner, name, adapter)
+            _require_method(name, adapter)
+            learner = load_learner(config, adapter, name)
             append_predictions(learner.evaluate, suite, config, name, seeds, path, done, ranks, progress=progress)
     return path
 
@@ -170,16 +170,16 @@ def training_key(config: RunConfig, name: str) -> str:
     return f"{name}: {key}" if " at 0x" in key else key
 
 
-def _require_method(learner: Learner, name: str, adapter: Path) -> None:
-    if learner.name != name:
+def _require_method(name: str, adapter: Path) -> None:
+    if (found := read_card(adapter).method) != name:
         raise AbmllError(
-            f"the adapter in {adapter} was trained by {learner.name!r}, but the run names method {name!r}. "
-            f"Add method.name={learner.name}, or give another adapter."
+            f"the adapter in {adapter} was trained by {found!r}, but the run names method {name!r}. "
+            f"Add method.name={found}, or give another adapter."
         )
 
 
 def append_predictions(
-    judge: Callable[..., Iterator[Cell]],
+    judge: Callable[..., Iterable[Cell]],
     suite: Suite,
     config: RunConfig,
     name: str,

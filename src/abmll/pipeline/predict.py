@@ -9,12 +9,10 @@ from typing import get_args
 
 from abmll.card import read_card
 from abmll.config import ModelConfig, RunConfig, parse_overrides
-from abmll.core.calibration import entropy, mixture
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
-from abmll.core.seeds import derive_seed, seeded
-from abmll.data.episodes import permutation
-from abmll.data.readers import read_task
+from abmll.learner.folder import task_of
+from abmll.learner.given import labelled_rows, rows_to_predict
 from abmll.pipeline.build import join_ranks, load_learner
 from abmll.training.distributed import num_ranks, together
 
@@ -54,54 +52,43 @@ def adapt_run(
     support_size: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    method: str | None = None,
 ) -> Path:
     """Adapts to a task file's rows (or to `support_size` of them) and writes the task's own adapter folder.
 
     overrides: of [model], such as "model.device=cpu". Processes that hold one model between them (`model.shard`) do
     the same, and the first one writes.
+    method: the adapter's method, if it is from outside the package: naming it allows its module to be imported.
     """
-    read = read_task(task)
-    support = read.support_pool or read.examples
-    if support_size is not None and support_size < len(support):
-        support = tuple(support[i] for i in permutation(len(support), "adapt", seed, read.name)[:support_size])
     config = model_of(adapter, overrides)
-    learner = load_learner(config, adapter)
+    support = labelled_rows(task).drawn(support_size, seed)  # what is wrong with the file is told before anything loads
+    learner = load_learner(config, adapter, method)
     with together(config.model.shard > 1):
         posterior = learner.adapt(support, seed=seed)
-    return learner.save(out, posterior=posterior, task=read) if join_ranks(config).is_first else out
+    return posterior.save(out) if join_ranks(config).is_first else out
 
 
 def predict_run(
-    adapter: Path, file: Path, out: Path, *, num_samples: int = 16, overrides: Sequence[str] = (), seed: int = 0
+    adapter: Path,
+    file: Path,
+    out: Path,
+    *,
+    num_samples: int = 16,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    method: str | None = None,
 ) -> Path:
-    """Writes one JSON line for each row of `file`: id, prediction, its confidence, all probabilities, entropy in nats.
+    """Writes one JSON line for each row of `file`: id, prediction, its confidence, all probabilities; in nats, entropy
+    and mutual information.
 
     Rows that carry a label also get "correct". A file that says neither its question nor its choices gets those of the
-    task that was adapted to. overrides: as for `adapt_run`.
+    task that was adapted to. overrides, method: as for `adapt_run`.
     """
-    known = read_card(adapter).task
-    rows = read_task(file, labelled=False, known_choices=known.choices).examples
-    rows = tuple(row if row.question else row._replace(question=known.question) for row in rows)
     config = model_of(adapter, overrides)
-    learner = load_learner(config, adapter)
-    with seeded(derive_seed("predict", seed)), together(config.model.shard > 1):
-        # An unlabelled row has target -1; the likelihood scores choices and never asks which one is right.
-        log_probs = mixture(learner.posterior().predict(rows, num_samples).double())
-    probs = log_probs.exp()
-    lines = []
-    for index, (row, p, h) in enumerate(zip(rows, probs.tolist(), entropy(probs).tolist(), strict=True)):
-        p = p[: len(row.choices)]
-        best = max(range(len(p)), key=p.__getitem__)
-        answer = {
-            "id": row.id or str(index),
-            "prediction": row.choices[best],
-            "confidence": round(p[best], 6),
-            "probabilities": {choice: round(value, 6) for choice, value in zip(row.choices, p, strict=True)},
-            "entropy": round(h, 6),
-        }
-        if row.target >= 0:
-            answer["correct"] = best == row.target
-        lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
+    rows = rows_to_predict(file, task_of(read_card(adapter).task))
+    learner = load_learner(config, adapter, method)
+    with together(config.model.shard > 1):
+        prediction = learner.posterior().predict(rows, num_samples, seed=seed)
     if join_ranks(config).is_first:
-        write_whole(out, "".join(lines))
+        write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prediction.rows()))
     return out

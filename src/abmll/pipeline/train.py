@@ -9,14 +9,13 @@ from pathlib import Path
 from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
-from abmll.data.episodes import EpisodeSampler
 from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.learner import Learner
 from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, load_tasks
 from abmll.pipeline.settle import settled
-from abmll.training.loop import CHECKPOINTS, train
+from abmll.training.loop import CHECKPOINTS
 from abmll.training.settings import Training
 
 ADAPTER = "adapter"
@@ -91,19 +90,9 @@ def meta_train(
     num_steps: in place of the run's own.
     """
     episodes, training = config.episodes, config.training
-    sampler = EpisodeSampler(
+    learner.meta_train(
         tasks,
-        seed,
-        episodes.support_size,
-        episodes.query_size,
-        order=episodes.order,
-        balanced=episodes.balanced,
-    )
-    train(
-        learner.likelihood,
-        learner.method,
-        sampler,
-        Training(
+        training=Training(
             num_steps=num_steps or training.num_steps,
             episodes_per_step=training.episodes_per_step,
             seed=seed,
@@ -111,6 +100,13 @@ def meta_train(
             keep_checkpoints=training.keep_checkpoints,
             tensorboard=training.tensorboard and directory is not None,
         ),
+        support_size=episodes.support_size,
+        query_size=episodes.query_size,
+        order=episodes.order,
+        balanced=episodes.balanced,
+        learning_rate=training.learning_rate,
+        schedule=training.schedule,
+        max_grad_norm=training.max_grad_norm,
         directory=directory,
         resume=resume,
         progress=progress,

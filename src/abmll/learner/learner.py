@@ -1,0 +1,495 @@
+"""A language model with one method attached: meta-train, adapt, predict, evaluate, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from abmll.adapters import attach_roles, load_adapter
+from abmll.adapters.blocks import below
+from abmll.adapters.spec import peft_config
+from abmll.card import read_card
+from abmll.config.schema import AdapterConfig, EpisodesConfig, EvaluationConfig, TrainingConfig
+from abmll.core.errors import AbmllError
+from abmll.core.seeds import derive_seed, seeded
+from abmll.core.types import META, TASK, Likelihood, Method, Metrics, Posterior, Role
+from abmll.data.episodes import EpisodeSampler, Order
+from abmll.data.task import Task
+from abmll.evaluation.evaluate import evaluate
+from abmll.evaluation.predictions import CellKey
+from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.language.letters import letters_fit, some_of_each
+from abmll.learner.attachment import working
+from abmll.learner.chosen import chosen_method, method_of_card
+from abmll.learner.evaluation import Evaluation
+from abmll.learner.folder import adapter_as_it_stands, read_posterior, write_folder
+from abmll.learner.given import labelled_rows
+from abmll.learner.posterior import TaskPosterior
+from abmll.learner.source import base_model
+from abmll.learner.tasks import Tasks, held_out_tasks, training_tasks
+from abmll.methods.side_by_side import adapt_side_by_side
+from abmll.rules import Amount, Count, Names, Schedule, Text, breach, breaches, plain, require, rules_of
+from abmll.training.log import Record
+from abmll.training.loop import TrainingResult, train
+from abmll.training.settings import Training
+
+
+class Learner:
+    """A causal LM with one method attached.
+
+    Args:
+        model: a name (`"default"`, `"smollm2"`, a Hugging Face name), the path of a folder, or a causal LM of
+            transformers with linear layers. PEFT wraps it in place, and its weights stay frozen.
+        tokenizer: its tokenizer; left out with a name, which brings its own.
+        method: a name (`abmll config --methods` lists them), `"package.module:factory"`, a function that makes a
+            method, or an `abmll.Method`.
+        prompt: how questions are put and answers scored.
+        r: rank of the adapter.
+        lora_alpha: its scaling: the product of the factors is multiplied by lora_alpha / r.
+        target_modules: the layers to adapt: names, a regular expression, or "all-linear".
+        upper_layers: how many blocks are adapted, from the last one down; None adapts all. What the blocks below make
+            of a row is computed once and kept (docs/performance.md).
+        prediction_batch_size: how many questions a prediction pass takes; a method's own `batch_size` is another thing.
+        seed: of the adapter's initialisation.
+        dtype: of the weights of a model given by name: "auto", "float32", "bfloat16" or "float16".
+        device: where a model given by name computes: "auto", "cpu", "cuda", ...
+        revision: branch, tag or commit of a Hugging Face model.
+        **options: the method's own options, for a method given by name or as a function.
+
+    Raises:
+        AbmllError: For an unknown model, method, option or layer, and for values of a wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        method: str | Method | Callable[..., Method] = "abmll",
+        *,
+        prompt: PromptFormat | None = None,
+        r: int = 8,
+        lora_alpha: int = 16,
+        target_modules: str | Sequence[str] = "all-linear",
+        upper_layers: int | None = None,
+        prediction_batch_size: int = 32,
+        seed: int = 0,
+        dtype: str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> None:
+        targets = target_modules if isinstance(target_modules, str) else list(target_modules or ())
+        own: dict[str, Any] = {"r": r, "lora_alpha": lora_alpha, "target_modules": targets, "seed": seed}
+        own |= {"upper_layers": upper_layers, "prediction_batch_size": prediction_batch_size}
+        rules = rules_of(AdapterConfig) | {"target_modules": Text | Names, "seed": int, "prediction_batch_size": Count}
+        wrong = [breach(name, own[name], rule) for name, rule in breaches(rules, own).items()]
+        if prompt is not None and not isinstance(prompt, PromptFormat):
+            wrong.append(f"prompt is {type(prompt).__name__}: it must be an abmll.PromptFormat")
+        chosen = chosen_method(method, options, wrong)
+        model, tokenizer = base_model(model, tokenizer, dtype=dtype, device=device, revision=revision)
+        self.upper_layers = plain(upper_layers)
+        config = peft_config(
+            chosen.method.adapter,
+            r=plain(r),
+            lora_alpha=plain(lora_alpha),
+            target_modules=targets,
+            exclude_modules=None if upper_layers is None else below(model, self.upper_layers),
+        )
+        with seeded(derive_seed("init", plain(seed))):
+            peft_model = attach_roles(model, config)
+        self._chosen = chosen
+        self.method = chosen.method
+        self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=plain(prediction_batch_size))
+        self.trained_steps = 0
+        self._loaded: TaskPosterior | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self._chosen.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's options as they were given."""
+        return dict(self._chosen.options)
+
+    @property
+    def model(self) -> Any:
+        """The PEFT model, with the adapters "meta" and "task"."""
+        return self.likelihood.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.likelihood.tokenizer
+
+    @property
+    def prompt(self) -> PromptFormat:
+        """How questions are put and answers scored."""
+        return self.likelihood.prompt
+
+    def settle(self, tasks: Sequence[Task]) -> PromptFormat:
+        """Settles answer = "auto" of the prompt, if it still is, on rows of `tasks`, and returns the prompt.
+
+        Done by whatever is called first: `meta_train`, `adapt` or `evaluate`; a saved adapter keeps it. The labels are
+        not looked at.
+        """
+        if self.prompt.answer == "auto":
+            rows = some_of_each([task.examples for task in tasks])
+            # a task with more choices than there are letters settles it for all
+            rows += [row for task in tasks for row in task.examples if not letters_fit([row])][:1]
+            if rows:
+                with working(self):
+                    self.likelihood.settle(rows)
+        return self.prompt
+
+    def meta_train(
+        self,
+        tasks: Tasks,
+        *,
+        training: Training | None = None,
+        support_size: int | tuple[int, int] = 16,
+        query_size: int | tuple[int, int] = 16,
+        order: Order = "random",
+        balanced: bool = False,
+        learning_rate: float | None = None,
+        schedule: str | None = None,
+        max_grad_norm: float | None = None,
+        directory: str | PathLike[str] | None = None,
+        resume: bool = False,
+        progress: bool = True,
+        on_step: Callable[[Record], None] | None = None,
+        validate: Callable[[Likelihood], Metrics] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> TrainingResult:
+        """Learns θ over tasks: the outer loop, as `abmll train` runs it.
+
+        Args:
+            tasks: the tasks to train on, a suite (its training side), a folder of task files, a suite TOML, or the name
+                of a suite.
+            training: steps, episodes a step, seed, checkpoints; see `abmll.Training`. Its fields may also be given by
+                themselves: `num_steps=200`.
+            support_size: labelled examples to adapt on in an episode, or a range (least, most) to draw from.
+            query_size: further examples of the same task to be judged on, likewise.
+            order: "random" draws a task for every episode; "sequential" takes them in turn.
+            balanced: draw support sets with equally many examples of every class.
+            learning_rate: of the outer optimiser; None takes the method's own.
+            schedule: of that rate, "constant", "linear" or "cosine"; None takes the method's own.
+            max_grad_norm: clip the meta-gradient to this norm; None takes the method's own.
+            directory: gets `training.jsonl` and `checkpoints/`; without it nothing is kept.
+            resume: go on from the newest checkpoint in `directory`.
+            progress: show a bar.
+            on_step: called after every outer step with its record (loss, rate, seconds, ...).
+            validate: called every `training.validate_every` steps; its numbers join the record as `validation_…`.
+            settings: further facts that a resumed run must share.
+
+        Returns:
+            What was done: steps, seconds, the last record.
+
+        Raises:
+            AbmllError: For options that break their rules, tasks that cannot be read or are too small, and everything
+                that `abmll.training.loop.train` refuses.
+        """
+        if training is not None and fields:
+            raise AbmllError(f"give {', '.join(fields)} in training=Training(...), or without it: not both.")
+        unknown = [name for name in fields if name not in rules_of(Training)]
+        if unknown:
+            known = [*rules_of(Training), *rules_of(EpisodesConfig)]
+            raise AbmllError(
+                f"meta_train has no option {', '.join(unknown)}. Options: {', '.join(dict.fromkeys(known))}."
+            )
+        sizes = {"support_size": support_size, "query_size": query_size}
+        given = {"order": order, "balanced": balanced, "learning_rate": learning_rate, "schedule": schedule}
+        given |= {"max_grad_norm": max_grad_norm} | {
+            key: one for key, one in sizes.items() if not isinstance(one, tuple)
+        }
+        require(rules_of(EpisodesConfig) | {**rules_of(TrainingConfig), "schedule": Schedule | None}, given)
+        training = training or Training(**fields)
+        outer: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "max_grad_norm": max_grad_norm}
+        outer = {key: plain(value) for key, value in outer.items() if value is not None}
+        found = training_tasks(tasks)
+        self.settle(found)
+        sampler = EpisodeSampler(
+            found,
+            training.seed,
+            plain(support_size),
+            plain(query_size),
+            order=order,
+            balanced=balanced,
+        )
+        with working(self):
+            result = train(
+                self.likelihood,
+                self.method._replace(outer=replace(self.method.outer, **outer)),
+                sampler,
+                training,
+                directory=None if directory is None else Path(directory),
+                resume=resume,
+                progress=progress,
+                on_step=on_step,
+                validate=validate,
+                settings=settings,
+            )
+        self.trained_steps = max(self.trained_steps, result.num_steps)
+        return result
+
+    def adapt(
+        self,
+        data: Any,
+        labels: Any = None,
+        *,
+        question: str | None = None,
+        classes: Sequence[Any] | Mapping[Any, str] | None = None,
+        support_size: int | None = None,
+        balanced: bool = True,
+        name: str | None = None,
+        seed: int = 0,
+    ) -> TaskPosterior:
+        """The posterior of a task given its labelled rows. Earlier posteriors stay valid.
+
+        Args:
+            data: texts, with `labels`; or a task, examples, the path of a task file, a table (a pandas frame, a Hugging
+                Face data set, rows or columns as dictionaries) with columns such as "text" and "label".
+            labels: one for each text: texts, whole numbers, or true and false; or the name of a table's column.
+            question: what is asked of every row, such as "Is the review positive or negative?".
+            classes: all classes, if not every one of them is among the labels; or a mapping from labels to the words
+                that the model reads: `{0: "negative", 1: "positive"}`.
+            support_size: adapt on so many of the rows, drawn by `seed`; None takes all.
+            balanced: draw equally many rows of every class.
+            name: of the task.
+            seed: of the draw and of the adaptation's noise.
+
+        Raises:
+            AbmllError: If `data` cannot be read, a row has no label, there are too few rows or fewer than two classes,
+                or the learner's adapter is no longer in its model.
+        """
+        rules = {"support_size": Count | None, "balanced": bool, "seed": int}
+        require(rules, {"support_size": support_size, "balanced": balanced, "seed": seed})
+        task = labelled_rows(data, labels, question=question, classes=classes, name=name)
+        task = task.drawn(plain(support_size), plain(seed), balanced=balanced)
+        begun = time.perf_counter()
+        with working(self), seeded(derive_seed("adapt", plain(seed))):
+            self.likelihood.settle(task.rows)
+            inner = self.method.adaptation.adapt(self.likelihood, list(task.rows))
+        return TaskPosterior(self, inner, task, time.perf_counter() - begun)
+
+    def adapt_many(self, supports: Sequence[Any], *, tasks_at_once: int = 4) -> list[TaskPosterior]:
+        """The posteriors of several tasks, as `adapt` gives them but for rounding, with one pass a step for many tasks.
+
+        A gain of about a sixth on a processor, for a multiple of the memory: see docs/performance.md.
+
+        Args:
+            supports: what `adapt` takes without labels, for each task.
+            tasks_at_once: how many share a pass; its memory grows with them.
+
+        Raises:
+            AbmllError: For methods that adapt by more than gradient steps at the adapter's mean.
+        """
+        require({"tasks_at_once": Count}, {"tasks_at_once": tasks_at_once})
+        tasks = [labelled_rows(support) for support in supports]
+        of_size: dict[int, list[int]] = {}
+        for place, task in enumerate(tasks):
+            of_size.setdefault(len(task.rows), []).append(place)
+        found: dict[int, Posterior] = {}
+        with working(self):
+            self.likelihood.settle(some_of_each([task.rows for task in tasks]))
+            for places in of_size.values():
+                for start in range(0, len(places), tasks_at_once):
+                    chosen = places[start : start + tasks_at_once]
+                    side_by_side = adapt_side_by_side(
+                        self.method.adaptation, self.likelihood, [list(tasks[place].rows) for place in chosen]
+                    )
+                    found.update(zip(chosen, side_by_side, strict=True))
+        return [TaskPosterior(self, found[place], task) for place, task in enumerate(tasks)]
+
+    def evaluate(
+        self,
+        tasks: Tasks,
+        *,
+        name: str | None = None,
+        seed: int = 0,
+        support_sizes: Sequence[int] = (16,),
+        num_samples: int = 16,
+        num_query: int | None = None,
+        known_families: Collection[str] = (),
+        done: Collection[CellKey] = (),
+        adaptation_seconds: Sequence[float] | None = None,
+    ) -> Evaluation:
+        """Adapts to tasks that meta-training has not seen, and predicts the rest of their rows.
+
+        Args:
+            tasks: the tasks, or a suite (its test side), its name, folder or TOML.
+            name: what the method is called in the result; by default its own name.
+            seed: of the support sets and of the noise.
+            support_sizes: numbers of labelled examples to adapt on; 0 is zero-shot.
+            num_samples: posterior samples to average.
+            num_query: rows to predict of each task; None takes all that remain.
+            known_families: families that meta-training saw; tasks of others are marked.
+            done: cells to leave out.
+            adaptation_seconds: adapt with as many steps as fit into these seconds, one number for each support size or
+                one for all.
+
+        Returns:
+            The cells, made as they are asked for, with `.table()` and `.summary()`.
+
+        Raises:
+            AbmllError: For options that break their rules, and tasks that are too small or have no labels.
+        """
+        values = {
+            "support_sizes": tuple(support_sizes),
+            "num_samples": num_samples,
+            "num_query": num_query,
+            "seed": seed,
+        }
+        require(rules_of(EvaluationConfig) | {"seed": Amount}, values)
+        found = held_out_tasks(tasks)
+        self.settle(found)
+        return Evaluation(
+            evaluate(
+                self.likelihood,
+                self.method,
+                name or self.name,
+                found,
+                seed=plain(seed),
+                support_sizes=support_sizes,
+                num_samples=plain(num_samples),
+                num_query=plain(num_query),
+                known_families=known_families,
+                done=done,
+                adaptation_seconds=adaptation_seconds,
+            )
+        )
+
+    def save(
+        self,
+        directory: str | PathLike[str],
+        *,
+        role: Role = META,
+        posterior: Posterior | TaskPosterior | None = None,
+        task: Task | None = None,
+    ) -> Path:
+        """Writes θ (or, with `posterior`, one task's φ) as a PEFT adapter folder.
+
+        The adapter of a posterior is its mean; that of an ensemble, which has none, is θ. A posterior that is more
+        than one setting of the adapter (Laplace, SWAG, an ensemble, demonstrations, ...) is whole in
+        `posterior.safetensors`. `lora/` is the mean of a Gaussian adapter as an ordinary LoRA, for plain servers; a
+        point adapter is one itself. No file is a pickle.
+
+        Args:
+            directory: is made; other files in it stay.
+            role: which of the two adapters, without a posterior.
+            posterior: what `adapt` returned; its question and its classes are kept, so that new rows need neither.
+            task: what a posterior was adapted to that does not say so itself.
+
+        Raises:
+            AbmllError: If the folder cannot be written or the posterior is another learner's.
+        """
+        directory = Path(directory)
+        with working(self):
+            return write_folder(self, directory, role, posterior, task)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | PathLike[str],
+        model: Any = None,
+        tokenizer: Any = None,
+        *,
+        method: str | Method | Callable[..., Method] | None = None,
+        prediction_batch_size: int = 32,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> Learner:
+        """The learner that `save` wrote, on its base model.
+
+        META and TASK both hold the adapter that was saved, and `posterior()` is the posterior.
+
+        Args:
+            directory: the adapter folder.
+            model: its base model, or a name for it; None loads what the folder names.
+            tokenizer: of a model that is given as an object.
+            method: needed only if the adapter's method is from outside this package: its name again, the function that
+                makes it, or an `abmll.Method`. A folder alone never makes this library import other code.
+            prediction_batch_size: as for a new learner.
+            dtype: of the weights of a model loaded by name; by default what the adapter was made with.
+            device: where a model loaded by name computes.
+
+        Raises:
+            AbmllError: If a file of the folder is missing, damaged, of another folder or made for another base model.
+        """
+        directory = Path(directory)
+        card = read_card(directory)
+        chosen = method_of_card(card, directory, method)
+        if model is None:
+            if not card.base_model:
+                raise AbmllError(
+                    f"{directory} does not say which base model it belongs to: give its name, or model and tokenizer."
+                )
+            model, dtype = card.base_model, dtype or card.dtype
+        try:
+            learner = cls(
+                model,
+                tokenizer,
+                chosen.method,
+                prompt=card.prompt_format,
+                prediction_batch_size=prediction_batch_size,
+                dtype=dtype,
+                device=device,
+                **card.adapter.model_dump(),
+            )
+        except AbmllError as error:
+            made_for = f", which was made for the base model {card.base_model!r}" if card.base_model else ""
+            raise AbmllError(f"cannot load the adapter in {directory}{made_for}: {error}") from error
+        learner._chosen = chosen
+        load_adapter(learner.model, META, directory)
+        learner._loaded = read_posterior(learner, directory, card)
+        return learner
+
+    def load_posterior(self, directory: str | PathLike[str]) -> TaskPosterior:
+        """A task's posterior from the folder that `TaskPosterior.save` wrote, on this learner's model.
+
+        Many tasks share one model in memory this way. It must have been adapted by the same method, options, prompt
+        and kind of adapter.
+
+        Raises:
+            AbmllError: If it was not, or a file is missing or damaged.
+        """
+        directory = Path(directory)
+        card = read_card(directory)
+        own = self.model.peft_config[TASK]
+        differences = [
+            f"{what} is {theirs!r} there and {ours!r} here"
+            for what, theirs, ours in (
+                ("the base model", card.base_model, own.base_model_name_or_path),
+                ("the method", card.method, self.name),
+                *((f"option {key}", card.options.get(key), value) for key, value in self._chosen.resolved().items()),
+                ("the prompt", card.prompt_format, self.prompt),
+            )
+            if theirs != ours
+        ]
+        if differences:
+            raise AbmllError(f"{directory} is of another learner: {'; '.join(differences)}. Load it with abmll.load().")
+        with working(self):
+            return read_posterior(self, directory, card)
+
+    def posterior(self) -> TaskPosterior:
+        """The posterior of the adapted task in the folder that was loaded; else the task adapter as it stands."""
+        if self._loaded is not None:
+            return self._loaded
+        return TaskPosterior(self, adapter_as_it_stands(self), None)
+
+    def __sklearn_clone__(self) -> Learner:
+        """A learner is shared, not copied: a copy would hold the language model a second time."""
+        return self
+
+    def __repr__(self) -> str:
+        base = self.model.get_base_model()
+        name = self.model.peft_config[TASK].base_model_name_or_path or type(base).__name__
+        count = sum(parameter.numel() for parameter in self.likelihood.parameters(META).values())
+        trained = f"meta-trained for {self.trained_steps} steps" if self.trained_steps else "not meta-trained here"
+        return f"Learner({self.name} on {name}, {count:,} adapter parameters, {trained})"
