@@ -16,12 +16,16 @@ from abmll.core.divergence import StochasticPass, stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.core.types import META, Estimator, Example, Role, Terms
+from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
 from abmll.language.functional import called_at
 from abmll.language.letters import NEEDED, letter_agreement, letters_fit, some_of_each
 from abmll.language.packing import PackedModel
 from abmll.language.packing.batch import Batch, scored_lengths
 from abmll.language.prompt import Encoded, PromptFormat, encode
+
+ROOM = 64
+"""Tokens of the longest answer that is expected, where a length must be named before any is seen."""
 
 
 class CausalLMLikelihood:
@@ -39,7 +43,14 @@ class CausalLMLikelihood:
         self.prompt = prompt or PromptFormat()
         self.batch_size = batch_size
         base = model.get_base_model()
-        self._packed = PackedModel(model, _pad_id(tokenizer, base))
+        self._context = context_of(base)
+        if self._context is not None and self._context < self.prompt.max_tokens:
+            tell(
+                f"{type(base).__name__} reads at most {self._context} tokens, prompt and answer together: longer "
+                f"prompts are cut to that, not to max_tokens = {self.prompt.max_tokens}."
+            )
+        longest = min(self.prompt.max_tokens + ROOM, self._context or self.prompt.max_tokens + ROOM)
+        self._packed = PackedModel(model, _pad_id(tokenizer, base), context=self._context, longest=longest)
         self._encoded: dict[Example, Encoded] = {}
         self._parameters: dict[str, dict[str, Tensor]] = {}
         self._dropout = AdapterDropout(model)
@@ -169,11 +180,14 @@ class CausalLMLikelihood:
 
         Demonstrations make every prompt of a long meta-training new, and keeping them all would fill the memory.
         """
-        if example.demonstrations:
-            return encode(example, self.tokenizer, self.prompt)
-        if example not in self._encoded:
-            self._encoded[example] = encode(example, self.tokenizer, self.prompt)
-        return self._encoded[example]
+        if example in self._encoded:
+            return self._encoded[example]
+        encoded = encode(example, self.tokenizer, self.prompt, self._context)
+        ids = (token for part in (encoded.prefix, *encoded.choices, encoded.ending) for token in part)
+        check_tokens(self.model.get_base_model(), self.tokenizer, ids)
+        if not example.demonstrations:
+            self._encoded[example] = encoded
+        return encoded
 
     def _pack(
         self,

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
+from abmll.language.chat import turns_of
 from abmll.language.letters import LETTERS
+from abmll.language.tokens import behind, ids_of, spells_control
 from abmll.rules import Tokens, require_fields
 
 PAPER_INSTRUCTION = "Return only the label of the correct answer for the question below.\n\n"
@@ -91,41 +93,60 @@ def _body(example: Example, prompt_format: PromptFormat) -> tuple[str, list[str]
                 f'at most {len(LETTERS)}. Use answer = "text" in [prompt].'
             )
         letters = LETTERS[: len(example.choices)]
-        lines += ["Choices:", *(f"{letter}) {text}" for letter, text in zip(letters, example.choices, strict=True))]
+        lines += ["Choices:", *(f"{letter}) {text}" for letter, text in zip(letters, _spelled(example), strict=True))]
         answers = list(letters)
     else:
-        answers = list(example.choices)
+        answers = _spelled(example)
     return "\n".join([*lines, "Answer:"]), answers
 
 
-def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat) -> Encoded:
+def _spelled(example: Example) -> list[str]:
+    """The choices as a prompt has them: without the spaces around them, where these tell no two of them apart."""
+    stripped = [choice.strip() for choice in example.choices]
+    return stripped if len(set(stripped)) == len(set(example.choices)) and all(stripped) else list(example.choices)
+
+
+def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat, context: int | None = None) -> Encoded:
     """Token ids of an example, shortened until the prompt has at most `max_tokens` tokens.
 
     With `max_question_tokens` the question and every demonstration are cut to that length first. Then demonstrations
     go, from the front, so that the last one shown stays next to the question; then the middle of the example's own
-    text. Raises: AbmllError if a question and its choices do not fit without any text.
+    text.
+
+    context: how many tokens the model reads, prompt and longest answer together.
+
+    Raises: AbmllError if a question and its choices do not fit without any text.
     """
     if prompt_format.max_question_tokens is not None:
         shown = [_shortened(d, tokenizer, prompt_format, "max_question_tokens") for d in example.demonstrations]
         example = _shortened(example, tokenizer, prompt_format, "max_question_tokens")
         example = example._replace(demonstrations=tuple(shown))
     whole = _encode_whole(example, tokenizer, prompt_format)
-    while example.demonstrations and len(whole.prefix) > prompt_format.max_tokens:
+    limit = prompt_format.max_tokens
+    if context is not None:  # the last token of an answer is predicted and not read
+        limit = min(limit, context - max(map(len, whole.choices)) - len(whole.ending) + 1)
+    while example.demonstrations and len(whole.prefix) > limit:
         example = example._replace(demonstrations=example.demonstrations[1:])
         whole = _encode_whole(example, tokenizer, prompt_format)
-    if len(whole.prefix) <= prompt_format.max_tokens:
+    if len(whole.prefix) <= limit:
         return whole
-    return _encode_whole(_shortened(example, tokenizer, prompt_format, "max_tokens"), tokenizer, prompt_format)
+    return _encode_whole(_shortened(example, tokenizer, prompt_format, "max_tokens", limit), tokenizer, prompt_format)
 
 
-def _shortened(example: Example, tokenizer: Any, prompt_format: PromptFormat, setting: str) -> Example:
-    """The example without the middle of its text, so that its prompt without demonstrations fits this setting."""
-    limit = getattr(prompt_format, setting)
+def _shortened(
+    example: Example, tokenizer: Any, prompt_format: PromptFormat, setting: str, limit: int | None = None
+) -> Example:
+    """The example without the middle of its text, so that its prompt without demonstrations fits this setting.
+
+    limit: what the model leaves of the setting.
+    """
+    asked = getattr(prompt_format, setting)
+    limit = asked if limit is None else limit
     alone = example._replace(demonstrations=())
     length = len(_encode_whole(alone, tokenizer, prompt_format).prefix)
     if length <= limit:
         return example
-    text_ids = _ids(tokenizer, example.prompt, special=False)
+    text_ids = ids_of(tokenizer, example.prompt, special=False)
     keep = len(text_ids) - (length - limit)
     while keep > 0:
         text = _middle_cut(tokenizer, text_ids, keep)
@@ -133,15 +154,13 @@ def _shortened(example: Example, tokenizer: Any, prompt_format: PromptFormat, se
         if excess <= 0:
             return example._replace(prompt=text)
         keep -= excess
+    room = f"{setting} is {limit}. Raise {setting} in [prompt] or drop the example."
+    if limit < asked:
+        room = f"the model reads {limit} before the answer. Drop the example, or take a model that reads longer texts."
     raise AbmllError(
         f"example {example.id or example.prompt[:40]!r} does not fit: its question and choices alone take about "
-        f"{length - len(text_ids)} tokens, {setting} is {limit}. Raise {setting} in [prompt] or drop the example."
+        f"{length - len(text_ids)} tokens, {room}"
     )
-
-
-def _ids(tokenizer: Any, text: str, *, special: bool = True) -> list[int]:
-    # Not verbose: a text that is longer than the model's context is about to be cut, and needs no warning.
-    return tokenizer.encode(text, add_special_tokens=special, verbose=False)
 
 
 def _middle_cut(tokenizer: Any, ids: list[int], keep: int) -> str:
@@ -155,44 +174,33 @@ def _encode_whole(example: Example, tokenizer: Any, prompt_format: PromptFormat)
     text, answers = render(example, prompt_format)
     if prompt_format.chat:
         return _encode_chat(example, tokenizer, text, answers)
-    prefix = _ids(tokenizer, text)
-    eos = tokenizer.eos_token_id
-    if prefix and eos is not None and prefix[-1] == eos:  # some tokenizers close every text
-        prefix = prefix[:-1]
-    choices = [_continue(tokenizer, text, prefix, " " + answer) for answer in answers]
+    instruction = prompt_format.instruction
+    if instruction and spells_control(tokenizer, instruction):  # a user's own template, with tokens of its own
+        start = ids_of(tokenizer, instruction, control=True)
+        rest = text.removeprefix(instruction)
+        prefix = start + ids_of(tokenizer, rest, special=False)
+        wholes = [start + ids_of(tokenizer, f"{rest} {answer}", special=False) for answer in answers]
+    else:
+        prefix = ids_of(tokenizer, text)
+        wholes = [ids_of(tokenizer, f"{text} {answer}") for answer in answers]
+    choices = [behind(tokenizer, prefix, whole, f" {answer}") for whole, answer in zip(wholes, answers, strict=True)]
     return Encoded(prefix, choices, example.target, [], 0)
 
 
-def _continue(tokenizer: Any, text: str, prefix: list[int], answer: str) -> list[int]:
-    """The tokens that `answer` adds to `text`, tokenised together where the boundary allows."""
-    both = _ids(tokenizer, text + answer)
-    if both and both[-1] == tokenizer.eos_token_id:
-        both = both[:-1]
-    return _behind(tokenizer, prefix, both, answer)
-
-
-def _behind(tokenizer: Any, prefix: list[int], both: list[int], answer: str) -> list[int]:
-    """What stands behind `prefix` in `both`; `answer` tokenised alone where the two do not begin alike."""
-    if both[: len(prefix)] == prefix and len(both) > len(prefix):
-        return both[len(prefix) :]
-    return _ids(tokenizer, answer, special=False)
-
-
 def _encode_chat(example: Example, tokenizer: Any, text: str, answers: list[str]) -> Encoded:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise AbmllError("chat = true in [prompt], but the tokenizer has no chat template. Set chat = false.")
+    turns = turns_of(tokenizer)
+    text = text.strip() if turns.trims else text
 
-    def template(messages: list[dict[str, str]], **options: Any) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    def written(*parts: str) -> list[int]:
+        return ids_of(tokenizer, "".join(parts), special=False, control=True)
 
-    user = [{"role": "user", "content": text}]
-    bare, opened = template(user), template(user, add_generation_prompt=True)
-    closed = template([*user, {"role": "assistant", "content": answers[0]}])
-    after = closed.removeprefix(opened + answers[0])
-    ending = _ids(tokenizer, after, special=False) if after != closed else []
-    prefix = _ids(tokenizer, opened, special=False)
-    header = _ids(tokenizer, opened.removeprefix(bare), special=False) if opened != bare else []
-    choices = [
-        _behind(tokenizer, prefix, _ids(tokenizer, opened + answer, special=False), answer) for answer in answers
-    ]
-    return Encoded(prefix, choices, example.target, ending, len(header))
+    if spells_control(tokenizer, text):  # by itself, or a row could end its own turn
+        prefix = written(turns.before) + ids_of(tokenizer, text, special=False) + written(turns.between)
+    else:
+        prefix = written(turns.before, text, turns.between)
+    choices = []
+    for answer in answers:
+        plain = spells_control(tokenizer, text) or spells_control(tokenizer, answer)
+        whole = [] if plain else written(turns.before, text, turns.between, answer)
+        choices.append(behind(tokenizer, prefix, whole, answer))
+    return Encoded(prefix, choices, example.target, written(turns.after), len(written(turns.header)))

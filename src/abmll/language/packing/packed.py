@@ -39,7 +39,7 @@ class PackedModel:
         """For comparisons: a packing to use whatever the model bears."""
 
     def bearing(self, width: int) -> Bearing:
-        """What the model bears in passes of up to `width` tokens a row. Raises: AbmllError as `Evidence.at`."""
+        """What the model bears in passes over texts of up to `width` tokens. Raises: AbmllError as `Evidence.at`."""
         if self.forced is not None:
             return self.forced
         evaluation_mode(self._model)
@@ -57,7 +57,7 @@ class PackedModel:
         """The passes over these prompts and their choices; see `tree.grow`. Leaves the model in evaluation mode."""
         evaluation_mode(self._model)
         tree = grow(prefixes, continuations, pad_id=self._pad_id, supervised=supervised)
-        bearing = self.bearing(tree.real.shape[1])
+        bearing = self.bearing(tree.longest)
         if tree.branches and bearing.tree:
             batches = [as_trees(tree)]
         else:
@@ -84,7 +84,7 @@ class PackedModel:
         answers = (2, 3, 1) if branching else (2,)
         prefixes, choices = [some(9), some(4), some(13)], [[some(count) for count in answers] for _ in range(3)]
         tree = grow(prefixes, choices, pad_id=self._pad_id)
-        bearing = self.bearing(tree.real.shape[1])
+        bearing = self.bearing(tree.longest)
         if branching:
             return as_trees(tree) if bearing.tree else None
         batches = as_rows(tree, bearing.rows, positions=bearing.positions)

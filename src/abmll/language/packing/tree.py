@@ -39,6 +39,11 @@ class Tree(NamedTuple):
     pad_id: int
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest text, a prompt with one choice behind it."""
+        return int(self.position_ids.max()) + 1
+
+    @property
     def branches(self) -> bool:
         """Whether some question has tokens of more than one choice behind its prompt."""
         own = self.branch.amax(1, keepdim=True)
