@@ -37,7 +37,7 @@ class InnerLoop:
     adapts: Literal["all", "mean"] = "all"
 
     def __post_init__(self) -> None:
-        if self.num_steps < 0 or self.learning_rate <= 0 or (self.batch_size or 1) < 1:
+        if self.num_steps < 0 or self.learning_rate <= 0 or (self.batch_size is not None and self.batch_size < 1):
             raise AbmllError(
                 "inner loop: num_steps must be at least 0, learning_rate above 0 and batch_size at least 1; got "
                 f"num_steps={self.num_steps}, learning_rate={self.learning_rate}, batch_size={self.batch_size}."
@@ -59,12 +59,7 @@ class InnerLoop:
 
     def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
         """The K batches of the inner loop."""
-        size = min(self.batch_size or len(support), len(support))
-        if not size:
-            raise AbmllError("cannot adapt: the support set is empty. Give at least one labelled example.")
-        for step in range(self.num_steps):
-            start = step * size
-            yield [support[i % len(support)] for i in range(start, start + size)]
+        return batches_of(support, self.batch_size, self.num_steps)
 
     def run(
         self,
@@ -89,3 +84,16 @@ class InnerLoop:
             if on_step is not None:
                 on_step(step)
         return float(loss.detach()) if self.num_steps else 0.0
+
+
+def batches_of(support: Sequence[Example], batch_size: int | None, num_steps: int) -> Iterator[Sequence[Example]]:
+    """`num_steps` batches of a support set, in order and starting over at the end; None takes all rows each time.
+
+    Raises: AbmllError if the support set is empty.
+    """
+    size = min(batch_size or len(support), len(support))
+    if not size:
+        raise AbmllError("cannot adapt: the support set is empty. Give at least one labelled example.")
+    for step in range(num_steps):
+        start = step * size
+        yield [support[i % len(support)] for i in range(start, start + size)]

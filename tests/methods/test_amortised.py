@@ -1,0 +1,158 @@
+"""ABMLL's inner and outer loop against autograd, on a bilinear softmax model in float64."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from abmll.core.errors import AbmllError
+from abmll.core.types import META, TASK, Episode, Example, Terms
+from abmll.methods.amortised import Amortised
+from abmll.methods.natural import NaturalSteps, log_var_of
+
+CHOICES = ("a", "b", "c")
+
+
+class Bilinear:
+    """p(choice | x) = softmax(B A x): two factors, as in a LoRA, each with a log-variance."""
+
+    def __init__(self, scale=1.0, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        theta = {"mean_A": draw(2, 4), "mean_B": draw(3, 2), "log_var_A": draw(2, 4), "log_var_B": draw(3, 2)}
+        self.own = {role: {n: t.clone().requires_grad_() for n, t in theta.items()} for role in (META, TASK)}
+
+    def parameters(self, role):
+        return dict(self.own[role])
+
+    def nll(self, examples, phi):
+        x = torch.stack([torch.tensor([float(v) for v in e.prompt.split()], dtype=torch.float64) for e in examples])
+        targets = torch.tensor([e.target for e in examples])
+        return torch.nn.functional.cross_entropy(x @ phi["mean_A"].T @ phi["mean_B"].T, targets, reduction="none")
+
+    @contextmanager
+    def terms(self, examples, **asked):
+        zero = torch.zeros((), dtype=torch.float64)
+        yield Terms(self.nll(examples, self.own[TASK]), zero, zero, len(examples))
+
+    def choice_log_probs(self, examples, *, num_samples=0):
+        raise NotImplementedError
+
+    def choice_graph(self, examples):
+        raise NotImplementedError
+
+
+def rows(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(3, (count,), generator=generator).tolist()
+    return [Example(" ".join(map(repr, row.tolist())), CHOICES, t) for row, t in zip(x, targets, strict=True)]
+
+
+def by_autograd(likelihood, inner, episode, support_weight, exact=True):
+    """The gradient of the joint objective by θ, through every step, written down afresh."""
+    theta = {n: t.detach().clone().requires_grad_() for n, t in likelihood.parameters(META).items()}
+    phi = {n: theta[n] for n in ("mean_A", "mean_B")}
+    start = likelihood.nll(next(iter(inner.batches(episode.support))), phi).mean()
+    for batch in inner.batches(episode.support):
+        nll = likelihood.nll(batch, phi).mean()
+        g = dict(zip(phi, torch.autograd.grad(nll, list(phi.values()), create_graph=exact), strict=True))
+        variance = {n: (theta[log_var_of(n)].mean() + inner.log_var_offset).exp() for n in phi}
+        q = sum((variance[n] * g[n].square()).sum() for n in phi)
+        d = inner.trust * (nll if exact else nll.detach())
+        phi = {n: phi[n] - d / (d + q) * variance[n] * g[n] for n in phi}
+    (likelihood.nll(episode.query, phi).mean() + support_weight * start).backward()
+    return {n: t.grad for n, t in theta.items()}
+
+
+EPISODE = Episode("task", rows(6, 1), rows(5, 2))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("offset", [-4.0, 0.0, 4.0])  # plain steps, in between, Polyak's
+def test_the_exact_gradient_is_autograds(num_steps, batch_size, offset):
+    inner = NaturalSteps(num_steps, 0.2, batch_size, offset)
+    likelihood = Bilinear()
+    Amortised(inner, 0.3).meta_gradient(likelihood, EPISODE)
+    expected = by_autograd(Bilinear(), inner, EPISODE, 0.3)
+    for name, tensor in likelihood.parameters(META).items():
+        torch.testing.assert_close(
+            tensor.grad, expected[name], rtol=1e-4, atol=1e-5 * expected[name].abs().max().item()
+        )
+
+
+def test_first_order_takes_the_inner_loop_for_a_shift():
+    inner = NaturalSteps(3, 0.2)
+    likelihood = Bilinear()
+    Amortised(inner, 0.0, "first_order").meta_gradient(likelihood, EPISODE)
+    expected = by_autograd(Bilinear(), inner, EPISODE, 0.0, exact=False)
+    for name in ("mean_A", "mean_B"):
+        torch.testing.assert_close(likelihood.parameters(META)[name].grad, expected[name])
+
+
+def test_without_steps_the_gradient_is_the_querys_own():
+    likelihood = Bilinear()
+    Amortised(NaturalSteps(0)).meta_gradient(likelihood, EPISODE)
+    theta = likelihood.parameters(META)
+    phi = {n: theta[n].detach().clone().requires_grad_() for n in ("mean_A", "mean_B")}
+    likelihood.nll(EPISODE.query, phi).mean().backward()
+    for name, tensor in phi.items():
+        torch.testing.assert_close(theta[name].grad, tensor.grad)
+    assert not theta["log_var_A"].grad.any()
+
+
+@pytest.mark.parametrize("offset", [-8.0, 0.0, 8.0, 30.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_no_step_promises_more_than_its_share(offset, scale):
+    inner = NaturalSteps(4, 0.25, log_var_offset=offset)
+    likelihood = Bilinear(scale)
+    variance = inner.variance(likelihood)
+    for step in inner.steps(likelihood, EPISODE.support):
+        factor, length = inner.factor(step.nll, step.gradient, variance)
+        assert 0 <= factor * length <= 0.25 * step.nll * (1 + 1e-12)
+        assert all(tensor.isfinite().all() for tensor in likelihood.parameters(TASK).values())
+
+
+def test_a_narrow_prior_leaves_the_plain_natural_gradient():
+    inner = NaturalSteps(1, log_var_offset=-15.0)
+    likelihood = Bilinear()
+    variance = inner.variance(likelihood)
+    (step,) = inner.steps(likelihood, EPISODE.support)
+    for name, share in variance.items():
+        moved = likelihood.parameters(TASK)[name].detach() - step.point[name]
+        torch.testing.assert_close(moved / share, -step.gradient[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_log_variances_do_not_move_in_the_inner_loop():
+    likelihood = Bilinear()
+    NaturalSteps(3).run(likelihood, EPISODE.support)
+    for name in ("log_var_A", "log_var_B"):
+        assert torch.equal(likelihood.parameters(TASK)[name], likelihood.parameters(META)[name])
+
+
+@pytest.mark.parametrize("options", [{"num_steps": -1}, {"trust": 0.0}, {"trust": 1.5}, {"batch_size": 0}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(AbmllError, match="inner loop: num_steps must be at least 0, trust above 0"):
+        NaturalSteps(**options)
+
+
+def test_outer_options_out_of_range_are_refused():
+    with pytest.raises(AbmllError, match="support_weight must be at least 0, got -1"):
+        Amortised(support_weight=-1)
+    with pytest.raises(AbmllError, match="exact"):
+        Amortised(gradient="second_order")
+
+
+def test_an_adapter_without_variances_is_refused():
+    likelihood = Bilinear()
+    for role in (META, TASK):
+        for name in ("log_var_A", "log_var_B"):
+            del likelihood.own[role][name]
+    with pytest.raises(AbmllError, match="a variance for every tensor"):
+        NaturalSteps().run(likelihood, EPISODE.support)
