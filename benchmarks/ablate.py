@@ -1,7 +1,7 @@
 """Which of ABMLL's options earn their place: `python benchmarks/ablate.py -o runs/ablation --seeds 3`.
 
-Every variant differs from the library's default in one option; all are meta-trained and judged alike, on the embedded
-suite's validation tasks, so that the choice of the default never sees a test task. Goes on where it stopped.
+Every variant differs from the library's default in one option; all are meta-trained and judged alike, on the validation
+tasks of the wide embedded suite, so that the choice of the default never sees a test task. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,24 +14,18 @@ from pathlib import Path
 
 VARIANTS: dict[str, dict] = {
     "default": {},
-    "no query gradient": {"query_gradient": False},
-    "no samples": {"sample": False, "predict_by_samples": False},
-    "predict at the mean": {"predict_by_samples": False},
-    "persistent inner optimiser": {"persistent_optimizer": True},
-    "plain inner steps at 0.3": {"optimizer": "sgd", "learning_rate": 0.3},
-    "β = 0": {"kl_weight": 0.0},
-    "β = 1e-2": {"kl_weight": 1e-2},
-    "β = 1e-2, warmed up": {"kl_weight": 1e-2, "kl_schedule": "warmup"},
-    "β = 1e-2, decaying": {"kl_weight": 1e-2, "kl_schedule": "decay"},
-    "no bound": {"log_var_bound": None},
-    "no bound, β = 1e-2": {"log_var_bound": None, "kl_weight": 1e-2},
-    "no bound, no query gradient": {"log_var_bound": None, "query_gradient": False},
-    "outer rate 1e-2": {"outer_learning_rate": 1e-2},
-    "no bound, outer rate 1e-2": {"log_var_bound": None, "outer_learning_rate": 1e-2},
-    "offset -20": {"log_var_offset": -20.0},
-    "offset -2": {"log_var_offset": -2.0},
-    "variance adapts": {"adapts": "all", "inner_sample": True, "inner_kl_weight": 1e-4},
-    "hyper-prior": {"prior_weight": 1e-6},
+    "first-order gradient": {"gradient": "first_order"},
+    "no support term": {"support_weight": 0.0},
+    "support term 1": {"support_weight": 1.0},
+    "fixed variances": {"variance_rate": 1e-6},
+    "no scale": {"scale": False},
+    "scale's prior N(0.7, 0.4²)": {"scale_mean": 0.7, "scale_std": 0.4},
+    "trust 0.05": {"trust": 0.05},
+    "trust 0.5": {"trust": 0.5},
+    "first variance e^-4": {"log_var_offset": -4.0},
+    "first variance e^4": {"log_var_offset": 4.0},
+    "outer rate 1e-3": {"outer_learning_rate": 1e-3},
+    "the first version's default": {"method": "abmll-output"},
 }
 
 
@@ -43,7 +37,7 @@ def run(variant: str, seed: int, out: Path, num_steps: int) -> str:
     from abmll import AbmllError, Learner, PromptFormat, default
     from abmll.evaluation.predictions import append_cell, index
 
-    suite, path = default.suite(), out / "predictions.jsonl"
+    suite, path = default.wide_suite(), out / "predictions.jsonl"
     done = index(path)
     if sum(key.method == variant and key.seed == seed for key in done) == len(suite.validation):
         return f"{variant}, seed {seed}: done before"
@@ -52,7 +46,7 @@ def run(variant: str, seed: int, out: Path, num_steps: int) -> str:
         learner.meta_train(suite.train, num_steps=num_steps, seed=seed, progress=False)
     except AbmllError as error:  # a variant that diverges is a result, and no reason to lose the others
         return f"{variant}, seed {seed}: {error}"
-    for cell in learner.evaluate(suite.validation, name=variant, seed=seed, num_query=150, done=done):
+    for cell in learner.evaluate(suite.validation, name=variant, seed=seed, num_query=100, done=done):
         append_cell(path, cell)
     return f"{variant}, seed {seed}"
 
@@ -61,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()

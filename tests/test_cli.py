@@ -300,8 +300,8 @@ def test_config_lists_methods_with_their_options():
     from abmll.methods import METHODS
 
     blocks = {block.splitlines()[0]: block for block in run("config", "--methods").stdout.strip().split("\n\n")}
-    assert list(blocks) == list(METHODS)
-    assert "kl_weight" in blocks["abmll"]
+    assert list(blocks) == [*METHODS, "NAME+scale"]
+    assert "support_weight" in blocks["abmll"]
 
 
 # Tasks

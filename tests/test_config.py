@@ -106,8 +106,8 @@ def test_a_configuration_is_frozen():
         ('model.name="1e5"', "model.name", "1e5"),
         ("model.gradient_checkpointing=true", "model.gradient_checkpointing", True),
         ("evaluation.seeds=[5, 6]", "evaluation.seeds", (5, 6)),
-        ("method.options.kl_weight=1e-6", "method.options", {"kl_weight": 1e-6}),
-        ("method.options={kl_weight = 0.5}", "method.options", {"kl_weight": 0.5}),
+        ("method.options.support_weight=1e-6", "method.options", {"support_weight": 1e-6}),
+        ("method.options={support_weight = 0.5}", "method.options", {"support_weight": 0.5}),
         ("output=runs/other", "output", Path("runs/other")),
         ("prompt.instruction=", "prompt.instruction", ""),
         ("prompt.instruction=Pick one = or another", "prompt.instruction", "Pick one = or another"),
@@ -164,8 +164,8 @@ def test_a_later_override_wins(run_file):
         ("training = 3", "training = 3: must be a table, written as [training]"),
         ("[method]\nname = 'abmlll'", "method.name = \"abmlll\": no such method. Did you mean 'abmll'?"),
         (
-            "[method.options]\nkl_wieght = 1",
-            "line 2  method.options.kl_wieght: abmll has no such option. Did you mean 'kl_weight'?",
+            "[method.options]\nsupport_wieght = 1",
+            "line 2  method.options.support_wieght: abmll has no such option. Did you mean 'support_weight'?",
         ),
         ("[method.options]\nnum_steps = 'five'", 'method.options.num_steps = "five": must be a whole number'),
         ("[method.options]\nnum_steps = -2", "method.options for abmll:"),
@@ -275,7 +275,7 @@ def test_every_option_of_every_method_can_be_written_at_its_default(run_file, na
 def test_tuned_options_go_before_shared_ones_and_after_a_methods_own(run_file, tmp_path):
     tuned = tmp_path / "tuned.toml"
     tuned.write_text(
-        "[method.options.abmll]\nkl_weight = 0.1\nlearning_rate = 0.2\n[method.options.lora]\nlearning_rate = 0.3\n"
+        "[method.options.abmll]\nsupport_weight = 0.1\ntrust = 0.2\n[method.options.lora]\nlearning_rate = 0.3\n"
         "[method.options.maml]\nlearning_rate = 0.4\n"
     )
     text = f"""
@@ -286,10 +286,10 @@ def test_tuned_options_go_before_shared_ones_and_after_a_methods_own(run_file, t
         learning_rate = 0.9
         num_steps = 3
         [method.options.abmll]
-        kl_weight = 0.5
+        support_weight = 0.5
         """
     method = load_config(run_file(text)).method
-    assert method.options_for("abmll") == {"learning_rate": 0.2, "num_steps": 3, "kl_weight": 0.5}
+    assert method.options_for("abmll") == {"trust": 0.2, "num_steps": 3, "support_weight": 0.5}
     assert method.options_for("lora") == {"learning_rate": 0.3, "num_steps": 3}
     assert method.options_for("reptile") == {"learning_rate": 0.9, "num_steps": 3}
     assert method.tuned is None, "the resolved run stands alone"
@@ -303,13 +303,13 @@ def test_options_reach_the_methods_that_know_them():
         {
             "method": {
                 "name": ["pretrained", "reptile", "abmll"],
-                "options": {"num_steps": 3, "kl_weight": 0.5, "reptile": {"num_steps": 7, "learning_rate": 0.1}},
+                "options": {"num_steps": 3, "support_weight": 0.5, "reptile": {"num_steps": 7, "learning_rate": 0.1}},
             }
         }
     ).method
     assert method.options_for("pretrained") == {}
     assert method.options_for("reptile") == {"num_steps": 7, "learning_rate": 0.1}
-    assert method.options_for("abmll") == {"num_steps": 3, "kl_weight": 0.5}
+    assert method.options_for("abmll") == {"num_steps": 3, "support_weight": 0.5}
 
 
 # Writing
@@ -320,7 +320,7 @@ def test_a_changed_configuration_reads_back_equal(run_file):
         {
             "output": 'a "quoted" \\ path',
             "data": {"folder": "tasks", "held_out": 0.25},
-            "method": {"name": ["reptile", "abmll"], "options": {"kl_weight": 1e-8, "reptile": {"num_steps": 2}}},
+            "method": {"name": ["reptile", "abmll"], "options": {"support_weight": 1e-8, "reptile": {"num_steps": 2}}},
             "training": {"learning_rate": 1e22},
             "evaluation": {"seeds": [3, 1]},
         }

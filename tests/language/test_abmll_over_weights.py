@@ -24,7 +24,9 @@ def likelihood():
     from abmll.adapters.spec import peft_config
 
     torch.manual_seed(0)
-    config = peft_config(build_method("abmll", space="weight").adapter, r=2, target_modules=["q_proj", "down_proj"])
+    config = peft_config(
+        build_method("abmll-output", space="weight").adapter, r=2, target_modules=["q_proj", "down_proj"]
+    )
     likelihood = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer(), PromptFormat("letters"))
     with torch.no_grad():
         for role, std in ((META, 0.02), (TASK, 0.03)):
@@ -34,14 +36,14 @@ def likelihood():
 
 
 def test_its_divergence_is_counted_once_an_example():
-    method = build_method("abmll", space="weight", kl_weight=0.5)
+    method = build_method("abmll-output", space="weight", kl_weight=0.5)
     assert method.adapter == AdapterSpec("abmll", -4.0, space="weight")
     assert method.meta_learner.outer.reduction == method.adaptation.inner.objective.reduction == "example"
-    assert build_method("abmll").meta_learner.outer.reduction == "mean"
+    assert build_method("abmll-output").meta_learner.outer.reduction == "mean"
 
 
 def test_the_bound_is_the_nll_plus_its_share_of_one_divergence(likelihood):
-    objective = build_method("abmll", space="weight", kl_weight=0.5).meta_learner.outer
+    objective = build_method("abmll-output", space="weight", kl_weight=0.5).meta_learner.outer
     divergences = []
     for rows in (ROWS, ROWS[:1]):
         with torch.no_grad(), likelihood.terms(rows, kl="closed_form") as terms:
@@ -52,7 +54,7 @@ def test_the_bound_is_the_nll_plus_its_share_of_one_divergence(likelihood):
 
 
 def test_it_adapts_predicts_by_samples_and_moves_meta(likelihood):
-    method = build_method("abmll", space="weight", num_steps=3, prior_weight=1e-3)
+    method = build_method("abmll-output", space="weight", num_steps=3, prior_weight=1e-3)
     before = clone(likelihood.parameters(META))
     metrics = method.meta_learner.meta_gradient(likelihood, Episode("t", ROWS[:2], ROWS[2:]))
     assert metrics["kl"] > 0

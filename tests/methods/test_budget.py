@@ -10,6 +10,7 @@ from abmll.methods import METHODS, build_method
 from abmll.methods.budget import MOST_STEPS, inner_loops, steps_within, with_num_steps
 from abmll.methods.gradient import NoAdaptation
 from abmll.methods.inner import InnerLoop
+from abmll.methods.natural import NaturalSteps
 from toy import ToyEpisodes, toy_for
 
 STEPPING = [name for name in METHODS if any(inner_loops(build_method(name).adaptation))]
@@ -19,15 +20,18 @@ STEPPING = [name for name in METHODS if any(inner_loops(build_method(name).adapt
 def taken(monkeypatch):
     """How many gradient steps were taken, one number for each inner loop that ran."""
     counts = []
-    batches = InnerLoop.batches
 
-    def counted(self, support):
-        counts.append(0)
-        for batch in batches(self, support):
-            counts[-1] += 1
-            yield batch
+    def counting(batches):
+        def counted(self, support):
+            counts.append(0)
+            for batch in batches(self, support):
+                counts[-1] += 1
+                yield batch
 
-    monkeypatch.setattr(InnerLoop, "batches", counted)
+        return counted
+
+    for loop in (InnerLoop, NaturalSteps):
+        monkeypatch.setattr(loop, "batches", counting(loop.batches))
     return counts
 
 
@@ -40,7 +44,7 @@ def test_every_inner_loop_takes_that_many_steps(name, taken):
 
 
 def test_who_steps():
-    assert set(METHODS) - set(STEPPING) == {"pretrained", "in-context", "metaicl"}
+    assert set(METHODS) - set(STEPPING) == {"uniform", "label-frequency", "pretrained", "in-context", "metaicl"}
     assert with_num_steps(NoAdaptation(), 7) == NoAdaptation()
 
 

@@ -34,7 +34,7 @@ def distance(one, other):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("method", ["lora", "abmll"])
+@pytest.mark.parametrize("method", ["lora", "abmll-output"])
 def test_posteriors_and_predictions_are_those_of_one_task_after_the_other(method, optimizer):
     rate = 0.1 if optimizer == "sgd" else 1e-3
     learner = learner_of(method, num_steps=3, learning_rate=rate, optimizer=optimizer, batch_size=3)
@@ -60,7 +60,7 @@ def test_each_task_is_adapted_to_its_own_examples():
 
 
 def test_afterwards_the_model_is_as_it_was():
-    learner = learner_of("abmll")
+    learner = learner_of("abmll-output")
     query = tiny_task("query", 4).examples
     expected = learner.adapt(supports(4)[0]).predict(query, 0).log_probs
     hooks = [len(module._forward_hooks) for module in learner.model.modules()]

@@ -35,7 +35,7 @@ def test_every_draw_is_a_valid_setting(method):
 
 
 def test_the_in_context_variant_has_the_defaults_of_abmll():
-    own, plain = (inspect.signature(METHODS[name]).parameters for name in ("abmll-in-context", "abmll"))
+    own, plain = (inspect.signature(METHODS[name]).parameters for name in ("abmll-in-context", "abmll-output"))
     shared = own.keys() & plain.keys()
     assert len(shared) >= 5
     assert {name: own[name].default for name in shared} == {name: plain[name].default for name in shared}

@@ -27,7 +27,7 @@ from abmll.pipeline.predict import load_learner, model_of
 from tiny_tasks import tiny_task
 
 FEW_STEPS = {"num_steps": 4, "learning_rate": 0.03}
-ONE_ADAPTER = {"pretrained", "lora", "multitask", "reptile", "fomaml", "maml", "abml", "mc-dropout", "abmll"}
+ONE_ADAPTER = {"pretrained", "lora", "multitask", "reptile", "fomaml", "maml", "abml", "mc-dropout", "abmll-output"}
 ONE_ADAPTER |= {"abmll-paper"}
 
 
@@ -163,10 +163,10 @@ def test_a_folder_that_is_written_over_keeps_nothing_of_the_old_posterior(folder
     """Neither a posterior nor an exported mean of the method before."""
     folder = tmp_path / "adapted"
     for name, kept in (
-        ("abmll", {"lora"}),
+        ("abmll-output", {"lora"}),
         ("laplace", {"posterior.safetensors"}),
         ("lora", set()),
-        ("abmll", {"lora"}),
+        ("abmll-output", {"lora"}),
     ):
         learner = load(folders(name)[0])
         learner.save(folder, posterior=learner.adapt(tiny_task("new", 12).examples[:8]))

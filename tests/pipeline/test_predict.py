@@ -34,7 +34,7 @@ def adapter(base, suite, answer, tmp_path_factory):
         suite,
         tmp_path_factory.mktemp("predict") / "run",
         prompt={"answer": answer},
-        method={"options": {"num_steps": 2, "log_var_offset": -4.0, "learning_rate": 0.03}},
+        method={"name": "abmll-output", "options": {"num_steps": 2, "log_var_offset": -4.0, "learning_rate": 0.03}},
     )
     return train_run(config, progress=False)
 

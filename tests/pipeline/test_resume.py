@@ -21,7 +21,7 @@ from abmll.pipeline import train_run
 STEPS = 20
 # The persistent inner optimiser and the sampled noise are what a resume could forget.
 METHODS = {
-    "abmll": {"name": "abmll", "options": {"num_steps": 2, "persistent_optimizer": True}},
+    "abmll": {"name": "abmll-output", "options": {"num_steps": 2, "persistent_optimizer": True}},
     "reptile": {"name": "reptile", "options": {"num_steps": 2}},
 }
 

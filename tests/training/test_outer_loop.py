@@ -47,7 +47,7 @@ class Linear:
 
 
 def method(learner: Any, **outer: Any) -> Method:
-    return Method(AdapterSpec("abmll"), METHODS["abmll"]().adaptation, learner, OuterOptimizer(**outer))
+    return Method(AdapterSpec("abmll"), METHODS["abmll-output"]().adaptation, learner, OuterOptimizer(**outer))
 
 
 def theta(likelihood: GaussianToy) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_clipping_shortens_the_step_and_logs_the_norm_before(tmp_path: Path) -> 
 
 def test_unknown_optimizer_and_schedule_are_told_with_the_choices() -> None:
     # Duck-typed, because under pytest the checked dataclass refuses the word before the trainer sees it.
-    outer = SimpleNamespace(name="adam", schedule="constant", learning_rate=0.1)
+    outer = SimpleNamespace(name="adam", schedule="constant", learning_rate=0.1, log_var_rate=1.0)
     with pytest.raises(AbmllError, match=r"unknown outer optimizer 'adam'. Did you mean 'adamw'"):
         optimizer.build(outer, GaussianToy().parameters(META))
     outer = SimpleNamespace(name="sgd", schedule="cos", learning_rate=0.1)
@@ -226,7 +226,7 @@ def test_every_method_resumes_bit_identically(name: str, tmp_path: Path) -> None
 
 def test_a_scheduled_divergence_resumes_bit_identically_and_only_at_its_length(tmp_path: Path) -> None:
     def go(directory: Path, num_steps: int = 8, stop_after: int | None = None, **options: Any) -> None:
-        row = METHODS["abmll"](kl_weight=0.3, kl_schedule="warmup")
+        row = METHODS["abmll-output"](kl_weight=0.3, kl_schedule="warmup")
         row = row._replace(outer=OuterOptimizer("adamw", 1e-2, "constant"))
 
         def stop(record: dict[str, Any]) -> None:

@@ -283,12 +283,16 @@ class OuterOptimizer:
     """How the trainer turns META's gradient into a step.
 
     Reptile's θ ← θ + ε(φ - θ) is `name="sgd"` with learning rate ε on the gradient θ - φ.
+
+    log_var_rate: the learning rate of log-variances as a multiple of `learning_rate`. A LoRA's elements are hundredths,
+        a log-variance moves by whole numbers.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: float | None = None
+    log_var_rate: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ class CausalLMLikelihood:
         found = "rows do not fit letters" if agreement is None else f"agreement of answers by letters {agreement:.2f}"
         tell(f'answer = "{answer}" ({found}; {NEEDED} is needed for letters).')
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, whatever the adapters are kept in."""
+        return self.model.get_base_model().dtype
+
     def parameters(self, role: Role) -> dict[str, Tensor]:
         if role not in self._parameters:
             self._parameters[role] = dict(adapter_parameters(self.model, role))

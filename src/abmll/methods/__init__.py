@@ -25,7 +25,7 @@ from abmll.methods.rivals import (
     metaicl,
     temperature,
 )
-from abmll.methods.rows import abmll, abmll_paper, lora, multitask, pretrained, reptile
+from abmll.methods.rows import abmll, abmll_output, abmll_paper, lora, multitask, pretrained, reptile
 from abmll.methods.scaled_rows import SCALE, with_scale
 from abmll.methods.uniform import uniform
 from abmll.rules import nearest, raise_all, shown
@@ -51,6 +51,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "tfb": tfb,
     "bayesian-lora": bayesian_lora,
     "abmll": abmll,
+    "abmll-output": abmll_output,
     "abmll-paper": abmll_paper,
     "abmll-in-context": abmll_in_context,
 }

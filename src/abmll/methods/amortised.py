@@ -49,9 +49,9 @@ class Amortised(Stateless):
         support_weight: w.
         gradient: as above.
 
-    Source: MAML's gradient, Finn et al. 2017, arXiv 1703.03400; Hessian-vector products by differences, Pearlmutter
-        1994, "Fast exact multiplication by the Hessian"; the support's own loss in the outer objective is the k = 0 term of
-        MAML++'s multi-step loss, Antoniou et al. 2019, arXiv 1810.09502.
+    Source: MAML's gradient, Finn et al. 2017, arXiv 1703.03400. Hessian-vector products by differences: Pearlmutter
+        1994, "Fast exact multiplication by the Hessian". The support's own loss is the k = 0 term of the multi-step
+        loss of MAML++, Antoniou et al. 2019, arXiv 1810.09502.
 
     Raises: AbmllError for options out of range.
     """

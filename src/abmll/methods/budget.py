@@ -10,6 +10,7 @@ from typing import Any
 from abmll.core.errors import AbmllError
 from abmll.core.types import Adaptation, Example, Likelihood
 from abmll.methods.inner import InnerLoop
+from abmll.methods.natural import NaturalSteps
 from abmll.methods.swag import Swag
 
 MOST_STEPS = 1000
@@ -17,9 +18,9 @@ MOST_STEPS = 1000
 _STRIDE = 4
 
 
-def inner_loops(part: Any) -> Iterator[InnerLoop]:
+def inner_loops(part: Any) -> Iterator[InnerLoop | NaturalSteps]:
     """Every inner loop inside an adaptation, at any depth."""
-    if isinstance(part, InnerLoop):
+    if isinstance(part, InnerLoop | NaturalSteps):
         yield part
     elif is_dataclass(part):
         for field in fields(part):
@@ -37,7 +38,7 @@ def with_num_steps(adaptation: Adaptation, num_steps: int) -> Adaptation:
         return adaptation
     for field in fields(adaptation):
         part = getattr(adaptation, field.name)
-        if isinstance(part, InnerLoop):
+        if isinstance(part, InnerLoop | NaturalSteps):
             changes[field.name] = replace(part, num_steps=num_steps)
         elif is_dataclass(part) and any(inner_loops(part)):
             changes[field.name] = with_num_steps(part, num_steps)  # type: ignore[arg-type]

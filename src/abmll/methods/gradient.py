@@ -10,6 +10,7 @@ from torch import Tensor
 from abmll.core.params import placed, reset_task
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.inner import InnerLoop
+from abmll.methods.natural import NaturalSteps
 from abmll.methods.posterior import AdapterPosterior
 
 
@@ -21,7 +22,7 @@ class GradientAdaptation:
     tempered free energy of the support set, and `sample` predicts by draws from the posterior.
     """
 
-    inner: InnerLoop = InnerLoop()
+    inner: InnerLoop | NaturalSteps = InnerLoop()
     sample: bool = False
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:

@@ -13,7 +13,7 @@ from abmll.methods.maml import Maml
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
 from abmll.methods.objective import Objective
-from abmll.methods.rows import abmll
+from abmll.methods.rows import abmll_output
 from abmll.methods.temperature import TemperatureScaled
 
 
@@ -64,8 +64,8 @@ def abmll_in_context(
     log_var_offset: float = -4.0,
     log_var_bound: float | None = 4.0,
 ) -> Method:
-    """ABMLL, meta-trained, adapted and asked on prompts with demonstrations."""
-    plain = abmll(
+    """`abmll-output`, meta-trained, adapted and asked on prompts with demonstrations."""
+    plain = abmll_output(
         num_steps,
         learning_rate,
         optimizer,

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.scaled import CrossFittedScale
 
@@ -22,7 +23,12 @@ def with_scale(name: str, factory: Callable[..., Method]) -> Callable[..., Metho
 
     Returns:
         A factory that takes the options of `factory`, and scale_mean, scale_std and scale_folds.
+
+    Raises:
+        AbmllError: if the row has a scale of its own.
     """
+    if "scale_mean" in inspect.signature(factory).parameters:
+        raise AbmllError(f"{name} has a scale of its own: name it without {SCALE}.")
 
     def scaled(*, scale_mean: float = 0.7, scale_std: float = 0.4, scale_folds: int = 2, **options: Any) -> Method:
         method = factory(**options)

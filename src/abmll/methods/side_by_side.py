@@ -10,6 +10,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone, reset_task, train_only
 from abmll.core.types import TASK, Adaptation, Example, Likelihood, StackedLikelihood
 from abmll.methods.gradient import GradientAdaptation
+from abmll.methods.inner import InnerLoop
 from abmll.methods.posterior import AdapterPosterior
 
 
@@ -24,7 +25,8 @@ def adapt_side_by_side(
     supports: of equal size. Raises: AbmllError if they are not, if the adaptation is not plain gradient steps at the
     mean, or if the likelihood has no stacked parameters.
     """
-    if type(adaptation) is not GradientAdaptation or adaptation.inner.objective.sample or adaptation.inner.objective.kl:
+    inner = _plain_steps(adaptation)
+    if inner is None:
         raise AbmllError(
             "only gradient steps at the adapter's mean, without a sample or a KL divergence, can be taken for several "
             f"tasks side by side; this method adapts by {type(adaptation).__name__}"
@@ -36,7 +38,6 @@ def adapt_side_by_side(
     sizes = {len(support) for support in supports}
     if len(sizes) != 1:
         raise AbmllError(f"support sets side by side must be of equal size, got sizes {sorted(sizes)}: group them.")
-    inner = adaptation.inner
     reset_task(likelihood)
     train_only(likelihood, TASK)
     start = clone(likelihood.parameters(TASK))
@@ -52,4 +53,12 @@ def adapt_side_by_side(
                 torch.stack([inner.objective.nll(terms._replace(nll=nll)) for nll in of_tasks]).sum().backward()
             optimizer.step()
     of_task = [{name: tensor[t] for name, tensor in params.items()} for t in range(len(supports))]
-    return [AdapterPosterior(likelihood, own, sample=adaptation.sample) for own in of_task]
+    return [AdapterPosterior(likelihood, own, sample=bool(getattr(adaptation, "sample", False))) for own in of_task]
+
+
+def _plain_steps(adaptation: Adaptation) -> InnerLoop | None:
+    """Its inner loop, if all it does are steps of a torch optimiser at the mean."""
+    if type(adaptation) is not GradientAdaptation or not isinstance(adaptation.inner, InnerLoop):
+        return None
+    objective = adaptation.inner.objective
+    return None if objective.sample or objective.kl else adaptation.inner

@@ -76,6 +76,12 @@ _STARTS: Space = {
 }
 _START: Space = {**_LORA, **_STARTS}
 _ABMLL: Space = {
+    "trust": LogUniform(0.03, 0.5),
+    "outer_learning_rate": _OUTER,
+    "support_weight": Choice((0.1, 0.3, 1.0)),
+    "scale_mean": LogUniform(0.6, 1.4),
+}
+_ABMLL_OUTPUT: Space = {
     **_LORA,
     "outer_learning_rate": _OUTER,
     "kl_weight": LogUniform(1e-6, 1e-1),
@@ -119,7 +125,8 @@ SPACES: Mapping[str, Space] = {
         "kl_weight": LogUniform(1e-3, 1.0),
     },
     "abmll": _ABMLL,
-    "abmll-in-context": {**_ABMLL, "num_demonstrations": Choice((4, 8, 16))},
+    "abmll-output": _ABMLL_OUTPUT,
+    "abmll-in-context": {**_ABMLL_OUTPUT, "num_demonstrations": Choice((4, 8, 16))},
     "abmll-paper": {"kl_weight": Choice((1e-8, 1e-7))},
 }
 _SCALE: Space = {"scale_mean": LogUniform(0.3, 1.2), "scale_std": LogUniform(0.2, 0.8)}

@@ -209,8 +209,7 @@ class _Run:
         for parameter, part in zip(self.meta.values(), gradient.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter)
         learning_rate = optimizer.learning_rate(self.method.outer, step - 1, self.training.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        optimizer.set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.step()
         zero_grad(self.meta.values())
         require_finite_parameters(self.meta, META, step, ", ".join(tasks))

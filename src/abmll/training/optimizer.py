@@ -22,11 +22,22 @@ def build(outer: OuterOptimizer, meta: Mapping[str, Tensor]) -> torch.optim.Opti
     """
     if outer.schedule not in _SCHEDULES:
         raise unknown_name("learning-rate schedule", outer.schedule, _SCHEDULES)
+    groups = [{"params": list(meta.values()), "times": 1.0}]
+    if outer.log_var_rate != 1:
+        variances = [tensor for name, tensor in meta.items() if "log_var" in name]
+        means = [tensor for name, tensor in meta.items() if "log_var" not in name]
+        groups = [{"params": means, "times": 1.0}, {"params": variances, "times": outer.log_var_rate}]
     if outer.name == "adamw":
-        return torch.optim.AdamW(meta.values(), lr=outer.learning_rate, weight_decay=0.0)
+        return torch.optim.AdamW(groups, lr=outer.learning_rate, weight_decay=0.0)
     if outer.name == "sgd":
-        return torch.optim.SGD(meta.values(), lr=outer.learning_rate)
+        return torch.optim.SGD(groups, lr=outer.learning_rate)
     raise unknown_name("outer optimizer", outer.name, _OPTIMIZERS)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step: `rate` times what each group takes of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("times", 1.0)
 
 
 def learning_rate(outer: OuterOptimizer, step: int, num_steps: int) -> float:
