@@ -116,15 +116,10 @@ def read_card(directory: Path) -> Card:
         raise _damaged(path, "; ".join(dict.fromkeys(_finding(item) for item in error.errors()))) from error
     if kept == 1:
         card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
-<<<<<<< HEAD
-    # A method from outside is not looked up for its name's sake: that would run its module's code.
-    if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):
-=======
     if card.method == "abmll" and "kl_weight" in card.options:
         card = card.model_copy(update={"method": "abmll-output"})  # as it was called when it was the only one
-    _require_trusted(path, card.method)
-    if wrong := option_faults(card.method, card.options):
->>>>>>> 3ceed43 (ABMLL: a prior over LoRA parameters taught by the exact gradient, steps sized by it, a scale with a posterior)
+    # A method from outside is not looked up for its name's sake: that would run its module's code.
+    if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):
         raise AbmllError(f"cannot use the adapter card {path}: {wrong}")
     return card
 
