@@ -1,4 +1,5 @@
 # make demo       the whole story in minutes: train, adapt, compare, report (offline once installed)
+# make demo-llm   the same with a real language model, SmolLM2-135M, fetched on first use; SUITE=my_tasks for your own tasks
 # make test       the default tests            make test-slow   the long ones as well
 # make test-floor      the adapters' tests with the lowest peft that pyproject.toml allows
 # make test-triton  the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
@@ -11,10 +12,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow test-floor test-triton test-quantised lint format install clean
+.PHONY: demo demo-llm test test-slow test-floor test-triton test-quantised lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
+
+SUITE ?= default
+demo-llm: $(STAMP)
+	$(BIN)/abmll demo --model smollm2 --suite '$(SUITE)' -o 'runs/demo-llm$(if $(filter-out default,$(SUITE)),-$(notdir $(patsubst %/,%,$(SUITE))))'
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -93,17 +93,28 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the runs and the report.")] = Path(
         "runs/demo"
     ),
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="NAME", help="A name of `abmll models list`, a folder or a Hugging Face name."),
+    ] = "default",
+    suite: Annotated[
+        str, typer.Option("--suite", metavar="SUITE", help="A folder of tasks, a suite TOML or a shipped suite.")
+    ] = "default",
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions; the intervals need at least 3.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of a minute: fewer steps and tasks.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """See the whole story in minutes, offline.
+    """See the whole story in minutes.
 
-    Trains, adapts, compares and reports on generated tasks, with a small model that is part of the package.
+    Trains, adapts, compares and reports; offline, on generated tasks and with a small model that is part of the
+    package, unless another model or suite is named. smollm2 is a real language model, fetched on first use. The same
+    command goes on where it stopped.
 
     \b
-    Example:
+    Examples:
       abmll demo -o runs/demo
+      abmll demo --model smollm2 -o runs/demo-llm
+      abmll demo --model smollm2 --suite my_tasks/ -o runs/mine
     """
     require_one_process("demo")
     if out.exists() and not out.is_dir():
@@ -111,5 +122,5 @@ def demo(
     from abmll import pipeline
     from abmll.cli.comparison import tell_comparison
 
-    written = pipeline.demo_run(out, seeds=seeds, progress=not quiet, quick=quick)
+    written = pipeline.demo_run(out, model=model, suite=suite, seeds=seeds, progress=not quiet, quick=quick)
     tell_comparison(written)
