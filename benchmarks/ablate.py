@@ -25,6 +25,7 @@ VARIANTS: dict[str, dict] = {
     "first variance e^-4": {"log_var_offset": -4.0},
     "first variance e^4": {"log_var_offset": 4.0},
     "outer rate 1e-3": {"outer_learning_rate": 1e-3},
+    "outer rate 5e-3": {"outer_learning_rate": 5e-3, "variance_rate": 10.0},
     "the first version's default": {"method": "abmll-output"},
 }
 

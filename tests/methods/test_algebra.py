@@ -9,6 +9,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK
 from abmll.methods.abmll import Abmll
+from abmll.methods.fomaml import Fomaml
 from abmll.methods.gradient import GradientAdaptation
 from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
@@ -50,6 +51,17 @@ def test_reptile_gradient_is_theta_minus_phi():
     target = stacked([*episode.support, *episode.query]).mean(0)
     phi = target + (1 - 0.05 / NOISE) ** 3 * (theta - target)
     torch.testing.assert_close(grads(likelihood)["mean"], theta - phi, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_fomamls_joint_gradient_adds_the_supports_own_at_theta(weight):
+    likelihood, episode = GaussianToy(gaussian=False), ToyEpisodes()[1]
+    theta = likelihood.parameters(META)["mean"].detach().clone()
+    Fomaml(InnerLoop(3, 0.05, "sgd"), weight).meta_gradient(likelihood, episode)
+    support, query = stacked(episode.support).mean(0), stacked(episode.query).mean(0)
+    phi = support + (1 - 0.05 / NOISE) ** 3 * (theta - support)
+    expected = (phi - query) / NOISE + weight * (theta - support) / NOISE
+    torch.testing.assert_close(grads(likelihood)["mean"], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_multitask_gradient_is_the_pooled_nll_gradient():

@@ -18,7 +18,7 @@ FIRST_DEFAULTS: dict[str, dict[str, Any]] = {
     "lora": _FIVE_SGD | {"learning_rate": 0.1},
     "multitask": _FIVE_SGD | {"learning_rate": 0.03, "outer_learning_rate": 0.003},
     "reptile": _FIVE_SGD | {"learning_rate": 0.03, "outer_learning_rate": 1.0},
-    "fomaml": _FIVE_SGD | {"learning_rate": 0.3, "outer_learning_rate": 0.005},
+    "fomaml": _FIVE_SGD | {"learning_rate": 0.3, "outer_learning_rate": 0.005, "support_weight": 0.0},
     "maml": {"num_steps": 5, "learning_rate": 0.1, "batch_size": None, "outer_learning_rate": 0.003},
     "abml": {"num_steps": 5, "learning_rate": 0.1, "batch_size": None, "outer_learning_rate": 0.003}
     | {"kl_weight": 0.001, "prior_weight": 0.0, "log_var_offset": -7.0},

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from abmll.core.params import add_to_grad, gradients_of
+from torch import Tensor
+
+from abmll.core.params import add_to_grad, clone, gradients, gradients_of
 from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
 from abmll.methods.inner import InnerLoop
 from abmll.methods.stateless import Stateless
@@ -15,18 +17,30 @@ from abmll.methods.stateless import Stateless
 class Fomaml(Stateless):
     """K inner steps on the support set, then ∇_φ NLL(query) at φ as θ's gradient: dφ/dθ is taken for the identity.
 
+    support_weight: w, adds w times the gradient of the support's NLL at θ, which the first inner step has taken anyway:
+    θ is then good before it is adapted, too. 0 is the method as published.
+
     Any inner optimiser will do, gradient checkpointing too: no gradient passes through the inner loop.
     Source: Finn et al. 2017, arXiv 1703.03400, section 5.2.
     """
 
     equal_passes: ClassVar[bool] = True
     inner: InnerLoop = InnerLoop()
+    support_weight: float = 0.0
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
-        inner_loss = self.inner.run(likelihood, episode.support)
         phi = likelihood.parameters(TASK)
+        first: dict[str, Tensor] = {}
+
+        def keep(step: int) -> None:
+            if step == 0 and self.support_weight:
+                first.update(clone(gradients(phi)))
+
+        inner_loss = self.inner.run(likelihood, episode.support, on_step=keep)
         with likelihood.terms(episode.query) as terms:
             loss = self.inner.objective.nll(terms)
             (gradient,) = gradients_of(loss, phi)
+        for name, start in first.items():
+            gradient[name] = gradient[name] + self.support_weight * start
         add_to_grad(likelihood.parameters(META), gradient)
         return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}

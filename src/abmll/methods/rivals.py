@@ -23,11 +23,15 @@ def fomaml(
     optimizer: InnerOptimizer = "sgd",
     batch_size: int | None = None,
     outer_learning_rate: float = 5e-3,
+    support_weight: float = 0.0,
 ) -> Method:
-    """First-order MAML on a LoRA."""
+    """First-order MAML on a LoRA.
+
+    support_weight: of the support's own NLL at θ in the outer objective; 0 as published.
+    """
     inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
-    return Method(AdapterSpec(), GradientAdaptation(inner), Fomaml(inner), outer)
+    return Method(AdapterSpec(), GradientAdaptation(inner), Fomaml(inner, support_weight), outer)
 
 
 def maml(
