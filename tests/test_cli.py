@@ -223,7 +223,7 @@ def rendered(monkeypatch) -> list:
     """What the report was asked to show."""
     calls: list = []
 
-    def render_report(predictions, out, training_logs, run_info):
+    def render_report(predictions, out, training_logs, run_info, *, queries):
         calls.append((read_cells(predictions), out, training_logs, run_info))
         return out
 

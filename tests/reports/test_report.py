@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from reports_fake import TASKS, fake_cells, write_cells, write_training_log
 
+from abmll.config import about_run, parse_config
+from abmll.config.methods import default_options
 from abmll.core.errors import AbmllError
-from abmll.reports import learning
+from abmll.evaluation.summary import summarise
+from abmll.reports import costs, figures, learning
+from abmll.reports.notation import mean_and_half_width
 from abmll.reports.report import render_report
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -237,3 +243,79 @@ class TestLearningCurves:
     def test_absent_file_is_named(self, tmp_path):
         with pytest.raises(AbmllError, match="cannot read the training log of abmll"):
             learning.read_curves("abmll", tmp_path / "absent.jsonl")
+
+
+def test_columns_of_dashes_are_left_out():
+    rows = [["Method", "a", "b"], ["x", "–", "1"], ["y", "–", "–"]]
+    assert costs.without_dashes(rows) == [["Method", "b"], ["x", "1"], ["y", "–"]]
+
+
+def test_values_appear_on_hover_in_every_figure(page, source):
+    """One title a point or bar, inside the figure that it belongs to; the number is that of the table."""
+    titles = re.findall(r"<title>([^<]*)</title>", source)
+    cells = fake_cells(methods=("abmll",), seeds=(0, 1), support_sizes=(4, 16))
+    summary = summarise(cells)
+    expected = mean_and_half_width(summary.row("abmll", 16).estimates["nll"])
+    assert f"abmll, 16 examples: {expected}" in titles
+    assert any(title.startswith("confidence 0.") and "predictions (" in title for title in titles)
+    assert any(re.fullmatch(r"abmll: error rate [\d.]+% of the surest 50%", title) for title in titles)
+    assert any(re.fullmatch(r"abmll/0, step 299: [\d.]+", title) for title in titles)
+
+
+def test_panels_that_are_compared_share_their_axes(tmp_path):
+    curves = [learning.Curve("a/0", "loss", np.arange(50.0), np.linspace(3, 1, 50))]
+    curves += [learning.Curve("b/0", "loss", np.arange(50.0), np.linspace(9, 8, 50))]
+    low, high = figures.bulk(curves)
+    assert low < 1.1
+    assert high > 8.9
+    cells = fake_cells(methods=("abmll", "lora"), seeds=(0,), support_sizes=(16,))
+    pooled = {m: figures.pooled([c for c in cells if c.method == m]) for m in ("abmll", "lora")}
+    peak = figures.peak_share(pooled)
+    looks = figures.looks(("abmll", "lora"))
+    drawn = [figures.reliability(m, *pooled[m], looks[m], peak) for m in pooled]
+    assert all(f">{peak:.0%}<" in figure for figure in drawn)
+
+
+def test_what_was_run_stands_at_the_top(tmp_path):
+    cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
+    logs = {f"abmll/seed-{seed}": write_training_log(tmp_path / f"{seed}.jsonl", seed, 0.9) for seed in (0, 1)}
+    config = parse_config({"method": {"name": ["abmll", "lora"]}, "prompt": {"answer": "text"}})
+    info = about_run(config)
+    predictions = write_cells(tmp_path / "p.jsonl", cells)
+    text = Page(render_report(predictions, tmp_path / "r.html", logs, info).read_text()).text
+    assert "What was compared" in text
+    for fact in ("default", "the answer's text", "Outer steps", "Inner rate", "Training, s a seed"):
+        assert fact in text
+    assert f"{300 * 0.2:.3g}" in text, "seconds of training, from the log"
+    assert f"{default_options('abmll')['outer_learning_rate']:g}" in text
+    assert "chance" in text
+
+
+def test_kl_is_shown_per_token_with_a_word_on_it(tmp_path):
+    path = tmp_path / "training.jsonl"
+    path.write_text("".join(f'{{"step": {i}, "nll": 1.0, "kl": {500 - i}, "num_tokens": 50}}\n' for i in range(1, 40)))
+    _, kl = learning.read_curves("abmll/0", path)
+    assert kl.quantity == "KL per token"
+    assert kl.values[0] == pytest.approx(499 / 50)
+    cells = fake_cells(methods=("abmll",), seeds=(0,), support_sizes=(16,))
+    page = render_report(write_cells(tmp_path / "p.jsonl", cells), tmp_path / "r.html", {"abmll/0": path})
+    text = Page(page.read_text()).text
+    assert "how far a task’s adapted Gaussian lies from the prior" in text
+
+
+def test_mistakes_and_confusions_are_shown_where_texts_and_classes_are_known(tmp_path):
+    cells = fake_cells(methods=("abmll", "lora"), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
+    cells = [replace(c, extra={**c.extra, "choices": ["no", "yes", "maybe"]}) for c in cells]
+    predictions = write_cells(tmp_path / "p.jsonl", cells)
+    lines = [
+        json.dumps({"task": "entailment", "id": f"entailment/{i}", "question": "", "text": f"row {i} {EVIL}",
+                    "choices": ["no", "yes", "maybe"]}) for i in range(120)
+    ]  # fmt: skip
+    without = render_report(predictions, tmp_path / "r.html").read_text()
+    assert "sure and wrong" not in without
+    assert "Which classes abmll takes for which" in without
+    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
+    source = render_report(predictions, tmp_path / "r.html").read_text()
+    assert "Where abmll was sure and wrong" in source
+    assert EVIL not in source
+    assert re.search(r"row \d+ ", Page(source).text)

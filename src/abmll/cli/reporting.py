@@ -29,8 +29,8 @@ def report(
 ) -> None:
     """Make an HTML report from predictions.
 
-    It is one self-contained file and needs neither model nor network. Learning curves and run details come from the
-    training.jsonl and provenance.json that lie beside the predictions.
+    It is one self-contained file and needs neither model nor network. Learning curves, run details and the texts of
+    examples come from what lies beside the predictions: training.jsonl, run.toml, provenance.json, queries.jsonl.
 
     \b
     Example:
@@ -39,10 +39,12 @@ def report(
     for path in predictions:
         existing_file(path, "predictions file")
     free_path(out, overwrite)
+    from abmll.evaluation.queries import QUERIES, read_queries
     from abmll.reports.report import render_report
 
     with merged(predictions) as file:
-        written = render_report(file, out, training_logs(predictions), run_info(predictions))
+        queries = {key: query for path in predictions for key, query in read_queries(path.parent / QUERIES).items()}
+        written = render_report(file, out, training_logs(predictions), run_info(predictions), queries=queries)
         print_table(file)
     typer.echo(f"\nReport: {written}")
 
@@ -89,9 +91,19 @@ def training_logs(predictions: Sequence[Path]) -> dict[str, Path]:
 
 def run_info(predictions: Sequence[Path]) -> dict[str, Any]:
     """The provenance.json beside the predictions; of several files, each under its own path."""
-    found = {str(path): _read_json(path.parent / "provenance.json") for path in predictions}
+    found = {str(path): _read_json(path.parent / "provenance.json") | _about(path.parent) for path in predictions}
     found = {path: info for path, info in found.items() if info}
     return next(iter(found.values())) if len(predictions) == 1 and found else found
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the run file beside the predictions says; nothing without one that this version understands."""
+    from abmll.config import about_run, load_config
+
+    try:
+        return about_run(load_config(folder / "run.toml"))
+    except AbmllError:
+        return {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run as one file: what may stand in it, reading it, writing it, and what ran beside it."""
 
+from abmll.config.about import about_run
 from abmll.config.fields import FieldRow, field_rows
 from abmll.config.provenance import provenance
 from abmll.config.read import load_config, parse_config, parse_overrides
@@ -29,6 +30,7 @@ __all__ = [
     "RunConfig",
     "TrainingConfig",
     "TuneConfig",
+    "about_run",
     "dump_toml",
     "field_rows",
     "load_config",

@@ -214,6 +214,11 @@ class EvaluationConfig(Section):
         description="Also judge uniform, label-frequency and pretrained (zero-shot), which every number should be read "
         "against; the first two take no pass of the model.",
     )
+    texts: bool = Field(
+        default=True,
+        description="Keep the texts of the examples beside the predictions (queries.jsonl), for the report's mistakes; "
+        "false for private ones.",
+    )
     adaptation_seconds: Seconds | None = Field(
         default=None,
         description="Adapt with as many gradient steps as fit into these seconds, one number for each support size or "

@@ -5,3 +5,12 @@ from __future__ import annotations
 UNIFORM = "uniform"
 REFERENCES = (UNIFORM, "label-frequency", "pretrained")
 """They stand at the end of every table: one that knows nothing, one that never reads a row, one without labels."""
+WITHOUT_ROWS = frozenset({UNIFORM, "label-frequency"})
+"""Those that never read a row: what they say is calibrated for the very reason that it says nothing."""
+CALIBRATION = frozenset({"ece", "adaptive_ece", "mce"})
+"""Metrics that such a method is best at, so that it is no rival there."""
+
+
+def is_rival(method: str, metric: str) -> bool:
+    """Whether a method counts where it is asked who is best by a metric."""
+    return metric not in CALIBRATION or method not in WITHOUT_ROWS

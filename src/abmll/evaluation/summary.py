@@ -13,7 +13,7 @@ from abmll.evaluation.levels import Levels, levels_of, mean_levels
 from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.evaluation.ranking import mean_ranks, shared_task_means
-from abmll.evaluation.references import REFERENCES, UNIFORM
+from abmll.evaluation.references import REFERENCES, UNIFORM, is_rival
 from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, seed_means, wilcoxon_signed_rank
 
 ALPHA = 0.05
@@ -276,7 +276,7 @@ class _Summariser:
 
     def _winner(self, size: int, methods: list[str], metric: str) -> str | None:
         """The method whose difference to each other one is clear by the same test, Holm-corrected over the others."""
-        better = METRICS[metric].better
+        better, methods = METRICS[metric].better, [method for method in methods if is_rival(method, metric)]
         if better is None or len(methods) < 2:
             return None
         sign = 1 if better == "higher" else -1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from abmll.config import RunConfig, provenance
+from abmll.config import RunConfig, about_run, provenance
 from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
 from abmll.data.suite import Suite
@@ -25,6 +25,7 @@ from abmll.pipeline.evaluate import (
     require_judgeable,
     require_same_evaluation,
     trainer_of,
+    write_texts,
 )
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.references import with_references
@@ -106,6 +107,7 @@ def compare_run(
         seconds = _seconds_of(out, reference, config.evaluation.support_sizes)
         names.remove(reference)
     failures += _perform(config, suite, names, seconds, out, jobs, progress)
+    write_texts(config, suite, out)
     return _write(config, out, baseline, seconds, failures)
 
 
@@ -204,7 +206,7 @@ def _write(
         told = "".join(f"\n  {one.unit}: {one.error}" for one in failures)
         raise AbmllError(f"nothing could be compared:{told}\nMore is in {out / 'errors.log'}.")
     logs = {f"{log.parent.parent.name}/{log.parent.name}": log for log in sorted(out.glob("*/*/training.jsonl"))}
-    info = {**provenance(config.evaluation.seeds), "budget": _told(config, seconds)}
+    info = {**provenance(config.evaluation.seeds), "budget": _told(config, seconds), **about_run(config)}
     text, table, report = write_comparison(out / PREDICTIONS, out, baseline, logs, info)
     num_units = len(config.method.names) * len(config.evaluation.seeds)
     return Comparison(text, table, report, failures, num_units)

@@ -14,6 +14,7 @@ from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
+from abmll.evaluation.queries import QUERIES, write_queries
 from abmll.methods import build_method
 from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
@@ -64,7 +65,16 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
             _require_method(name, adapter)
             learner = load_learner(config, adapter, name)
             append_predictions(learner.evaluate, suite, config, name, seeds, path, done, ranks, progress=progress)
+    ranks.first(lambda: write_texts(config, suite, out))
     return path
+
+
+def write_texts(config: RunConfig, suite: Suite, out: Path) -> None:
+    """Writes beside the predictions what the examples asked, if the run wants texts to be kept."""
+    evaluation, seeds = config.evaluation, sorted({key.seed for key in index(out / PREDICTIONS)})
+    if evaluation.texts and seeds:
+        tasks = getattr(suite, evaluation.split)
+        write_queries(out / QUERIES, tasks, seeds, evaluation.num_query, max(evaluation.support_sizes))
 
 
 def prepare_folder(config: RunConfig, judged: Mapping[str, Path | None], out: Path) -> None:
@@ -103,7 +113,15 @@ def require_same_passes(config: RunConfig) -> None:
 
 def require_same_evaluation(out: Path, config: RunConfig) -> None:
     """Raises AbmllError if the cells in `out` were made with other settings than those of this run."""
-    free = ["method.name", "evaluation.seeds", "evaluation.references", "output", "tune", "model.shard"]
+    free = [
+        "method.name",
+        "evaluation.seeds",
+        "evaluation.references",
+        "evaluation.texts",
+        "output",
+        "tune",
+        "model.shard",
+    ]
     if (out / RUN_FILE).is_file():
         before = load_config(out / RUN_FILE).evaluation.support_sizes
         # Queries are the rows beyond the largest support set: with the same largest, they stay the same.

@@ -12,10 +12,11 @@ from abmll.evaluation.domains import SCORES, ood_intervals
 from abmll.evaluation.levels import Levels
 from abmll.evaluation.metrics import HEADLINE, METRICS
 from abmll.evaluation.predictions import Cell, read_cells
+from abmll.evaluation.queries import QUERIES, read_queries
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
 from abmll.evaluation.summary import Row, Summary, summarise
-from abmll.reports.costs import COLUMNS, Cost, cost_of
+from abmll.reports.costs import COLUMNS, Cost, cost_of, without_dashes
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.per_task import RANKED, ranking
 from abmll.reports.report import write_report
@@ -89,7 +90,7 @@ class ComparisonTable:
             key = row.method, size
             aurocs = map(mean_and_half_width, self.aurocs[key].values())
             rows.append([row.method, *aurocs, number(row.ranks[RANKED], 2), *self.costs[key].texts])
-        return rows
+        return without_dashes(rows)
 
     def _differences(self, size: int) -> list[list[str]]:
         rows = [["Method", *(f"{METRICS[m].label} {METRICS[m].arrow}" for m in TESTED)]]
@@ -172,7 +173,13 @@ def write_comparison(
     written = write_whole(out / "comparison.md", table.markdown(about))
     write_whole(out / "comparison.json", json.dumps({**run_info, **table.record()}, indent=1) + "\n")
     report = write_report(
-        cells, table.summary.only(HEADLINE), table.aurocs, out / "report.html", training_logs, run_info
+        cells,
+        table.summary.only(HEADLINE),
+        table.aurocs,
+        out / "report.html",
+        training_logs,
+        run_info,
+        read_queries(predictions.with_name(QUERIES)),
     )
     return table.text(), written, report
 

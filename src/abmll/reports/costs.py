@@ -9,7 +9,11 @@ from typing import Any
 
 from abmll.evaluation.predictions import Cell
 
+DASH = "–"
+"""What is not known."""
 COLUMNS = ("Adapt, s", "Predict, s", "Steps", "Peak MiB", "Stored KiB")
+LONG_COLUMNS = ("Adapting, s", "Predicting, s", "Fitted steps", "Peak memory, MiB", "Stored per task, KiB")
+"""The same columns where there is room."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Cost:
     @property
     def texts(self) -> tuple[str, str, str, str, str]:
         """For `COLUMNS`; a dash for what is not known."""
-        steps = "–" if self.num_steps is None else "–".join(map(str, dict.fromkeys(self.num_steps)))
+        steps = DASH if self.num_steps is None else "–".join(map(str, dict.fromkeys(self.num_steps)))
         return (
             _scaled(self.seconds, 1),
             _scaled(self.prediction_seconds, 1),
@@ -58,4 +62,10 @@ def cost_of(cells: Sequence[Cell]) -> Cost:
 
 def _scaled(value: float | None, unit: int) -> str:
     """`value` in units of `unit`, three digits; a dash if it is not known."""
-    return "–" if value is None else f"{value / unit:.3g}" if value < 1000 * unit else f"{value / unit:.0f}"
+    return DASH if value is None else f"{value / unit:.3g}" if value < 1000 * unit else f"{value / unit:.0f}"
+
+
+def without_dashes(rows: list[list[str]]) -> list[list[str]]:
+    """Rows, the first a header, without the columns in which no row has anything to say."""
+    kept = [i for i in range(len(rows[0])) if i == 0 or any(row[i] != DASH for row in rows[1:])]
+    return [[row[i] for i in kept] for row in rows]

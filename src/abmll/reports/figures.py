@@ -25,6 +25,7 @@ from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.summary import Summary
 from abmll.reports.learning import Curve
+from abmll.reports.notation import mean_and_half_width
 
 # Matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.
 INK, FAINT, SURFACE = "#010101", "#020202", "#030303"
@@ -102,10 +103,16 @@ def swatch(look: Look) -> str:
         return _svg(figure, f"swatch-{look.color[1:]}-{look.marker}", "", fixed_size=True)
 
 
-def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Look) -> str:
+def peak_share(pooled: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """The largest share of predictions in a bin of any method: the one axis of all reliability diagrams."""
+    counts = [calibration.reliability_curve(probs, targets).num_examples for probs, targets in pooled.values()]
+    return max(float(count.max() / count.sum()) for count in counts)
+
+
+def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Look, peak: float) -> str:
     """Accuracy in 15 bins of confidence against the diagonal, with the share of predictions in each bin below.
 
-    Bins of fewer than `FEW` predictions are pale.
+    Bins of fewer than `FEW` predictions are pale. peak: the largest share on the lower axis (`peak_share`).
     """
     curve = calibration.reliability_curve(probs, targets)
     low, high, accuracy, confidence = (x.numpy() for x in (curve.low, curve.high, curve.accuracy, curve.confidence))
@@ -123,17 +130,25 @@ def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Loo
         top.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
         top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", yticks=[0, 0.5, 1])
         bottom.bar(middle, share, width * 0.88, color=look.color, alpha=0.8, linewidth=0)
-        peak = float(share.max())
+        tips = Tips()
+        for bin_ in np.flatnonzero(count):
+            text = (
+                f"confidence {low[bin_]:.2f} to {high[bin_]:.2f}, mean {confidence[bin_]:.3f}: accuracy "
+                f"{accuracy[bin_]:.3f} of {count[bin_]:.0f} predictions ({share[bin_]:.1%})"
+            )
+            for axes, top_of in ((top, 1.0), (bottom, peak * 1.08)):
+                axes.bar(middle[bin_], top_of, width[bin_], color=look.color, alpha=0, gid=tips.add(text))
         bottom.set(xlabel="confidence", ylabel="share", xticks=[0, 0.25, 0.5, 0.75, 1], ylim=(0, peak * 1.08))
         bottom.set_xticklabels(["0", "0.25", "0.5", "0.75", "1"])
         bottom.set_yticks([0, peak], ["0", f"{peak:.0%}"])
         top.set_yticklabels(["0", "0.5", "1"])
         figure.align_ylabels([top, bottom])
-        return _svg(figure, f"reliability-{name}", f"Reliability diagram of {name}")
+        return _svg(figure, f"reliability-{name}", f"Reliability diagram of {name}", tips)
 
 
 def risk_coverage(pooled: Mapping[str, tuple[torch.Tensor, torch.Tensor]], look: Mapping[str, Look]) -> str:
     """Error rate among the most confident predictions against their share, one line a method."""
+    tips = Tips()
     with _figure(4.4, 3.0) as figure:
         axes = figure.subplots()
         for method, (probs, targets) in pooled.items():
@@ -145,12 +160,15 @@ def risk_coverage(pooled: Mapping[str, tuple[torch.Tensor, torch.Tensor]], look:
                 curve.coverage[kept], curve.risk[kept], color=style.color, linestyle=style.dash, marker=style.marker,
                 markevery=(len(kept) - 1, 1),
             )  # fmt: skip
+            for place in (len(targets) * np.arange(1, 11) // 10 - 1).clip(0):
+                share, risk = float(curve.coverage[place]), float(curve.risk[place])
+                tips.point(axes, share, risk, f"{method}: error rate {risk:.1%} of the surest {share:.0%}")
         axes.set(xlim=(0, 1.02), xlabel="coverage (most confident first)", ylabel="error rate")
         axes.set_ylim(bottom=0)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.grid(axis="y")
-        return _svg(figure, "risk-coverage", "Error rate against coverage")
+        return _svg(figure, "risk-coverage", "Error rate against coverage", tips)
 
 
 def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> str:
@@ -158,6 +176,7 @@ def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> st
     sizes = list(summary.support_sizes)
     place = {size: i for i, size in enumerate(sizes)}
     methods = list(summary.methods)
+    tips = Tips()
     with _figure(4.2, 2.7) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
@@ -170,25 +189,37 @@ def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> st
             style = look[method]
             axes.vlines(x, low, high, color=style.color, linewidth=1.1, alpha=0.75)
             axes.plot(x, means, color=style.color, linestyle=style.dash, marker=style.marker)
+            for place_, row in zip(x, rows, strict=True):
+                text = f"{method}, {row.support_size} examples: {mean_and_half_width(row.estimates[metric])}"
+                tips.point(axes, place_, row.estimates[metric].mean, text)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set(xlabel="support examples", ylabel=_metric_label(metric))
         axes.set_xlim(-0.35, len(sizes) - 0.65)
         axes.grid(axis="y")
-        return _svg(figure, f"support-{metric}", f"{METRICS[metric].label} against support size")
+        return _svg(figure, f"support-{metric}", f"{METRICS[metric].label} against support size", tips)
 
 
-def learning_curve(title: str, curves: Sequence[Curve], look: Look) -> str:
-    """A quantity against the outer step: every value faintly, and a running mean over 1/20 of the run."""
+def learning_curve(title: str, curves: Sequence[Curve], look: Look, limits: tuple[float, float]) -> str:
+    """A quantity against the outer step: every value faintly, and a running mean over 1/20 of the run.
+
+    limits: of the vertical axis (`bulk`), the same for all panels of one quantity.
+    """
+    tips = Tips()
     with _figure(3.1, 2.3) as figure:
         axes = figure.subplots()
         for curve in curves:
             axes.plot(curve.steps, curve.values, color=look.color, linewidth=0.6, alpha=0.22)
         for curve in curves:
             axes.plot(curve.steps, curve.smooth, color=look.color, linewidth=1.6)
-        _limit_to_bulk(axes, curves)
+            for place in np.unique(np.linspace(0, len(curve.steps) - 1, 11).astype(int)):
+                step, value = curve.steps[place], curve.smooth[place]
+                tips.point(axes, step, value, f"{curve.run}, step {step:.0f}: {value:.4g}")
+        axes.set_ylim(*limits)
         axes.set(xlabel="outer step", ylabel=curves[0].quantity.replace("_", " "))
         axes.grid(axis="y")
-        return _svg(figure, f"learning-{title}-{curves[0].quantity}", f"{curves[0].quantity} of {title} while training")
+        return _svg(
+            figure, f"learning-{title}-{curves[0].quantity}", f"{curves[0].quantity} of {title} while training", tips
+        )
 
 
 def critical_difference(ranking: Ranking, metric: str) -> str:
@@ -238,14 +269,31 @@ def pooled(cells: Sequence[Cell]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(padded), torch.cat([c.targets for c in cells])
 
 
-def _limit_to_bulk(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Vertical limits from the running means and 98 % of the values: one spike must not flatten the curve."""
+def bulk(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Vertical limits from the running means and 98 % of the values: one spike must not flatten the curves."""
     values = np.concatenate([c.values for c in curves])
     smooth = np.concatenate([c.smooth for c in curves])
     low = min(np.quantile(values, 0.01), smooth.min())
     high = max(np.quantile(values, 0.99), smooth.max())
     margin = 0.06 * (high - low) or 0.5
-    axes.set_ylim(low - margin, high + margin)
+    return float(low - margin), float(high + margin)
+
+
+class Tips:
+    """Texts that appear over a part of a figure: by the identifier of the part, an SVG <title>."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def add(self, text: str) -> str:
+        """The identifier of a part that shows this text."""
+        name = f"tip{len(self.texts)}"
+        self.texts[name] = text
+        return name
+
+    def point(self, axes: Axes, x: float, y: float, text: str) -> None:
+        """A text over an invisible point."""
+        axes.plot([x], [y], marker="o", markersize=11, color=INK, alpha=0, gid=self.add(text))
 
 
 def _metric_label(metric: str) -> str:
@@ -263,7 +311,7 @@ def _figure(width: float, height: float):
         yield figure
 
 
-def _svg(figure: Figure, name: str, description: str, fixed_size: bool = False) -> str:
+def _svg(figure: Figure, name: str, description: str, tips: Tips | None = None, fixed_size: bool = False) -> str:
     """The figure as an <svg> element that scales with the page, its identifiers made unique by `name`."""
     for axes in figure.axes:
         axes.patch.set_alpha(0)
@@ -274,6 +322,8 @@ def _svg(figure: Figure, name: str, description: str, fixed_size: bool = False) 
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
+    for tip, words in (tips.texts if tips else {}).items():
+        text = text.replace(f'<g id="{tip}">', f'<g id="{tip}"><title>{escape(words)}</title>', 1)
     prefix = "f" + format(abs(_stable_hash(name)), "08x")
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)

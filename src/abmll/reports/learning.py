@@ -11,6 +11,10 @@ import numpy as np
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 
+PER_TOKEN = "KL per token"
+"""The quantity of a curve of KL(φ ‖ θ), summed over layers and output units, divided by the number of tokens."""
+USUAL_KL = "compare it with other runs of the same model, not across models."
+"""What values are usual, for people who see the curve."""
 LOSSES = ("loss", "query_nll", "nll", "inner_loss")
 """The loss of a log line: the first of these fields that it has."""
 
@@ -37,6 +41,8 @@ class Curve:
 def read_curves(run: str, path: Path) -> list[Curve]:
     """The loss, and the KL divergence if it is ever non-zero, against the outer step. A torn last line is left out.
 
+    The divergence is taken per token where the log says of how many it is the sum: the sum grows with text and batch.
+
     Raises: AbmllError if the file cannot be read or a line before the last is not a JSON object with a `step`.
     """
     try:
@@ -58,15 +64,33 @@ def read_curves(run: str, path: Path) -> list[Curve]:
         records.append(record)
     loss = next((name for name in LOSSES if any(_is_number(r.get(name)) for r in records)), None)
     kl = "kl" if any(_is_number(r.get("kl")) and r["kl"] != 0 for r in records) else None
+    if kl and all(_is_number(r.get("num_tokens")) and r["num_tokens"] > 0 for r in records):
+        kl = PER_TOKEN
+        records = [{**r, kl: r["kl"] / r["num_tokens"] if _is_number(r["kl"]) else None} for r in records]
     return [_curve(run, quantity, records) for quantity in (loss, kl) if quantity]
 
 
+def training_seconds(path: Path) -> float:
+    """Seconds of all outer steps in a log; lines that do not say are left out."""
+    total = 0.0
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            seconds = parse_json(line).get("seconds")
+        except (AbmllError, ValueError, AttributeError):
+            continue
+        total += seconds if _is_number(seconds) else 0.0
+    return total
+
+
 def by_method(curves: Iterable[Curve], methods: Iterable[str]) -> Mapping[str, list[Curve]]:
-    """Curves grouped by the method that their run's name begins with ("abmll/0", "abmll seed 0"), else by run."""
+    """Curves grouped by the method that their run's name begins with ("abmll/0", "abmll seed 0") or has among its
+    folders ("runs/all/abmll/seed-0"), else by run.
+    """
     known = sorted(methods, key=len, reverse=True)
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        starts = (m for m in known if curve.run == m or curve.run[: len(m) + 1] in (f"{m}/", f"{m} ", f"{m}:"))
+        parts = Path(curve.run).parts
+        starts = (m for m in known if m in parts or curve.run[: len(m) + 1] in (f"{m} ", f"{m}:"))
         groups.setdefault(next(starts, curve.run), []).append(curve)
     return groups
 

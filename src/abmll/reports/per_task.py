@@ -16,6 +16,8 @@ from abmll.reports.notation import number
 
 SHOWN = ("accuracy", "nll")
 """The metrics that are shown task by task."""
+LEVELS = {"accuracy": {"chance": "chance", "commonest label": "majority"}, "nll": {"uniform": "uniform_nll"}}
+"""Metric -> what stands beside the methods there: its label and the field of `Levels`."""
 RANKED = "nll"
 """The metric of the mean rank over tasks and of the critical difference."""
 
@@ -33,10 +35,18 @@ def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Co
         }
         for name in dict.fromkeys(family[task] for task in tasks)
     ]
+    beside = {
+        metric: {label: field for label, field in LEVELS[metric].items() if label not in methods} for metric in SHOWN
+    }
     tables = [
         {
             "metric": METRICS[metric],
             "rows": _shaded(task_means(summary, metric, size, tasks, methods), METRICS[metric].better == "higher"),
+            "levels": list(beside[metric]),
+            "level_rows": [
+                [number(getattr(summary.mean_levels(size, task), field), 2) for field in beside[metric].values()]
+                for task in tasks
+            ],
         }
         for metric in SHOWN
     ]
@@ -67,8 +77,8 @@ def _shaded(means: np.ndarray, higher_is_better: bool) -> list[list[dict[str, An
         texts = [number(value, 2) for value in values]
         rows.append(
             [
-                {"text": text, "shade": f"{shade:.2f}", "best": text == texts[top]}
-                for text, shade in zip(texts, row_shades, strict=True)
+                {"text": text, "shade": f"{shade:.2f}", "best": text == texts[top], "title": number(value, 4)}
+                for text, shade, value in zip(texts, row_shades, values, strict=True)
             ]
         )
     return rows

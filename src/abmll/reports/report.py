@@ -14,10 +14,13 @@ from abmll.core.files import write_whole
 from abmll.evaluation import domains
 from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell, read_cells
+from abmll.evaluation.queries import QUERIES, Queries, read_queries
 from abmll.evaluation.statistics import Interval
 from abmll.evaluation.summary import Summary, summarise
 from abmll.reports import costs, figures, learning, per_task
+from abmll.reports.mistakes import confident_mistakes, confusions
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
+from abmll.reports.settings import settings
 from abmll.reports.tables import counts
 from abmll.reports.verdicts import legend_of_marks, levels_line, losses, marked, nothing_beats_uniform, wins
 
@@ -33,14 +36,17 @@ def render_report(
     training_logs: Mapping[str, Path] = NO_LOGS,
     run_info: Mapping[str, Any] = NO_INFO,
     baseline: str = "abmll",
+    queries: Queries | None = None,
 ) -> Path:
     """Writes the report of a predictions file to `out` and returns it. Equal input gives equal bytes.
 
     training_logs: run name -> training.jsonl; a name that begins with a method's ("abmll/0", "abmll seed 0") puts
         its curve into that method's panel.
     run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
-        the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"].
+        the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"];
+        "setting" and "options" are those of `config.about`.
     baseline: the method that differences are taken to.
+    queries: the texts of the query examples; None reads those that lie beside the predictions.
 
     The file is written whole or not at all; nothing in it is loaded from elsewhere.
 
@@ -48,7 +54,8 @@ def render_report(
     """
     cells = read_cells(predictions)
     summary = summarise(cells, baseline)
-    return write_report(cells, summary, domains.ood_intervals(cells), Path(out), training_logs, run_info)
+    queries = read_queries(Path(predictions).with_name(QUERIES)) if queries is None else queries
+    return write_report(cells, summary, domains.ood_intervals(cells), Path(out), training_logs, run_info, queries)
 
 
 def write_report(
@@ -58,13 +65,16 @@ def write_report(
     out: Path,
     training_logs: Mapping[str, Path],
     run_info: Mapping[str, Any],
+    queries: Queries,
 ) -> Path:
     """`render_report` for whoever has read and summarised the predictions already.
 
     aurocs: of `domains.ood_intervals`.
     """
     curves = [curve for run, path in training_logs.items() for curve in learning.read_curves(run, Path(path))]
-    page = _environment().get_template(TEMPLATE).render(_context(cells, summary, aurocs, curves, run_info))
+    context = _context(cells, summary, aurocs, curves, run_info)
+    context |= {"settings": settings(run_info, training_logs, summary.methods), **_examples(cells, context, queries)}
+    page = _environment().get_template(TEMPLATE).render(context)
     return write_whole(out, page)
 
 
@@ -83,7 +93,9 @@ def _context(
         if (chosen := [c for c in cells if c.method == method and c.support_size == size])
     }
     held_out = {c.family for c in cells if c.extra.get("held_out_family")} | set(run_info.get("held_out_families", ()))
-    info = {key: value for key, value in run_info.items() if key not in ("title", "held_out_families")}
+    shown_elsewhere = ("title", "held_out_families", "setting", "options")
+    info = {key: value for key, value in run_info.items() if key not in shown_elsewhere}
+    peak = figures.peak_share(pooled)
     return {
         "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
         "baseline": summary.baseline,
@@ -100,7 +112,7 @@ def _context(
         "reliability": [
             {
                 "method": method,
-                "figure": figures.reliability(method, probs, targets, looks[method]),
+                "figure": figures.reliability(method, probs, targets, looks[method], peak),
                 "ece": number(float(calibration.ece(probs, targets))),
                 "count": f"{len(targets):,}".replace(",", "\u202f"),
             }
@@ -109,6 +121,8 @@ def _context(
         "few": figures.FEW,
         "ranks": _ranks(summary, size),
         "costs": _costs(cells, summary, size),
+        "usual_kl": learning.USUAL_KL,
+        "has_kl": any(curve.quantity == learning.PER_TOKEN for curve in curves),
         "domains": _domains(cells, summary, aurocs, size),
         "ood_definition": domains.DEFINITION,
         "risk_coverage": figures.risk_coverage(pooled, looks),
@@ -123,6 +137,18 @@ def _context(
         "folded_info": {key: _flat(value) for key, value in info.items() if isinstance(value, Mapping)},
         "definitions": [METRICS[m] for m in summary.metrics],
     }
+
+
+def _examples(cells: Sequence[Cell], context: Mapping[str, Any], queries: Queries) -> dict[str, Any]:
+    """The surest mistakes and the confusions of one method, the baseline if it is there, at the report's main size."""
+    methods, size = context["methods"], context["size"]
+    shown = context["baseline"] if context["baseline"] in methods else methods[0]
+    own = [cell for cell in cells if (cell.method, cell.support_size) == (shown, size)]
+    found = [
+        {**mistake._asdict(), "confidence": f"{mistake.confidence:.1%}", "probability": f"{mistake.probability:.1%}"}
+        for mistake in confident_mistakes(own, queries)
+    ]
+    return {"examples_of": shown, "mistakes": found, "confusions": confusions(own)}
 
 
 def _main_first(sizes: Sequence[int], size: int) -> list[int]:
@@ -194,13 +220,15 @@ def _ranks(summary: Summary, size: int) -> dict[str, str] | None:
 
 
 def _costs(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]]:
-    """Per method: name, seconds to adapt and to predict, steps, peak MiB, stored KiB; nothing if no cell knows."""
+    """A header and per method: name, seconds to adapt and to predict, steps, peak MiB, stored KiB; nothing if no cell
+    knows.
+    """
     rows = []
     for row in summary.rows:
         own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
         if row.support_size == size and any("stored_bytes" in cell.extra for cell in own):
             rows.append([row.method, *costs.cost_of(own).texts])
-    return rows
+    return costs.without_dashes([["Method", *costs.LONG_COLUMNS], *rows]) if rows else []
 
 
 def _domains(cells: Sequence[Cell], summary: Summary, aurocs: Aurocs, size: int) -> list[list[str]]:
@@ -219,11 +247,14 @@ def _learning_panels(
     panels = []
     other = figures.looks([*summary.methods, "other"])["other"]
     groups = learning.by_method(curves, summary.methods)
+    limits = {
+        q: figures.bulk([c for c in curves if c.quantity == q]) for q in dict.fromkeys(c.quantity for c in curves)
+    }
     for name in [*(m for m in summary.methods if m in groups), *(n for n in groups if n not in summary.methods)]:
         group = groups[name]
         for quantity in dict.fromkeys(c.quantity for c in group):
             chosen = [c for c in group if c.quantity == quantity]
-            figure = figures.learning_curve(name, chosen, looks.get(name, other))
+            figure = figures.learning_curve(name, chosen, looks.get(name, other), limits[quantity])
             panels.append({"name": name, "runs": str(len(chosen)), "figure": figure})
     return panels
 

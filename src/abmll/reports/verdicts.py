@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from abmll.evaluation.metrics import METRICS
-from abmll.evaluation.references import UNIFORM
+from abmll.evaluation.references import UNIFORM, is_rival
 from abmll.evaluation.summary import MIN_TASKS, Row, Summary
 from abmll.reports.notation import number, signed
 
@@ -56,7 +56,8 @@ def wins(summary: Summary, size: int) -> list[str]:
     sentences = []
     for metric in summary.metrics:
         sign = {"higher": 1, "lower": -1, None: 0}[METRICS[metric].better]
-        gain, row = max(((sign * r.differences[metric].interval.mean, r) for r in others), key=lambda pair: pair[0])
+        gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
+        gain, row = max(gains, key=lambda pair: pair[0], default=(1.0, base))
         if sign and gain <= 0:
             interval = row.differences[metric].interval
             bounds = f"{signed(interval.low)} to {signed(interval.high)}"
@@ -83,7 +84,7 @@ def losses(summary: Summary) -> list[str]:
             if better is None:
                 continue
             sign = 1 if better == "higher" else -1
-            gains = [(sign * r.differences[metric].interval.mean, r) for r in others]
+            gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
             gain, row = max(gains, key=lambda pair: pair[0] if pair[0] > 0 else 0, default=(0.0, base))
             if gain > 0:
                 sentences.append(_loss(summary, row, metric, better))

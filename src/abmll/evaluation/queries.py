@@ -1,0 +1,89 @@
+"""The texts of the query examples, in a file beside the predictions: for people who want to see what went wrong.
+
+No metric needs them, and they may be somebody's private texts, so predictions do without: delete `queries.jsonl` and a
+report has no examples. One JSON object a line, one line a row:
+
+    {"task": "t", "id": "t/3", "question": "...", "text": "...", "choices": ["no", "yes"]}
+
+A row without an id of its own has the number that the cells of one seed give it; its line then also has "seed".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from abmll.core.documents import parse_json
+from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
+from abmll.data.episodes import evaluation_episode
+from abmll.data.task import Task
+from abmll.evaluation.predictions import Cell
+
+QUERIES = "queries.jsonl"
+"""Name of the file, beside `predictions.jsonl`."""
+LONGEST = 400
+"""Characters of a text that are kept: its beginning and its end."""
+
+
+class Query(NamedTuple):
+    """What was asked, and its choices."""
+
+    question: str
+    text: str
+    choices: tuple[str, ...]
+
+
+Queries = Mapping[tuple[str, int | None, str], Query]
+"""(task, seed or None, id) -> the query."""
+
+
+def find_query(queries: Queries, cell: Cell, index: int) -> Query | None:
+    """What the example at a place of a cell asked, if the file says it."""
+    key = cell.ids[index]
+    return queries.get((cell.task, None, key)) or queries.get((cell.task, cell.seed, key))
+
+
+def write_queries(
+    path: Path, tasks: Iterable[Task], seeds: Sequence[int], num_query: int | None, max_support: int
+) -> Path:
+    """Writes the texts of all rows that `evaluation_episode` asks of these tasks."""
+    lines: dict[tuple[str, int | None, str], str] = {}
+    for task in tasks:
+        for seed in seeds:
+            episode = evaluation_episode(task, seed, 0, num_query, max_support=max_support)
+            for index, row in enumerate(episode.query):
+                key = (task.name, None, row.id) if row.id else (task.name, seed, str(index))
+                if key not in lines:
+                    record = {
+                        "task": task.name,
+                        "id": key[2],
+                        "question": shortened(row.question),
+                        "text": shortened(row.prompt),
+                        "choices": [shortened(choice) for choice in row.choices],
+                    }
+                    lines[key] = json.dumps(record | ({} if row.id else {"seed": seed}), ensure_ascii=False) + "\n"
+    return write_whole(path, "".join(lines.values()))
+
+
+def read_queries(path: Path) -> Queries:
+    """The texts in a file; none if there is no file. Raises AbmllError, naming the line, for one that is damaged."""
+    if not path.is_file():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = parse_json(line)
+            key = str(record["task"]), record.get("seed"), str(record["id"])
+            found[key] = Query(str(record["question"]), str(record["text"]), tuple(map(str, record["choices"])))
+        except (AbmllError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AbmllError(f"{path}, line {number}: {error!r}. Delete the file; a report does without it.") from error
+    return found
+
+
+def shortened(text: str) -> str:
+    """At most `LONGEST` characters, with the middle left out."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
