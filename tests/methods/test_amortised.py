@@ -83,7 +83,7 @@ def test_the_exact_gradient_is_autograds(num_steps, batch_size, offset):
     expected = by_autograd(Bilinear(), inner, EPISODE, 0.3)
     for name, tensor in likelihood.parameters(META).items():
         torch.testing.assert_close(
-            tensor.grad, expected[name], rtol=1e-4, atol=1e-5 * expected[name].abs().max().item()
+            tensor.grad, expected[name], rtol=1e-3, atol=1e-4 * expected[name].abs().max().item()
         )
 
 

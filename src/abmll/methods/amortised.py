@@ -17,7 +17,7 @@ from abmll.methods.natural import NaturalSteps, Step, Tensors, log_var_of, nll_g
 from abmll.methods.stateless import Stateless
 
 Gradient = Literal["exact", "first_order"]
-RELATIVE = {torch.float64: 1e-6, torch.float32: 3e-4}
+RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
 """How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
 COARSE = 3e-3
 
