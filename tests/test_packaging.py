@@ -93,6 +93,24 @@ def test_the_wheel_works_where_it_is_unpacked_and_loads_neither_transformers_nor
     assert afterwards == "[]"
 
 
+@pytest.mark.slow
+def test_the_readmes_python_block_runs_in_the_unpacked_wheel(wheel, tmp_path):
+    """As printed, but for the model, which is the one in the wheel, and the number of steps."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    block = block.replace("smollm2", "default").replace("num_steps=200", "num_steps=1")
+    (tmp_path / "my_tasks").mkdir()
+    rows = "".join(f"{word} film {i},{label}\n" for i in range(20) for word, label in (("good", "yes"), ("bad", "no")))
+    for name in ("one", "two"):
+        (tmp_path / "my_tasks" / f"{name}.csv").write_text("text,label\n" + rows.replace("film", f"{name} film"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")}
+    code = f"{block}\nprint(abmll.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "unpacked" / "abmll" / "__init__.py")
+
+
 def test_every_public_name_exists_and_is_announced():
     import abmll
 

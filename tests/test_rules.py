@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import abmll
 from abmll.config import field_rows, parse_config
 from abmll.core.errors import AbmllError
 from abmll.language.prompt import PromptFormat
@@ -13,22 +14,57 @@ from abmll.methods import build_method
 from abmll.rules import describe, rules_of
 from abmll.training.settings import Training
 
+
+def learner(**given):
+    """A learner that is refused before its model is looked at."""
+    return abmll.Learner(None, None, "lora", **given)
+
+
+def trained(**given):
+    return abmll.Learner.meta_train(None, [], **given)
+
+
+def evaluated(**given):
+    return abmll.Learner.evaluate(None, [], **given)
+
+
+def lora(**options):
+    return build_method("lora", **options)
+
+
 MISTAKES = [
     # section, field, value, and the same in Python
-    ("method.options", "optimizer", "SGD", lambda **o: build_method("abmll", **o)),
-    ("method.options", "optimizer", 3, lambda **o: build_method("abmll", **o)),
-    ("method.options", "learning_rate", "0.1", lambda **o: build_method("abmll", **o)),
-    ("method.options", "num_steps", 2.5, lambda **o: build_method("abmll", **o)),
-    ("method.options", "num_steps", -1, lambda **o: build_method("abmll", **o)),
-    ("method.options", "kl_wieght", 1.0, lambda **o: build_method("abmll", **o)),
-    ("method.options", "sample", "yes", lambda **o: build_method("abmll", **o)),
+    ("method.options", "optimizer", "SGD", lora),
+    ("method.options", "optimizer", 3, lora),
+    ("method.options", "learning_rate", "0.1", lora),
+    ("method.options", "num_steps", 2.5, lora),
+    ("method.options", "num_steps", -1, lora),
+    ("method.options", "learning_rat", 1.0, lora),
+    ("method.options", "optimizer", "SGD", learner),
+    ("method.options", "num_stepz", 3, learner),
     ("method", "name", "reptil", lambda name: build_method(name)),
     ("method", "name", "no_such_module:factory", lambda name: build_method(name)),
     ("method", "name", "json:no_such_function", lambda name: build_method(name)),
+    ("method", "name", "os:system", lambda name: build_method(name)),
+    ("adapter", "r", 0, learner),
+    ("adapter", "r", "8", learner),
+    ("adapter", "lora_alpha", 1.5, learner),
+    ("adapter", "target_modules", 3, learner),
+    ("adapter", "target_modules", [], learner),
     ("training", "num_steps", 0, Training),
-    ("training", "num_steps", "ten", Training),
+    ("training", "num_steps", "ten", trained),
     ("training", "checkpoint_every", 1.5, Training),
     ("training", "tensorboard", 1, Training),
+    ("training", "learning_rate", 0, trained),
+    ("training", "schedule", "Linear", trained),
+    ("training", "max_grad_norm", "1", trained),
+    ("episodes", "order", "randm", trained),
+    ("episodes", "balanced", "yes", trained),
+    ("episodes", "support_size", 0, trained),
+    ("episodes", "query_size", -1, trained),
+    ("evaluation", "support_sizes", [4, -1], evaluated),
+    ("evaluation", "num_samples", -1, evaluated),
+    ("evaluation", "num_query", 0, evaluated),
     ("prompt", "answer", "Letters", PromptFormat),
     ("prompt", "score", "average", PromptFormat),
     ("prompt", "max_tokens", 3, PromptFormat),
@@ -38,7 +74,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("section", "field", "value", "python"), MISTAKES, ids=lambda part: str(part)[:24])
 def test_the_same_mistake_gives_the_same_message(section, field, value, python):
-    data: dict = {}
+    data: dict = {"method": {"name": "lora"}}
     table = data
     for part in section.split("."):
         table = table.setdefault(part, {})

@@ -43,7 +43,7 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def learner():
     prompt = abmll.PromptFormat(answer="text")
-    return abmll.Learner(tiny_llama(), tiny_tokenizer(), prompt=prompt, r=2, lora_alpha=4, learning_rate=0.05)
+    return abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), "lora", prompt=prompt, r=2, learning_rate=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_saved_learner_is_loaded_once_for_all_clones(learner, texts, labels, t
     monkeypatch.setattr(
         abmll.Learner,
         "load",
-        lambda folder: loaded.append(folder) or load(folder, tiny_llama(), tiny_tokenizer()),
+        lambda folder: loaded.append(folder) or load(folder, tiny_llama(layers=1), tiny_tokenizer()),
     )
     classifier = FewShotClassifier(str(folder), num_samples=0).fit(texts[:8], labels[:8])
     other = clone(classifier).fit(texts[:8], labels[:8])

@@ -108,16 +108,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.array(sorted(self.posterior_.classes, key=lambda one: (str(type(one)), one)))
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray[Any, Any]:
         """(texts, classes): the probability of each of `classes_`; the same call gives the same numbers."""
         prediction = self._prediction(X)
         order = [prediction.classes.index(label) for label in self.classes_.tolist()]
         probabilities = prediction.probabilities.double().numpy()[:, order]
         return probabilities / probabilities.sum(1, keepdims=True)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """(texts,): the most probable label of each."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(1)]
 
     def _prediction(self, X: Any) -> Prediction:
         check_is_fitted(self)

@@ -28,7 +28,7 @@ SHARED_VARIABLE = "ABMLL_SHARED"
 """Environment variable: below which folder the `folder` of a shipped suite lies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Suite:
     """Tasks in three sides. notes: what the loader did or let pass, one sentence each."""
 
@@ -37,6 +37,10 @@ class Suite:
     validation: tuple[Task, ...] = ()
     test: tuple[Task, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sides = f"{len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test tasks"
+        return f"Suite({self.name!r}, {sides})"
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -9,7 +9,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """One classification or multiple-choice task.
 
@@ -41,6 +41,11 @@ class Task:
 
     def _asked(self, examples: tuple[Example, ...]) -> tuple[Example, ...]:
         return tuple(row if row.question else row._replace(question=self.question) for row in examples)
+
+    def __repr__(self) -> str:
+        what = f"classes {list(self.examples[0].choices)!r}" if self.is_classification else "choices of each row's own"
+        pool = f", {len(self.support_pool)} more to adapt on" if self.support_pool else ""
+        return f"Task({self.name!r}, {len(self)} rows{pool}, {what})"
 
     def __len__(self) -> int:
         """Number of rows, the support pool not counted."""

@@ -14,7 +14,7 @@ from typing import Any
 from abmll.card import CARD, Card
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.methods import METHODS, is_built_in, method_factory, unknown_method
+from abmll.methods import METHODS, is_built_in, is_method, method_factory, unknown_method
 from abmll.methods.options import defaults_of, made, option_mistakes
 from abmll.rules import plain, raise_all, shown
 
@@ -94,7 +94,7 @@ def method_of_card(card: Card, directory: Path, given: str | Method | Callable[.
                 f"the adapter in {directory} was made with a method that was given as an object. Give it again: "
                 "abmll.load(folder, method=...)."
             )
-        if ":" not in card.method:
+        if ":" not in card.method and not is_method(card.method):
             raise AbmllError(
                 f"cannot use the adapter card {directory / CARD}: {unknown_method('method', card.method)}."
             )

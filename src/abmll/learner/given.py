@@ -78,7 +78,7 @@ def labelled_rows(
         return data
     if labels is not None:
         texts = _texts(_column(data, INPUT_NAMES, "texts") if _is_table(data) else data)
-        column = _columns(data) if isinstance(labels, str) else {}
+        column = _columns(data) if isinstance(labels, str) and _is_table(data) else {}
         if isinstance(labels, str) and labels not in column:
             raise AbmllError(f"labels is the text {labels!r}: give one label for each text.")
         values = _listed(column[labels] if isinstance(labels, str) else labels, "labels")
@@ -182,7 +182,7 @@ def _renamed(task: Task, question: str | None, name: str | None) -> Task:
     )
 
 
-# Tables: rows as mappings, mappings of columns, pandas frames, Hugging Face data sets.
+# Tables: rows as mappings, mappings of columns, frames of pandas or polars, Arrow tables, Hugging Face data sets.
 
 
 def _is_table(data: Any) -> bool:
@@ -192,7 +192,7 @@ def _is_table(data: Any) -> bool:
 
 
 def _is_frame(data: Any) -> bool:
-    return hasattr(data, "columns") and hasattr(data, "to_dict")
+    return hasattr(data, "columns") and hasattr(data, "__getitem__")
 
 
 def _holds(data: Any, kind: type) -> bool:
@@ -205,14 +205,14 @@ def _columns(data: Any) -> dict[str, list[Any]]:
     if hasattr(data, "column_names"):
         if isinstance(data.column_names, Mapping):
             raise AbmllError(f"this holds several data sets: choose one of {', '.join(map(repr, data.column_names))}.")
-        columns = {name: list(data[name]) for name in data.column_names or ()}
+        columns = {name: _values(data[name]) for name in data.column_names or ()}
         for name, feature in (getattr(data, "features", None) or {}).items():
             words = getattr(feature, "names", None)
             if words and name in columns:
                 columns[name] = [None if value in (None, -1) else words[value] for value in columns[name]]
         return columns
     if _is_frame(data):
-        return {str(name): list(values) for name, values in data.to_dict(orient="list").items()}
+        return {str(name): _values(data[name]) for name in data.columns}
     if isinstance(data, Mapping):
         if any(isinstance(values, (str, int, float)) for values in data.values()):
             raise AbmllError("one row was given where a list of them is needed: put it into a list.")
@@ -224,6 +224,10 @@ def _columns(data: Any) -> dict[str, list[Any]]:
 
 _OTHERS: dict[Sequence[str], Sequence[str]] = {INPUT_NAMES: OTHER_INPUTS, LABEL_NAMES: OTHER_LABELS}
 """Names that are taken where no column has a usual one."""
+
+
+def _values(column: Any) -> list[Any]:
+    return column.to_pylist() if hasattr(column, "to_pylist") else list(column)
 
 
 def _found(columns: Mapping[str, Any], usual: Sequence[str]) -> str | None:

@@ -82,7 +82,8 @@ class Learner:
         revision: str | None = None,
         **options: Any,
     ) -> None:
-        targets = target_modules if isinstance(target_modules, str) else list(target_modules or ())
+        listed = isinstance(target_modules, (list, tuple, set, frozenset))
+        targets = list(target_modules) if listed else target_modules
         own: dict[str, Any] = {"r": r, "lora_alpha": lora_alpha, "target_modules": targets, "seed": seed}
         own |= {"upper_layers": upper_layers, "prediction_batch_size": prediction_batch_size}
         rules = rules_of(AdapterConfig) | {"target_modules": Text | Names, "seed": int, "prediction_batch_size": Count}
@@ -213,20 +214,14 @@ class Learner:
         outer: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "max_grad_norm": max_grad_norm}
         outer = {key: plain(value) for key, value in outer.items() if value is not None}
         found = training_tasks(tasks)
-        self.settle(found)
-        sampler = EpisodeSampler(
-            found,
-            training.seed,
-            plain(support_size),
-            plain(query_size),
-            order=order,
-            balanced=balanced,
-        )
         with working(self):
+            self.settle(found)
             result = train(
                 self.likelihood,
                 self.method._replace(outer=replace(self.method.outer, **outer)),
-                sampler,
+                EpisodeSampler(
+                    found, training.seed, plain(support_size), plain(query_size), order=order, balanced=balanced
+                ),
                 training,
                 directory=None if directory is None else Path(directory),
                 resume=resume,
@@ -341,14 +336,15 @@ class Learner:
             AbmllError: For options that break their rules, and tasks that are too small or have no labels.
         """
         values = {
-            "support_sizes": tuple(support_sizes),
+            "support_sizes": support_sizes,
             "num_samples": num_samples,
             "num_query": num_query,
             "seed": seed,
         }
         require(rules_of(EvaluationConfig) | {"seed": Amount}, values)
         found = held_out_tasks(tasks)
-        self.settle(found)
+        with working(self):
+            self.settle(found)
         return Evaluation(
             evaluate(
                 self.likelihood,

@@ -14,7 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from abmll.core.errors import AbmllError
-from abmll.rules import shown
+from abmll.core.types import Method
+from abmll.rules import rules_of, shown
 
 GROUP = "abmll.methods"
 """The group of entry points: `[project.entry-points."abmll.methods"]` in a package's pyproject.toml."""
@@ -41,7 +42,8 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
 
     A module that is not installed is also looked for in the working folder, after everything that is installed.
 
-    Raises: AbmllError if there is no such module, it cannot be imported, or it holds no such function.
+    Raises: AbmllError if there is no such module, it cannot be imported, or it holds no function of that name that is
+    annotated to return a `Method`. The function is not called.
     """
     module_name, _, path = value.partition(":")
     if (
@@ -66,8 +68,12 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
                 f"method = {shown(name)}: {module_name!r} has no {path!r}. Name the function that makes the method."
             )
         found = getattr(found, part)
-    if not callable(found):
-        raise AbmllError(f"method = {shown(name)}: {value} is no function. Name the function that makes the method.")
+    if not callable(found) or rules_of(found).get("return") is not Method:
+        # os.system is a function too: nothing is called that does not say that it makes a method
+        raise AbmllError(
+            f"method = {shown(name)}: {value} is no function that makes a method. Name the one that does; its head "
+            "must say so: def factory(...) -> abmll.Method."
+        )
     return found
 
 
