@@ -331,8 +331,41 @@ def test_tasks_validate_names_the_row_and_fails():
         file.write('{"id": "r9", "input": "x", "options": ["bad", "good"], "target": 5}\n')
     result = run("tasks", "validate", ".")
     assert result.exit_code == 1
-    assert "task.jsonl:7 [target]: error:" in result.stderr
-    assert "1 errors" in result.stdout
+    assert "task.jsonl:7 [target]: error:" in result.stdout
+    assert result.stderr == ""
+    assert "checked: 1 error, " in result.stdout
+
+
+def test_tasks_validate_tells_errors_first_file_by_file_on_one_stream_and_json_to_machines():
+    Path("a.csv").write_text("text;label\n" + "".join(f"row {n};{'xy'[n % 2]}\n" for n in range(40)) + ";x\n")
+    result = run("tasks", "validate", "a.csv", "task.jsonl", "a.csv")
+    assert result.exit_code == 1
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0] == "a.csv: 40 rows, 2 classes: x (20), y (20)"
+    assert lines[2].startswith("a.csv:42 [text]: error: the input is empty. Fill it")
+    assert lines[3].startswith("a.csv: note: cells are separated by a semicolon")
+    assert lines[4].startswith("task.jsonl: 6 rows, 2 classes: ")
+    assert lines[-1] == "2 files checked: 1 error, 1 warning"
+    found = json.loads(run("tasks", "validate", "a.csv", "--json").stdout)
+    assert (found["errors"], found["warnings"], found["notes"]) == (1, 0, 1)
+    (file,) = found["files"]
+    assert file["classes"] == {"x": 20, "y": 20}
+    assert file["problems"][0] | {"cure": ""} == {
+        **{"file": "a.csv", "line": 42, "field": "text", "message": "the input is empty", "cure": ""},
+        "severity": "error",
+    }
+
+
+def test_tasks_validate_tells_of_manifests_and_of_files_that_folders_pass_over():
+    Path("tasks").mkdir()
+    Path("tasks/one.jsonl").write_text(Path("task.jsonl").read_text())
+    Path("tasks/other.json").write_text('[{"text": "a", "label": "x"}]')
+    Path("tasks/manifest.json").write_text('{"tasks": [{"file": "gone.csv"}, {"file": "one.jsonl", "family": 3}]}')
+    told = run("tasks", "validate", "tasks").stdout
+    assert "manifest.json [file]: error: the manifest lists 'gone.csv', which is not in the folder. Restore it" in told
+    assert "manifest.json [family]: error: 'family' of task 1 is 3. Write a text." in told
+    assert "other.json: note: the file is passed over where a folder is read. Give it by itself" in told
 
 
 def test_tasks_validate_asks_the_model_whether_choices_begin_alike(monkeypatch):

@@ -204,7 +204,7 @@ def test_an_encoding_other_than_utf8_names_line_and_byte(tmp_path):
         'or write encoding = "cp1252" in a TOML spec.'
     )
     marked = b"\xef\xbb\xbf" + content
-    assert f"byte offset {offset + 3} is" in problems_of(tmp_path, marked)[1]
+    assert f"byte offset {offset + 3} is" in problems_of(tmp_path, marked)[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -259,13 +259,19 @@ def test_no_such_file(tmp_path):
         read_task(tmp_path / "absent.jsonl")
 
 
-def test_an_unknown_format(tmp_path):
-    (problem,) = problems_of(tmp_path, "x", "t.parquet")
-    assert problem == (
-        "t.parquet: the file's format is not known from its name 't.parquet'. Name it .jsonl, .csv, .tsv (or "
-        "any of them "
-        "with .gz), or write a .toml spec."
-    )
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"text": "a"}', "; by its content it may be .jsonl. Name it .jsonl."),
+        ('[{"text": "a"}]', "; by its content it may be .json. Name it .json."),
+        ("text\tlabel", "; by its content it may be .tsv. Name it .tsv."),
+        ("text;label", "; by its content it may be .csv. Name it .csv."),
+        ("Dear Sir", ". Name it .jsonl, .csv, .tsv, "),
+    ],
+)
+def test_an_unknown_format(tmp_path, content, told):
+    (problem,) = problems_of(tmp_path, content, "t.txt")
+    assert problem.startswith(f"t.txt: the file's format is not known from its name 't.txt'{told}")
 
 
 def test_ragged_csv_rows(tmp_path):

@@ -247,11 +247,14 @@ def test_input_keys_ignore_case_and_white_space_and_nothing_else():
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        ('{"tasks": [', "manifest.json: broken JSON at line 1, column 12"),
+        ('{"tasks": [', "manifest.json:1: broken JSON: Expecting value. It ends too early"),
+        ('{"tasks": [], "tasks": []}', "manifest.json [tasks]: the field 'tasks' stands twice. Keep one of them."),
+        ("[" * 100_000, "manifest.json: nested more than 64 levels deep."),
+        ('{"tasks": [{"file": "apple.jsonl", "name": "\\ud83d"}]}', "the text holds \\ud83d, half of a character"),
         ('{"task": []}', 'needs a list of objects under "tasks"'),
-        ('{"tasks": [{"file": "absent.jsonl"}]}', "lists 'absent.jsonl', which is not in the folder: restore it"),
-        ('{"tasks": [{"file": "../x.jsonl"}]}', "task 0 names the file '../x.jsonl'; name a file of this folder"),
-        ('{"tasks": [{"file": "apple.jsonl", "family": 3}]}', "'family' of task 0 is 3; write a text"),
+        ('{"tasks": [{"file": "absent.jsonl"}]}', "lists 'absent.jsonl', which is not in the folder. Restore it"),
+        ('{"tasks": [{"file": "../x.jsonl"}]}', "task 0 names the file '../x.jsonl'. Name a file of this folder"),
+        ('{"tasks": [{"file": "apple.jsonl", "family": 3}]}', "'family' of task 0 is 3. Write a text"),
         (
             '{"tasks": [{"file": "apple.jsonl", "sha256": "00"}]}',
             "is not the file that manifest.json was written for (SHA-256 differs)",

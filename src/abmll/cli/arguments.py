@@ -59,9 +59,9 @@ def adapter_folder(path: Path) -> Path:
 
 def existing_file(path: Path, what: str) -> Path:
     """`path` if it is a file. `what` is for the message, such as "task file"."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise AbmllError(f"{path} is a folder; give one {what}.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise AbmllError(f"no {what} at {path}. Paths are relative to the folder that you are in.")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         _quieten_libraries()
+        _print_everything()
         try:
             return super().invoke(ctx)
         except AbmllError as error:
@@ -34,6 +36,13 @@ class Commands(TyperGroup):
 def complain(message: str) -> None:
     """Writes to standard error, in red where it is a terminal and NO_COLOR is not set."""
     typer.secho(message, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _print_everything() -> None:
+    """Lets the streams write an escape for what their encoding lacks (names that are no UTF-8, old terminals)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quieten_libraries() -> None:

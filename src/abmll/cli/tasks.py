@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from abmll.cli.arguments import aligned, existing_file
-from abmll.cli.group import complain
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, printable
 
 if TYPE_CHECKING:
     from abmll.core.types import Example
     from abmll.data.suite import Suite
+    from abmll.data.validate import Checked
 
 SHOWN_TEXT = 400
 SHOWN_CHOICES = 10
@@ -81,32 +85,84 @@ def validate(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Task files, or folders of them.")],
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Also check that this model's tokens tell the choices apart at once."),
+        typer.Option(metavar="NAME", help="Count in this model's tokens, and check that they tell the choices apart."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object, for machines.")] = False,
 ) -> None:
-    """Check task files.
+    """Check task files, and say what is in them.
 
-    Names every bad row with its file, line, field and cure. The exit status is 1 if there is an error.
+    For each file: rows, classes, lengths; then every mistake with its line, field and cure, errors before warnings
+    before notes. The exit status is 1 if there is an error.
 
     \b
     Examples:
       abmll tasks validate my_tasks/
-      abmll tasks validate my_tasks/ --model meta-llama/Meta-Llama-3-8B
+      abmll tasks validate reviews.csv --model smollm2
+      abmll tasks validate my_tasks/ --json
     """
-    from abmll.data.validate import validate_task
+    from abmll.data.validate import check_task
 
-    first_token = None if model is None else _first_token(model)
-    files = [file for path in paths for file in _task_files(path)]
-    problems = [(file, problem) for file in files for problem in validate_task(file, first_token=first_token)]
-    for file, problem in problems:
-        place = str(file) if Path(problem.file).name == file.name else f"{file} ({problem.file})"
+    tokens = {} if model is None else _token_counters(model)
+    files, folders = _task_files(paths)
+    checked = [(file, check_task(file, **tokens)) for file in files]
+    checked = [*_check_folders(folders), *checked]
+    counts: Counter[str] = Counter(problem.severity for _, found in checked for problem in found.problems)
+    if as_json:
+        typer.echo(_as_json(checked, counts))
+    else:
+        for file, found in checked:
+            _tell(file, found)
+        num_files = f"{len(files)} file{'s' if len(files) > 1 else ''} checked"
+        typer.echo(f"{num_files}: {_counted(counts['error'], 'error')}, {_counted(counts['warning'], 'warning')}")
+    raise typer.Exit(1 if counts["error"] else 0)
+
+
+def _check_folders(folders: Sequence[Path]) -> list[tuple[Path, Checked]]:
+    """What is wrong with the manifests of folders, and which files of theirs are passed over."""
+    from abmll.data.folder import passed_over
+    from abmll.data.manifest import MANIFEST, read_manifest
+    from abmll.data.problems import Problem
+    from abmll.data.validate import Checked
+
+    found = [(folder / MANIFEST, read_manifest(folder)[1]) for folder in folders]
+    for folder in folders:
+        for path in passed_over(folder):
+            cure = 'Give it by itself, or name it in a TOML spec beside it: file = "…"'
+            told = Problem(printable(path.name), 0, "", "the file is passed over where a folder is read", cure, "note")
+            found.append((path, [told]))
+    return [(path, Checked(tuple(problems), None)) for path, problems in found if problems]
+
+
+def _tell(file: Path, found: Checked) -> None:
+    place = printable(str(file))
+    if found.summary is not None:
+        first, *rest = found.summary.lines()
+        typer.echo(f"{place}: {printable(first)}")
+        for line in rest:
+            typer.echo(f"  {printable(line)}")
+    for problem in found.told():
+        inside = "" if problem.file == printable(file.name) else f" ({problem.file})"
         at = (f":{problem.line}" if problem.line else "") + (f" [{problem.field}]" if problem.field else "")
-        line = f"{place}{at}: {problem.severity}: {problem.message}. {problem.cure}."
-        complain(line) if problem.severity == "error" else typer.echo(line)
-    num_errors = sum(problem.severity == "error" for _, problem in problems)
-    checked = f"{len(files)} file{'s' if len(files) > 1 else ''} checked"
-    typer.echo(f"{checked}: {num_errors} errors, {len(problems) - num_errors} warnings")
-    raise typer.Exit(1 if num_errors else 0)
+        line = f"{place}{inside}{at}: {problem.severity}: {problem.message}. {problem.cure}."
+        colour = {"error": typer.colors.RED, "warning": typer.colors.YELLOW}.get(problem.severity)
+        typer.secho(printable(line), fg=colour, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _as_json(checked: Sequence[tuple[Path, Checked]], counts: Counter[str]) -> str:
+    files = [
+        {
+            "file": printable(str(file)),
+            **({} if found.summary is None else found.summary.as_dict()),
+            "problems": [asdict(problem) for problem in found.problems],
+        }
+        for file, found in checked
+    ]
+    numbers = {f"{severity}s": counts[severity] for severity in ("error", "warning", "note")}
+    return json.dumps({**numbers, "files": files}, indent=2)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _suite(name: str, folder: Path | None) -> Suite:
@@ -115,23 +171,38 @@ def _suite(name: str, folder: Path | None) -> Suite:
     return default.find_suite(name, folder=folder)
 
 
-def _first_token(model: str) -> Callable[[str], int]:
-    """A choice's first token id where it is an answer, that is after a space."""
+def _token_counters(model: str) -> dict[str, Callable[[str], int]]:
+    """How many tokens a text has; and a choice's first token where it is an answer, that is after a space."""
     from abmll import models
 
     tokenizer = models.load_tokenizer(model)
-    return lambda text: int(tokenizer.encode(f" {text}", add_special_tokens=False)[0])
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    return {"first_token": lambda text: int(encode(f" {text}")[0]), "count_tokens": lambda text: len(encode(text))}
 
 
-def _task_files(path: Path) -> list[Path]:
+def _task_files(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The task files that the paths name, each once; and the folders among these."""
     from abmll.data.folder import task_files
+    from abmll.data.formats.datasets import is_dataset
 
-    if path.is_dir():
-        files = task_files(path)
-        if files:
-            return files
-        raise AbmllError(f"{path} holds no task: put .jsonl, .csv or .tsv files (or .gz of them) or .toml specs there.")
-    return [existing_file(path, "task file or folder")]
+    files, folders = [], []
+    for path in paths:
+        if os.path.isdir(path) and not is_dataset(path):
+            found = task_files(path)
+            if not found:
+                raise AbmllError(
+                    f"{printable(str(path))} holds no task: put .jsonl, .csv or .tsv files (or .gz of them) or .toml "
+                    "specs there."
+                )
+            files += found
+            folders.append(path)
+        else:
+            # What is no ordinary file is told with the others.
+            files.append(path if os.path.lexists(path) else existing_file(path, "task file or folder"))
+    return list(dict.fromkeys(files)), folders
 
 
 def _row(example: Example) -> str:

@@ -35,6 +35,37 @@ def plain(name: str) -> str:
 _USUAL = {*USUAL_NAMES, *OTHER_INPUTS, *OTHER_LABELS}
 
 
+_NO_TEXT = {
+    *(
+        "id",
+        "ids",
+        "length",
+        "len",
+        "count",
+        "num",
+        "number",
+        "date",
+        "time",
+        "language",
+        "lang",
+        "hash",
+        "url",
+        "link",
+    ),
+    *("embedding", "vector", "tokens", "score", "author", "source", "type", "file", "path", "index"),
+}
+
+
+def containing(columns: Iterable[str], words: Sequence[str]) -> list[str]:
+    """The columns in whose name one of `words` stands, as in "Ticket Text", but not those such as "text_length"."""
+    found = []
+    for column in columns:
+        parts = set(plain(column).split("_"))
+        if parts & set(words) and not parts & _NO_TEXT:
+            found.append(column)
+    return found
+
+
 def is_usual(name: str) -> bool:
     """Whether a column of this name is one that a reader knows."""
     return plain(name) in _USUAL

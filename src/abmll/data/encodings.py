@@ -94,7 +94,7 @@ def _fit(before: str, character: str, after: str) -> float:
         return -1.0
     if script == "latin":
         return 0.9 if character in _WESTERN else 0.6 if character in _OTHER_LATIN else 0.0
-    return 1.0
+    return 1.0 if character.islower() else 0.9  # one Cyrillic encoding's small letters are another's capitals
 
 
 def _script(character: str) -> str:

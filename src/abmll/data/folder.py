@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from abmll.core.errors import AbmllError
+from abmll.data.formats.container import container_format
+from abmll.data.manifest import MANIFEST, described
 from abmll.data.problems import Problem, raise_errors
 from abmll.data.readers import parse_task
-from abmll.data.rows import data_suffix, read_text, task_name
+from abmll.data.rows import data_suffix
 from abmll.data.spec import read_spec, spec_files
 from abmll.data.task import Task
 from abmll.data.toml_file import read_table
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -66,58 +63,38 @@ def read_folder(folder: Path) -> FolderTasks:
     return FolderTasks(tuple(tasks), tuple(shares_rows))
 
 
+def passed_over(folder: Path) -> list[Path]:
+    """Files of a folder in a format that can be read, but not as part of a folder, and that no spec names."""
+    taken = {path.resolve() for path in task_files(folder)}
+    named = {file.resolve() for path in taken if path.suffix.lower() == ".toml" for file in _named_by(path)}
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if container_format(path) and path.is_file() and path.name != MANIFEST and path.resolve() not in taken | named
+    )
+
+
+def _named_by(spec: Path) -> list[Path]:
+    read, problems = read_spec(spec)
+    return spec_files(spec, read) if read is not None and not problems else []
+
+
 def task_files(folder: Path) -> list[Path]:
     """The files of a folder that are tasks: specs, and data files that no spec names; sorted by file name.
 
     Hidden files, TOML files without the key `file` (suites, run configurations) and other formats are passed
     over.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise AbmllError(f"cannot read the folder {folder}: {error.strerror}. Check its rights.") from error
     found, named = [], set()
     for path in (path for path in files if path.suffix.lower() == ".toml"):
         table, _ = read_table(path)
         if table is not None and "file" not in table:
             continue
         found.append(path)
-        spec, problems = read_spec(path)
-        if spec is not None and not problems:
-            named |= {file.resolve() for file in spec_files(path, spec)}
+        named |= {file.resolve() for file in _named_by(path)}
     found += [path for path in files if data_suffix(path) and path.resolve() not in named]
     return sorted(found, key=lambda path: path.name)
-
-
-def described(folder: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a folder's manifest by file name; empty without a manifest."""
-    path = folder / MANIFEST
-    if not path.exists():
-        return {}
-    text, problems = read_text(path)
-    raise_errors(path, problems)
-    try:
-        manifest = json.loads(text or "")
-    except json.JSONDecodeError as error:
-        raise AbmllError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    entries = manifest.get("tasks") if isinstance(manifest, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise AbmllError(f'{path}: needs a list of objects under "tasks", or remove the file')
-    found: dict[str, dict[str, Any]] = {}
-    for number, entry in enumerate(entries):
-        file = entry.get("file")
-        for key in ("name", "file", "question", "family"):
-            if not isinstance(entry.get(key, ""), str):
-                raise AbmllError(f"{path}: {key!r} of task {number} is {entry[key]!r}; write a text")
-        if not file or Path(file).name != file:
-            raise AbmllError(f"{path}: task {number} names the file {file!r}; name a file of this folder")
-        if not (folder / file).is_file():
-            raise AbmllError(f"{path} lists {file!r}, which is not in the folder: restore it, or remove the entry")
-        if "sha256" in entry and _sha256(folder / file) != entry["sha256"]:
-            raise AbmllError(
-                f"{folder / file} is not the file that {MANIFEST} was written for (SHA-256 differs): restore it, "
-                "or remove its sha256 there if the change is meant"
-            )
-        found[file] = {"name": task_name(Path(file))} | entry
-    return found
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -11,13 +11,13 @@ from pathlib import Path
 from abmll.core.errors import AbmllError
 from abmll.core.toml_text import toml_key, toml_value
 from abmll.data.columns import CHOICES_NAMES, ID_NAMES, INPUT_NAMES, LABEL_NAMES, TARGET_NAMES
-from abmll.data.folder import MANIFEST, described
 from abmll.data.formats import TABLE, find_format, format_names
 from abmll.data.formats.container import container_format, read_container
 from abmll.data.formats.datasets import is_dataset, splits
 from abmll.data.formats.format import Options, Reading
 from abmll.data.formats.json import read_document
 from abmll.data.guess import Given, Guess, guess_columns
+from abmll.data.manifest import MANIFEST, described
 from abmll.data.problems import Problem, errors
 from abmll.data.readers import ParsedTask, parse_spec
 from abmll.data.rows import task_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -36,7 +37,9 @@ def is_blank(text: str) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell says that nothing is there: null, NaN (which reading makes null), or their usual spellings."""
+    """Whether a cell says that nothing is there: null, no finite number, or their usual spellings."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
     return value is None or (isinstance(value, str) and len(value) < 16 and value.strip().casefold() in MISSING)
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from abmll.core.errors import shown
+from abmll.core.documents import parse_json
+from abmll.core.errors import Unreadable, shown
 from abmll.core.types import Example
 from abmll.data.findings import Findings, listing
 from abmll.data.labels import is_blank, is_missing, look_up, match_label
@@ -131,7 +132,7 @@ class _Converter:
     def _missing_value(self, row: Row, what: str) -> None:
         column = _name(getattr(self.roles, what))
         value = row.fields[column]
-        written = "null or NaN" if value is None else f"{shown(value)}, which stands for nothing"
+        written = "null or NaN" if not isinstance(value, str) else f"{shown(value)}, which stands for nothing"
         self.findings.add(row.line, column, f"the {what} is missing ({written})", "Fill it, or remove the row")
 
     # Choices.
@@ -172,7 +173,7 @@ class _Converter:
             return None
         value = row.fields[column]
         if self.table:
-            return tuple(value.split("|")) if value.strip() else ()
+            return self._cell_of_choices(row, column, value)
         if not isinstance(value, list):
             cure = 'Write ["a", "b", …]'
             if isinstance(value, dict) and isinstance(value.get("text"), list):
@@ -185,6 +186,21 @@ class _Converter:
                 self.findings.add(row.line, column, message, "Put it in double quotes")
                 return None
         return tuple(value)
+
+    def _cell_of_choices(self, row: Row, column: str, cell: str) -> tuple[str, ...] | None:
+        """The choices in one cell of a table: texts with | between, or a JSON list of texts."""
+        text = cell.strip()
+        if text[:1] == "[" and text[-1:] == "]" and "|" not in text:
+            try:
+                listed = parse_json(text)
+            except Unreadable:
+                listed = None
+            if isinstance(listed, list) and all(isinstance(choice, str) for choice in listed):
+                return tuple(listed)
+            message = f"the choices {shown(text, 40)} look like a list of another program"
+            self.findings.add(row.line, column, message, 'Write a|b|c in the cell, or a JSON list: ["a", "b", "c"]')
+            return None
+        return tuple(cell.split("|")) if text else ()
 
     def _checked(self, line: int, column: str, written: tuple[str, ...]) -> tuple[str, ...] | None:
         """The choices without outer spaces, as they stand in the prompt; None if they cannot be chosen from."""

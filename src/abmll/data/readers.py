@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from abmll.core.errors import printable
 from abmll.core.types import Example
 from abmll.data.checks import check_rows
 from abmll.data.formats import TABLE, find_format
@@ -15,6 +17,7 @@ from abmll.data.overlap import input_key
 from abmll.data.placing import PlacedExample, place_examples
 from abmll.data.problems import Problem, errors, raise_errors
 from abmll.data.rows import task_name
+from abmll.data.sides import support_lines
 from abmll.data.spec import TaskSpec, read_spec, spec_files
 from abmll.data.task import Task
 
@@ -97,24 +100,34 @@ def parse_spec(
     path: where the spec stands, or the data file itself. problems: what is known to be wrong already.
     """
     problems = list(problems)
+    if printable(path.name) != path.name:
+        problems.append(Problem(printable(path.name), 0, "", "the file's name is not UTF-8", "Rename it"))
+        return ParsedTask(None, (), tuple(problems))
     name = name or spec.name or task_name(path)
     # The support pool's rows get ids of their own, whatever line they stand on.
     read = [
         _parse_file(file, spec, prefix, spec.layout(labelled, known_choices))
         for file, prefix in zip(files, (name, f"{name}:support"), strict=False)
     ]
-    placed = tuple(row for rows, _, _ in read for row in rows)
-    problems += [problem for _, found, _ in read for problem in found]
-    examples, pool = (tuple(row.example for row in rows) for rows, _, _ in [*read, ([], [], "")][:2])
+    placed = tuple(row for file in read for row in file.placed)
+    problems += [problem for file in read for problem in file.problems]
+    first, support = read[0], read[0].support if len(read) == 1 else frozenset()
+    examples = tuple(example for line, example in first.placed if line not in support)
+    if len(read) > 1:
+        pool = tuple(example for _, example in read[1].placed)
+    else:
+        pool = tuple(example for line, example in first.placed if line in support)
     if pool and not errors(problems):
-        pool, found = _apart(path.name, examples, pool)
+        pool, found = _apart(path.name, examples, pool, "support_file" if len(read) > 1 else "split")
         problems += found
+    if not examples and not errors(problems):
+        problems.append(Problem(path.name, 0, "", "no row is left to be judged on", "Add rows, or leave the file out"))
     if errors(problems):
         return ParsedTask(None, placed, tuple(problems))
     task = Task(
         name=name,
         examples=examples,
-        question=(spec.question or read[0][2]) if question is None else question,
+        question=(spec.question or first.question) if question is None else question,
         family=spec.family if family is None else family,
         source=str(path),
         support_pool=pool,
@@ -122,36 +135,49 @@ def parse_spec(
     return ParsedTask(task, placed, tuple(problems), tuple(spec.shares_rows_with))
 
 
-def _parse_file(
-    path: Path, spec: TaskSpec, name: str, layout: Layout
-) -> tuple[list[PlacedExample], list[Problem], str]:
-    """The file's examples, what is wrong with it, and the question that the file itself asks."""
+class _File(NamedTuple):
+    """What one file gave. question: the one that it asks itself. support: lines of the rows that are adapted on."""
+
+    placed: list[PlacedExample]
+    problems: list[Problem]
+    question: str = ""
+    support: frozenset[int] = frozenset()
+
+
+def _parse_file(path: Path, spec: TaskSpec, name: str, layout: Layout) -> _File:
     options = spec.options(layout.labelled)
     reading = read_container(path, options) if spec.format == TABLE else find_format(spec.format).read(path, options)
     rows, problems = reading.rows, list(reading.problems)
     if not rows:
-        return [], problems, ""
+        return _File([], problems)
     layout = reading.columns.complete(layout)
     placed, found = place_examples(path.name, rows, layout, table=reading.table, whole=not errors(problems), name=name)
     problems += found
     # Findings about all rows together would mislead while some rows are missing.
+    support: frozenset[int] = frozenset()
     if not errors(problems):
         told = any("differ only in how they are written" in problem.message for problem in problems)
         found = check_rows(path.name, placed, labelled=layout.labelled)
         problems += [problem for problem in found if not (told and "differ only in how" in problem.message)]
-    return placed, problems, reading.question
+        # A file that is only predicted is predicted whole.
+        if layout.labelled and spec.support_file is None:
+            support, found = support_lines(path.name, rows, spec.split)
+            problems += found
+    return _File(placed, problems, reading.question, support)
 
 
 def _apart(
-    file: str, examples: tuple[Example, ...], pool: tuple[Example, ...]
+    file: str, examples: tuple[Example, ...], pool: tuple[Example, ...], key: str
 ) -> tuple[tuple[Example, ...], list[Problem]]:
     """The support pool without inputs that the rows to be judged on have too, and what is wrong between the two."""
     problems = []
     judged = {input_key(row.prompt) for row in examples}
     kept = tuple(row for row in pool if input_key(row.prompt) not in judged)
     if len(kept) < len(pool):
-        message = f"{len(pool) - len(kept)} rows of the support file have an input that is judged on; they are left out"
-        problems.append(Problem(file, 0, "support_file", message, "Remove them from one of the files", "warning"))
+        whose = "of the support file" if key == "support_file" else "for training"
+        message = f"{len(pool) - len(kept)} rows {whose} have an input that is judged on; they are left out"
+        cure = "Remove them from one of the files" if key == "support_file" else "Remove them from one side"
+        problems.append(Problem(file, 0, key, message, cure, "warning"))
     choices = [{row.choices for row in rows} for rows in (examples, pool)]
     if all(len(found) == 1 for found in choices) and choices[0] != choices[1]:
         ours, theirs = (", ".join(map(repr, *found)) for found in choices)

@@ -16,6 +16,7 @@ from abmll.data.columns import (
     OTHER_INPUTS,
     OTHER_LABELS,
     TARGET_NAMES,
+    containing,
     named,
     plain,
 )
@@ -52,6 +53,8 @@ class Roles:
         self.findings, self.layout, self.table, self.whole = findings, layout, table, whole
         self.first_line = rows[0].line if rows else 0
         self.known = list(dict.fromkeys(name for row in rows for name in row.fields))
+        self._num_rows = len(rows)
+        self._taken: set[str] = set()
         self.choice_columns = self._numbered()
         self.id = self._find("id", layout.id, ID_NAMES, needed=layout.id is not None)
         self.input = self._find("input", layout.input, INPUT_NAMES, OTHER_INPUTS)
@@ -95,11 +98,16 @@ class Roles:
             message = f"both {shown(present[0])} and {shown(present[1])} could be the {what}"
             self._add(what, message, f"Rename one, or set {what} in a TOML spec")
         if present:
+            self._taken.add(present[0])
             return Template.of_column(present[0])
         likely = named(self.known, others)
+        if not likely and others:
+            unlike = set(containing(self.known, OTHER_LABELS)) if usual == INPUT_NAMES else self._taken
+            likely = [name for name in containing(self.known, (*usual, *others)) if name not in unlike]
         if len(likely) == 1:
             message = f"the column {shown(likely[0])} is taken as the {what}"
             self.findings.add(0, what, message, f'If it is not, set {what} = "…" in a TOML spec', "note")
+            self._taken.add(likely[0])
             return Template.of_column(likely[0])
         if len(likely) > 1 and needed:
             both = "\\n".join(f"{{{name}}}" for name in likely[:2])
@@ -165,6 +173,13 @@ class Roles:
                 spaced += cell_text(value).strip() != cell_text(value)
         if not self.whole or self._lettered(column, counts):
             return None
+        if not counts and not any(isinstance(row.fields.get(column), (list, dict)) for row in rows):
+            self._add(column, "no row has a label", "Fill the column, or name the right one under label in a TOML spec")
+            return None
+        if not counts:
+            message = "the labels are lists or objects, and a row has one right choice"
+            self._add(column, message, "Give one label a row, or make one task a label (yes or no)")
+            return None
         if not self._are_classes(column, counts):
             return None
         if spaced:
@@ -189,7 +204,8 @@ class Roles:
         total, distinct = sum(counts.values()), sorted(counts)
         numbers = all(map(is_number, distinct))
         if len(distinct) == 1:
-            message = f"all {total} rows have one class only, {shown(distinct[0])}"
+            some = "" if total == self._num_rows else " with a label"
+            message = f"all {total} rows{some} have one class only, {shown(distinct[0])}"
             self.findings.add(0, column, message, "Add rows of the other classes, or list all choices")
             return False
         if total > 8 and len(distinct) > total / 2:

@@ -9,6 +9,8 @@ from abmll.data.problems import Problem
 
 MOST_ROWS = 1_000_000
 """Rows of the largest file that is read."""
+MOST_LINES = 5_000_000
+"""Lines of the longest table: a cell may hold several."""
 MOST_COLUMNS = 5_000
 """Columns of the widest table that is read."""
 

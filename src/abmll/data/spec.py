@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +31,8 @@ class TaskSpec(Schema):
         fields of whatever kind of file it is.
     delimiter, quoting, encoding, columns: of CSV and TSV; by default they are recognised, and the
         first line names the columns. sheet: of an Excel workbook.
+    split: the column that says which rows are for training (adapted on) and which for testing (judged on); by default
+        one of a usual name whose values are all train, validation or test; false takes all rows alike.
     shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 
@@ -50,6 +53,7 @@ class TaskSpec(Schema):
     quoting: bool | None = None
     encoding: str | None = Field(default=None, min_length=1)
     columns: list[str] | None = Field(default=None, min_length=1)
+    split: str | Literal[False] | None = None
     sheet: str | None = Field(default=None, min_length=1)
     shares_rows_with: list[str] = Field(default_factory=list)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.errors import AbmllError, nearest, shown, unknown_name
 from abmll.data.collections import LAYOUTS, related
 from abmll.data.folder import FolderTasks, read_folder
 from abmll.data.formats.metaicl import MetaICLFormat
@@ -135,7 +134,7 @@ def load_suite(
     two sides.
     """
     path, shipped = _find(suite)
-    spec = SuiteSpec(name=path.name, folder=".") if path.is_dir() else read_suite_spec(path)
+    spec = SuiteSpec(name=path.name, folder=".") if os.path.isdir(path) else read_suite_spec(path)
     if held_out is not None:
         spec = _with_fraction(spec, path, held_out)
     if seed is not None:
@@ -159,9 +158,9 @@ def load_suite(
 def _find(suite: str | Path) -> tuple[Path, bool]:
     """The suite's TOML or folder, and whether it is a shipped one."""
     path = Path(suite)
-    if path.is_dir():
+    if os.path.isdir(path):
         return (path / SUITE_FILE if (path / SUITE_FILE).is_file() else path), False
-    if path.is_file():
+    if os.path.isfile(path):
         return path, False
     shipped = shipped_suites()
     if str(suite) in shipped:
@@ -276,8 +275,8 @@ def _require_known(suite: str, kind: str, names: Sequence[str], known: Collectio
     if unknown:
         hints = []
         for name in unknown:
-            near = difflib.get_close_matches(name, known, n=1)
-            hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            near = nearest(name, known)
+            hints.append(shown(name) + (f" (did you mean {near!r}?)" if near else ""))
         raise AbmllError(
             f"suite {suite!r} names {kind} {', '.join(hints)}, which its folder does not hold. "
             f"It holds: {', '.join(sorted(known)) or 'none'}."

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from abmll.core.errors import shown
 from abmll.data.columns import is_usual
 from abmll.data.problems import Problem, listed_lines
-from abmll.data.row import MOST_COLUMNS, MOST_ROWS, Row, too_many_rows
+from abmll.data.row import MOST_COLUMNS, MOST_LINES, MOST_ROWS, Row, too_many_rows
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar (|)", " ": "a space"}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_RULE = re.compile(r":?-{2,}:?|")
 _TYPOGRAPHIC = ("“", "”", "„", "«", "»")
 
 
@@ -49,6 +50,8 @@ class _Record:
 def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[Problem]]:
     """All rows of a table, and what keeps others from being read."""
     problems: list[Problem] = []
+    if text.count("\n") > MOST_LINES:
+        return [], [too_many_rows(name)]
     start, mark = _separator_line(text)
     first = next((line for line in _lines(text[start:]) if line.strip()), "")
     delimiter = dialect.delimiter or mark or _recognised(first, text[start:], dialect)
@@ -75,6 +78,8 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
         cells = record.cells
         if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
             cells = cells[:width]  # a spreadsheet writes as many cells as its widest row has
+        if not rows and all(_RULE.fullmatch(cell.strip()) for cell in cells):
+            continue  # the rule under the header of a Markdown table
         if not any(cell.strip() for cell in cells) and (len(cells) > 1 or width == 1):
             continue
         if len(rows) >= MOST_ROWS:

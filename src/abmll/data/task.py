@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, printable, shown
 from abmll.core.types import Example
 
 
@@ -34,6 +34,8 @@ class Task:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise AbmllError(f"a task from {self.source or 'memory'} has no name: give it one")
+        if printable(self.name) != self.name:
+            raise AbmllError(f"the task name {shown(self.name)} holds what no file and no terminal takes: rename it")
         if not self.examples:
             raise AbmllError(f"task {self.name!r} has no rows: add some, or leave the task out")
         object.__setattr__(self, "examples", self._asked(self.examples))

@@ -67,8 +67,8 @@ def inside(folder: Path, name: str) -> Path:
         return Path(name)
     try:
         resolved = (folder / name).resolve()
-    except (OSError, RuntimeError) as error:  # a circle of links
-        raise ValueError(f"the path {shown(name)} leads nowhere ({error})") from None
+    except (OSError, RuntimeError):  # a circle of links
+        raise ValueError(f"the path {shown(name)} leads nowhere") from None
     if not resolved.is_relative_to(folder.resolve()):
         raise ValueError(f"the path {shown(name)} leaves the folder of the file that names it")
     return folder / name

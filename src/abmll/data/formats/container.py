@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
+from abmll.core.errors import printable, shown
 from abmll.data.formats.format import Options, Reading
-from abmll.data.problems import Problem
-from abmll.data.rows import data_suffix, read_rows
+from abmll.data.problems import Problem, errors
+from abmll.data.rows import data_suffix, read_rows, read_text
 
 BY_SUFFIX = {".json": "json", ".parquet": "parquet", ".xlsx": "excel", ".xlsm": "excel", ".arrow": "datasets"}
 """Which format reads a file that is no text table, by what its name ends with."""
@@ -17,7 +19,7 @@ KNOWN_SUFFIXES = (".jsonl", ".csv", ".tsv", *BY_SUFFIX)
 
 def container_format(path: Path) -> str:
     """ "table" for CSV, TSV and JSONL (each also .gz); the name of another format; "" for an unknown file."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, without an error for names that no file can have
         return "datasets"
     if data_suffix(path):
         return "table"
@@ -40,10 +42,25 @@ def read_container(path: Path, options: Options, *, header: list[str] | None = N
         )
         return Reading(rows, problems, table=data_suffix(path) != ".jsonl")
     if not name:
-        message = f"the file's format is not known from its name {path.name!r}"
-        cure = f"Name it {', '.join(KNOWN_SUFFIXES)} (text formats also with .gz), or write a .toml spec"
-        return Reading([], [Problem(path.name, 0, "", message, cure)])
+        return Reading([], [_unknown(path)])
     return importlib.import_module(f"abmll.data.formats.{name}").FORMAT.read(path, options)
+
+
+def _unknown(path: Path) -> Problem:
+    """What is told of a file whose name says no format: what its content is."""
+    text, problems = read_text(path)
+    if text is None:
+        return errors(problems)[0]
+    message = f"the file's format is not known from its name {shown(path.name)}"
+    first = text.lstrip()[:4000].partition("\n")[0]
+    likely = ".json" if first[:1] == "[" else ".jsonl" if first[:1] == "{" else ".tsv" if "\t" in first else ""
+    likely = likely or (".csv" if any(mark in first for mark in ",;|") else "")
+    if likely:
+        return Problem(
+            printable(path.name), 0, "", f"{message}; by its content it may be {likely}", f"Name it {likely}"
+        )
+    cure = f"Name it {', '.join(KNOWN_SUFFIXES)} (text formats also with .gz) if it is one of them"
+    return Problem(printable(path.name), 0, "", message, cure)
 
 
 def missing_library(path: Path, what: str, library: str, extra: str, export: str) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ STATE_FILE = "state.json"
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is one that save_to_disk wrote, of one split or of several."""
-    return path.is_dir() and any((path / name).is_file() for name in (DICT_FILE, STATE_FILE))
+    return os.path.isdir(path) and any((path / name).is_file() for name in (DICT_FILE, STATE_FILE))
 
 
 def splits(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from abmll.data.layout import Layout
-from abmll.data.problems import Problem
+from abmll.data.problems import Problem, errors
 from abmll.data.rows import Row, kind_of
 
 Severity = Literal["error", "warning"]
@@ -111,7 +111,7 @@ def reshape(path: Path, reading: Reading, shape: Shape) -> Reading:
     for (name, message, cure), lines in left_out.items():
         count = f"{len(lines)} rows are" if len(lines) > 1 else "the row is"
         problems.append(Problem(path.name, lines[0], name, f"{count} left out: {message}", cure, "warning"))
-    if reading.rows and not rows and all(problem.severity == "warning" for problem in problems):
+    if reading.rows and not rows and not errors(problems):
         problems.append(Problem(path.name, 0, "", "no row is left", "See the warnings for why"))
     present = {name for row in rows for name in row.fields}
     made = {"input": INPUT, "choices": CHOICES, "target": TARGET, "label": LABEL, "id": "id"}
