@@ -131,7 +131,9 @@ def test_names_that_count_layers_are_no_windows():
     assert smallest_window(MistralConfig(sliding_window=4096)) == 4096
 
 
-def test_a_model_that_looks_ahead_is_refused():
+def test_a_model_that_looks_ahead_is_refused(monkeypatch):
+    """Also one that its configuration does not give away."""
+    monkeypatch.setattr("abmll.adapters.roles.check_kind", lambda *_: None)
     from transformers import BertConfig, BertLMHeadModel
 
     torch.manual_seed(0)
@@ -170,3 +172,19 @@ def test_checkpointing_runs_layers_again_without_their_own_dropout(name):
         found.append(all_of_it(likelihood, sample=True))
         assert len(runs) == (3 if checkpointing else 2), "a prediction, a loss, and the loss again"
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_tasks_side_by_side_adapt_as_alone_whatever_dropout_the_base_model_has():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    import abmll
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 128}
+    base = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5))
+    options = {"prompt": PromptFormat(answer="text"), "num_steps": 2, "learning_rate": 0.01}
+    learner = abmll.Learner(base, tiny_tokenizer(), "lora", **options)
+    supports = [EXAMPLES[:2], EXAMPLES[1:]]
+    together = [posterior.predict(EXAMPLES, 0) for posterior in learner.adapt_many(supports)]
+    alone = [learner.adapt(support).predict(EXAMPLES, 0) for support in supports]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)

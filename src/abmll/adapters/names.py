@@ -90,5 +90,17 @@ def adaptable_layers(model: nn.Module) -> list[str]:
     return sorted(names)
 
 
+def expert_weights(model: nn.Module) -> list[str]:
+    """The names of weights of experts that are no linear layers, several experts' in one tensor."""
+    linear = (nn.Linear, nn.Embedding, Conv1D, BaseTunerLayer)
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if not isinstance(module, linear) and "expert" in f"{path}.{type(module).__name__}".lower()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+
+
 def _listed(model: nn.Module) -> str:
     return ", ".join(adaptable_layers(model)) or "(none: this model has no linear layers)"

@@ -20,18 +20,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from abmll.adapters.abmll.config import sorted_json
-from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules
+from abmll.adapters.kind import check_kind
+from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules, expert_weights
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.files import sync_folder
+from abmll.core.notices import tell
 from abmll.core.params import assign
 from abmll.core.types import META, TASK, Role
 
 _SHAPING = (
     *("peft_type", "r", "lora_alpha", "log_var_offset", "log_var_bound", "space", "use_rslora", "use_dora"),
-    *("bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+    *("bias", "rank_pattern", "alpha_pattern"),
 )
-"""What decides how an adapter's tensors are read: a folder in which one of these differs would load wrong."""
+"""What decides how an adapter's tensors are read: a folder in which one of these differs would load wrong.
+
+Not fan_in_fan_out, which says how a base layer holds its own weight: PEFT sets it when it meets GPT-2's layers, for the
+first adapter only."""
 
 
 def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
@@ -40,19 +45,29 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     Works for `AbmllConfig` and `peft.LoraConfig`. A float16 or bfloat16 base gets float32 adapters. The base model
     is changed in place, as PEFT does, and its own parameters are frozen.
 
-    Raises: AbmllError if the model already has adapters, or has not the target modules.
+    Raises: AbmllError if the model already has adapters, has not the target modules, or is no causal language model.
     """
     if isinstance(base_model, PeftModel) or any(isinstance(m, BaseTunerLayer) for m in base_model.modules()):
         raise AbmllError(
             "the model already has PEFT adapters: pass the plain model, or make it plain first with "
             "model.merge_and_unload() (keeps what they learned) or model.unload() (drops it)."
         )
+    check_kind(getattr(base_model, "config", None), base_model)
     for role in (META, TASK):
         check_adapter_name(base_model, role)
     check_target_modules(base_model, config)
     model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
     model.add_adapter(TASK, copy.deepcopy(config))
+    transposed = getattr(model.peft_config[META], "fan_in_fan_out", None)
+    if transposed is not None:
+        setattr(model.peft_config[TASK], "fan_in_fan_out", transposed)  # noqa: B010
     model.set_adapter(TASK)
+    if getattr(config, "target_modules", None) == "all-linear" and (skipped := expert_weights(base_model)):
+        tell(
+            f"target_modules = 'all-linear' leaves out the experts of this {type(base_model).__name__} ({skipped[0]!r} "
+            f"and {len(skipped) - 1} more), whose weights are no linear layers: attention and what all tokens pass is "
+            "adapted."
+        )
     copy_adapter(model, META, TASK)
     return model
 

@@ -32,7 +32,7 @@ def _tables(model: nn.Module) -> Iterator[int]:
 
 def check_tokens(model: Any, tokenizer: Any, ids: Iterable[int]) -> None:
     """Raises AbmllError for a token that a plain causal LM has no embedding for."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = model.get_input_embeddings().weight.shape[0]
     unknown = sorted({token for token in ids if token >= rows})
     if unknown:
         raise AbmllError(

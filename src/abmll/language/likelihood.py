@@ -44,11 +44,6 @@ class CausalLMLikelihood:
         self.batch_size = batch_size
         base = model.get_base_model()
         self._context = context_of(base)
-        if self._context is not None and self._context < self.prompt.max_tokens:
-            tell(
-                f"{type(base).__name__} reads at most {self._context} tokens, prompt and answer together: longer "
-                f"prompts are cut to that, not to max_tokens = {self.prompt.max_tokens}."
-            )
         longest = min(self.prompt.max_tokens + ROOM, self._context or self.prompt.max_tokens + ROOM)
         self._packed = PackedModel(model, _pad_id(tokenizer, base), context=self._context, longest=longest)
         self._encoded: dict[Example, Encoded] = {}

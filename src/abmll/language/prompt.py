@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
 from abmll.core.types import Example
 from abmll.language.chat import turns_of
 from abmll.language.letters import LETTERS
@@ -125,6 +126,11 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat, contex
     limit = prompt_format.max_tokens
     if context is not None:  # the last token of an answer is predicted and not read
         limit = min(limit, context - max(map(len, whole.choices)) - len(whole.ending) + 1)
+    if limit < min(len(whole.prefix), prompt_format.max_tokens):
+        tell(
+            f"the model reads at most {context} tokens, prompt and answer together: longer prompts are cut to that, "
+            f"not to max_tokens = {prompt_format.max_tokens}."
+        )
     while example.demonstrations and len(whole.prefix) > limit:
         example = example._replace(demonstrations=example.demonstrations[1:])
         whole = _encode_whole(example, tokenizer, prompt_format)

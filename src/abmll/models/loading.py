@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from abmll import default
+from abmll.adapters.kind import check_kind
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.models.precision import DTYPES, chosen_type
@@ -83,16 +84,18 @@ def quiet_libraries() -> None:
 
 
 def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: str | None) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     source, options = _source(name, revision)
-    if attention is not None:
-        options["attn_implementation"] = attention
+    attending = {} if attention is None else {"attn_implementation": attention}
     own = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
+        check_kind(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=own, trust_remote_code=False, use_safetensors=True, **options
+            source, dtype=own, trust_remote_code=False, use_safetensors=True, **options, **attending
         )
+    except AbmllError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise _unreadable("model", name, error) from error
     if (row := find(name)) is not None:

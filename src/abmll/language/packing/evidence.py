@@ -72,6 +72,7 @@ class Evidence:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._name, self._vocabulary = type(base).__name__, base.get_input_embeddings().weight.shape[0]
         self._pad_id, self._context = pad_id, context
+        self._quantised = bool(getattr(base, "is_quantized", False))
         self.window = smallest_window(base.config)
         self._found: dict[int, Bearing] = {}
 
@@ -108,7 +109,7 @@ class Evidence:
                 f"{first}). A causal language model of transformers is needed that takes input_ids alone."
             ) from error
         scale = 1 + expected.abs().max()
-        if rounding > self._of_type(LEAK) * scale:
+        if rounding > self._of_type(LEAK) * scale and not self._quantised:  # whose rounding knows no bound
             raise AbmllError(
                 f"{self._name} is not causal: its prediction of a token changes by {rounding:.2g} (log p) with the "
                 "tokens behind it, so that answers would be scored by themselves. Load a causal language model (GPT, "
