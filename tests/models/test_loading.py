@@ -123,3 +123,29 @@ def test_python_and_a_run_file_give_the_same_numbers(native, half_model, process
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert any(bool((tensor != 0).any()) for tensor in one.values())
+
+
+def test_a_learner_by_name_computes_in_the_same_type(half_model, processor):
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        processor(native)
+        assert Learner(str(half_model), method="lora").model.get_base_model().dtype == expected
+
+
+def test_a_run_does_not_go_on_in_another_type(half_model, processor, tmp_path):
+    """ "auto" came to bfloat16 when it began; resumed where there is no arithmetic for it, the run would be another."""
+    from abmll.data.suite import Suite
+    from abmll.pipeline import build
+    from abmll.pipeline.train import train_learner
+
+    fields = {"output": str(tmp_path), "model": {"name": str(half_model)}, "prompt": {"answer": "text"}}
+    fields |= {"episodes": {"support_size": 4, "query_size": 4}, "training": {"num_steps": 1, "checkpoint_every": 1}}
+    suite = Suite("own", tuple(tiny_tasks(2)), (), ())
+    for native, resume in ((True, False), (False, True)):
+        processor(native)
+        config = parse_config(fields)
+        learner = build.build_learner(config, "reptile", seed=0)
+        if not resume:
+            train_learner(learner, suite, config, tmp_path, 0, resume=resume, progress=False)
+            continue
+        with pytest.raises(AbmllError, match="dtype"):
+            train_learner(learner, suite, config, tmp_path, 0, resume=resume, progress=False)

@@ -90,6 +90,7 @@ def meta_train(
     num_steps: in place of the run's own.
     """
     episodes, training = config.episodes, config.training
+    own = str(learner.model.get_base_model().dtype).removeprefix("torch.")
     learner.meta_train(
         tasks,
         training=Training(
@@ -111,7 +112,8 @@ def meta_train(
         resume=resume,
         progress=progress,
         settings={
-            "model": config.model.model_dump(mode="json", exclude={"shard"}),
+            # "auto" may come to another type on another machine, and then the run would not be the same
+            "model": config.model.model_dump(mode="json", exclude={"shard"}) | {"dtype": own},
             "prompt": config.prompt.model_dump(),
         },
     )
