@@ -46,11 +46,11 @@ class FakePipeline(types.ModuleType):
         self._called("train", config, resume, progress)
         return config.output / "adapter"
 
-    def adapt_run(self, adapter, task, out, *, support_size, seed, overrides, method):
-        self._called("adapt", adapter, task, out, support_size, seed, overrides)
+    def adapt_run(self, adapter, task, out, *, support_size, seed, overrides, method, check, tell):
+        self._called("adapt", adapter, task, out, support_size, seed, overrides, check)
         return out
 
-    def predict_run(self, adapter, file, out, *, num_samples, overrides, method):
+    def predict_run(self, adapter, file, out, *, num_samples, overrides, method, tell):
         self._called("predict", adapter, file, out, num_samples, overrides)
         return out
 
@@ -187,7 +187,7 @@ def test_adapt_and_predict(pipeline):
     assert run("predict", "adapter", "task.jsonl", "-o", "p.jsonl", "--num-samples", 0).exit_code == 0
     adapter, task = Path("adapter"), Path("task.jsonl")
     assert pipeline.calls == [
-        ("adapt", adapter, task, Path("out"), 4, 2, ["model.name=m"]),
+        ("adapt", adapter, task, Path("out"), 4, 2, ["model.name=m"], True),
         ("predict", adapter, task, Path("task.predictions.jsonl"), 16, ()),
         ("predict", adapter, task, Path("p.jsonl"), 0, ()),
     ]

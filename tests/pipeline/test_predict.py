@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import re
 
 import pytest
 import torch
 from rank_jobs import job
 from safetensors.torch import load_file
 from stages import read_lines, run_config, write_csv
+from typer.testing import CliRunner
 
 from abmll.card import read_card
+from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
 from abmll.data.task import Task
@@ -235,3 +239,50 @@ def test_new_rows_need_neither_question_nor_choices(adapter, tmp_path):
     (tmp_path / "one.csv").write_text("text,label\nthe cat,yes\nthe mat,yes\n")
     judged = read_lines(predict_run(adapted, tmp_path / "one.csv", tmp_path / "one_answers.jsonl"))
     assert [answer["correct"] for answer in judged] == [answer["prediction"] == "yes" for answer in answers]
+
+
+def test_a_csv_of_answers_keeps_the_columns_of_the_file_and_labels_say_what_they_are_worth(adapted, files, tmp_path):
+    said = []
+    out = predict_run(adapted, files[1], tmp_path / "answers.csv", tell=lambda text, _: said.append(text))
+    with files[1].open(newline="") as one, out.open(newline="") as two:
+        asked, answered = list(csv.DictReader(one)), list(csv.DictReader(two))
+    assert [{key: row[key] for key in asked[0]} for row in answered] == asked
+    lines = read_lines(predict_run(adapted, files[1], tmp_path / "answers.jsonl"))
+    assert [row["prediction"] for row in answered] == [line["prediction"] for line in lines]
+    assert [float(row["mutual_information"]) for row in answered] == [line["mutual_information"] for line in lines]
+    assert len(said) == 1
+    assert said[0].startswith("Of 4 labelled rows: accuracy ")
+    assert "chance" in said[0]
+
+
+def test_adapting_says_rows_classes_seconds_and_whether_it_helps(adapter, files, tmp_path):
+    said = []
+    adapt_run(adapter, files[0], tmp_path / "a", check=True, tell=lambda *sentence: said.append(sentence))
+    assert re.fullmatch(r"Adapted to 8 rows of 2 classes \(.* \d, .* \d\) in [\d.]+ s", said[0][0])
+    found = re.fullmatch(
+        r"Does it help\? Cross-validated NLL ([\d.]+); zero-shot ([\d.]+), uniform ([\d.]+) \(8 rows\)", said[1][0]
+    )
+    after, zero_shot, uniform = map(float, found.groups())
+    assert uniform == pytest.approx(math.log(2), abs=1e-3)
+    warned = [sentence for sentence, warning in said if warning]
+    assert bool(warned) == (len(said) == 3)
+    if abs(after - min(zero_shot, uniform)) > 2e-3:
+        assert bool(warned) == (after > min(zero_shot, uniform))
+
+
+def test_one_file_is_tried_on_rows_that_were_not_adapted_to(base, adapter, files, tmp_path, monkeypatch):
+    task = tiny_task("reviews", 24)
+    path = write_csv(tmp_path / "reviews.csv", task)
+    monkeypatch.chdir(tmp_path)
+    for words in (["--adapter", str(adapter)], [f"model.name={base}", "adapter.r=2", "prompt.answer=text"]):
+        result = CliRunner().invoke(app, ["try", str(path), *words, "--support", "8", "--seeds", "2"])
+        assert result.exit_code == 0, result.output
+        assert "8 support examples, 1 task × 2 seeds" in result.stdout
+        assert re.search(r"Adapting to 8 of your rows (helps|does not help): ", result.stdout)
+        for method in ("uniform", "label-frequency", "pretrained"):
+            assert re.search(rf"^{method}\b", result.stdout, re.MULTILINE)
+    assert {p.name for p in tmp_path.iterdir()} == {"reviews.csv"}, "nothing is written"
+    few = CliRunner().invoke(app, ["try", str(files[0]), "--adapter", str(adapter)])
+    assert few.exit_code != 0
+    assert "too few to adapt to 16" in few.stderr
+    assert "which model?" in CliRunner().invoke(app, ["try", str(path)]).stderr

@@ -14,6 +14,7 @@ from abmll.core.errors import AbmllError
 from abmll.learner import Learner
 from abmll.methods.spaces import draw_options
 from abmll.pipeline import train, tune, tune_run
+from abmll.pipeline.build import load_tasks
 from abmll.pipeline.tune import TuningTasks, best_trial, read_trials, tuned_toml, tuning_tasks
 
 VALIDATION = "task-3"
@@ -146,10 +147,39 @@ def read_lines_without_empty(path):
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def test_a_suite_without_validation_tasks_is_told(base, suite, tmp_path):
-    with pytest.raises(AbmllError, match="no validation tasks"):
-        tune_run(run_config(base, suite, tmp_path / "out"), tmp_path / "out", progress=False)
+def test_a_suite_without_validation_tasks_gives_a_part_of_its_training_tasks(base, suite, tmp_path):
+    """As with data.held_out, which makes a test side and no other."""
+    for more, held_out in (({}, 1), ({"tune": {"held_out": 0.5}}, 2)):
+        found = tuning_tasks(run_config(base, suite, tmp_path / "out", **more))
+        assert (len(found.train), len(found.validation)) == (4 - held_out, held_out)
+        assert not {task.name for task in found.train} & {task.name for task in found.validation}
+        assert not {task.name for task in (*found.train, *found.validation)} & set(HELD_OUT)
+    split = run_config(base, write_tasks_only(tmp_path / "tasks"), tmp_path / "out", data={"held_out": 0.34})
+    found, whole = tuning_tasks(split), load_tasks(split)
+    assert whole.test
+    assert {task.name for task in (*found.train, *found.validation)} == {task.name for task in whole.train}
+    assert found.validation
+
+
+def write_tasks_only(folder):
+    folder.mkdir()
+    (write_tasks(folder) / "suite.toml").unlink()
+    return folder
+
+
+def test_what_cannot_be_held_out_is_told(base, suite, tmp_path):
+    config = run_config(base, suite, tmp_path / "out", data={"max_rows": 24})
+    alone = config.model_copy(update={"data": config.data.model_copy(update={"suite": str(one_task(tmp_path))})})
+    with pytest.raises(AbmllError, match="nothing can be held out"):
+        tune_run(alone, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def one_task(folder):
+    tasks = write_tasks_only(folder / "one")
+    for path in sorted(tasks.glob("*.csv"))[1:]:
+        path.unlink()
+    return tasks
 
 
 def test_the_best_is_the_lowest_or_the_highest_and_the_first_of_equals(config):

@@ -12,7 +12,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.data.task import Task
 from abmll.evaluation.predictions import Cell
-from abmll.evaluation.queries import LONGEST, Query, find_query, read_queries, shortened, write_queries
+from abmll.evaluation.queries import LONGEST, Query, find_query, queries_of, read_queries, shortened, write_queries
 from abmll.reports.mistakes import confident_mistakes, confusions
 
 CLASSES = ("no", "yes")
@@ -68,7 +68,7 @@ def test_confusion_counts_rows_by_label_and_answer_over_tasks_of_the_same_classe
 def test_texts_are_written_once_and_found_again(tmp_path):
     named = Task("named", tuple(Example(f"text {i}", CLASSES, i % 2, id=f"n{i}") for i in range(8)), question="Good?")
     bare = Task("bare", tuple(Example(f"bare {i}", CLASSES, i % 2) for i in range(8)))
-    path = write_queries(tmp_path / "queries.jsonl", [named, bare], [0, 1], 3, 4)
+    path = write_queries(tmp_path / "queries.jsonl", queries_of([named, bare], [0, 1], 3, 4))
     found = read_queries(path)
     from abmll.data.episodes import evaluation_episode
 

@@ -48,6 +48,7 @@ def _version(wanted: bool) -> None:
 app.command()(experiments.train)
 app.command()(adaptation.adapt)
 app.command()(adaptation.predict)
+app.command("try")(adaptation.try_)
 app.command()(experiments.evaluate)
 app.command()(comparison.tune)
 app.command()(comparison.compare)

@@ -11,12 +11,16 @@ from abmll.cli.arguments import (
     Adapter,
     ModelFields,
     OutsideMethod,
+    Overrides,
     Overwrite,
     adapter_folder,
     existing_file,
     free_path,
     is_first_process,
+    require_one_process,
 )
+from abmll.cli.group import complain
+from abmll.core.errors import AbmllError
 
 
 def adapt(
@@ -34,6 +38,10 @@ def adapt(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the adaptation's noise.")] = 0,
     method: OutsideMethod = None,
+    check: Annotated[
+        bool,
+        typer.Option(help="Cross-validate, to say whether adapting helps; takes four adaptations more."),
+    ] = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Adapt to a new task from a few examples.
@@ -54,7 +62,15 @@ def adapt(
     from abmll import pipeline
 
     written = pipeline.adapt_run(
-        adapter, task, out, support_size=support_size, seed=seed, overrides=model or (), method=method
+        adapter,
+        task,
+        out,
+        support_size=support_size,
+        seed=seed,
+        overrides=model or (),
+        method=method,
+        check=check,
+        tell=_tell,
     )
     if is_first_process():
         typer.echo(f"Adapter: {written}\nNext:    abmll predict {written} FILE")
@@ -79,11 +95,13 @@ def predict(
 ) -> None:
     """Predict, with the probability of every choice.
 
-    Writes one JSON line for each example.
+    Writes one JSON line for each example, with its id; or, if the file's name ends in .csv, the columns of FILE and
+    beside them what is predicted. Where examples carry labels, says accuracy, NLL and chance.
 
     \b
-    Example:
+    Examples:
       abmll predict adapters/my_task new_rows.csv -o answers.jsonl
+      abmll predict adapters/my_task new_rows.csv -o answers.csv
     """
     adapter = adapter_folder(adapter)
     existing_file(file, "file of examples")
@@ -91,6 +109,60 @@ def predict(
     free_path(out, overwrite)
     from abmll import pipeline
 
-    written = pipeline.predict_run(adapter, file, out, num_samples=num_samples, overrides=model or (), method=method)
+    written = pipeline.predict_run(
+        adapter, file, out, num_samples=num_samples, overrides=model or (), method=method, tell=_tell
+    )
     if is_first_process():
         typer.echo(f"Predictions: {written}")
+
+
+def try_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Labelled examples: JSONL, CSV or TSV (+.gz), or a TOML spec.")
+    ],
+    overrides: Overrides = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="DIR", help="Adapt from this adapter, by its own method.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="METHOD", help="Without an adapter: how to adapt.")
+    ] = "lora",
+    support: Annotated[int, typer.Option("--support", min=1, metavar="N", help="Examples to adapt to.")] = 16,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Draws of these examples.")] = 3,
+    query: Annotated[int, typer.Option("--query", min=1, metavar="N", help="Most examples to judge on.")] = 200,
+) -> None:
+    """Try one labelled file: adapt to a part, judge on the rest.
+
+    Says how good the answers to rows not seen are, beside the model as it is and beside chance, and where they are most
+    wrong. Writes nothing.
+
+    \b
+    Examples:
+      abmll try reviews.csv model.name=smollm2
+      abmll try reviews.csv --adapter runs/laptop/adapter --support 32
+    """
+    require_one_process("try")
+    existing_file(file, "task file")
+    from abmll import pipeline
+    from abmll.config import parse_overrides
+
+    given, config = list(overrides or ()), None
+    if adapter is not None:
+        adapter = adapter_folder(adapter)
+    elif not any(field.startswith("model.name=") for field in given):
+        raise AbmllError(
+            "which model? Name one, such as model.name=smollm2 (fetched once, 270 MB) or a folder or name of Hugging "
+            "Face (model.name=NAME), or give --adapter DIR."
+        )
+    else:
+        config = parse_overrides([*given, f"method.name={method}"])
+    trial = pipeline.try_run(
+        file, config, adapter, support_size=support, seeds=seeds, num_query=query, overrides=given if adapter else ()
+    )
+    typer.echo(trial.text)
+
+
+def _tell(sentence: str, warning: bool) -> None:
+    """Prints, on the first process; warnings go to standard error."""
+    if is_first_process():
+        complain(sentence) if warning else typer.echo(sentence)

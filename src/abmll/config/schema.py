@@ -243,6 +243,13 @@ class TuneConfig(Section):
     num_steps: int | None = Field(
         default=None, ge=1, description="Outer steps of a trial; unset trains as long as training.num_steps says."
     )
+    held_out: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Fraction of the training tasks to choose by, in whole families, where the suite has no validation "
+        "tasks (as with data.held_out).",
+    )
     seed: int = Field(default=0, ge=0, description="Of the options drawn, and of a trial's training and support sets.")
 
 

@@ -11,7 +11,7 @@ A row without an id of its own has the number that the cells of one seed give it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,26 +46,29 @@ def find_query(queries: Queries, cell: Cell, index: int) -> Query | None:
     return queries.get((cell.task, None, key)) or queries.get((cell.task, cell.seed, key))
 
 
-def write_queries(
-    path: Path, tasks: Iterable[Task], seeds: Sequence[int], num_query: int | None, max_support: int
-) -> Path:
-    """Writes the texts of all rows that `evaluation_episode` asks of these tasks."""
-    lines: dict[tuple[str, int | None, str], str] = {}
+def queries_of(
+    tasks: Iterable[Task], seeds: Iterable[int], num_query: int | None, max_support: int
+) -> dict[tuple[str, int | None, str], Query]:
+    """The texts of all rows that `evaluation_episode` asks of these tasks."""
+    found: dict[tuple[str, int | None, str], Query] = {}
     for task in tasks:
         for seed in seeds:
             episode = evaluation_episode(task, seed, 0, num_query, max_support=max_support)
             for index, row in enumerate(episode.query):
                 key = (task.name, None, row.id) if row.id else (task.name, seed, str(index))
-                if key not in lines:
-                    record = {
-                        "task": task.name,
-                        "id": key[2],
-                        "question": shortened(row.question),
-                        "text": shortened(row.prompt),
-                        "choices": [shortened(choice) for choice in row.choices],
-                    }
-                    lines[key] = json.dumps(record | ({} if row.id else {"seed": seed}), ensure_ascii=False) + "\n"
-    return write_whole(path, "".join(lines.values()))
+                if key not in found:
+                    choices = tuple(map(shortened, row.choices))
+                    found[key] = Query(shortened(row.question), shortened(row.prompt), choices)
+    return found
+
+
+def write_queries(path: Path, queries: Queries) -> Path:
+    """Writes the texts, whole or not at all."""
+    lines = []
+    for (task, seed, key), query in queries.items():
+        record = {"task": task, "id": key, **query._asdict(), **({} if seed is None else {"seed": seed})}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return write_whole(path, "".join(lines))
 
 
 def read_queries(path: Path) -> Queries:

@@ -5,6 +5,17 @@ from abmll.pipeline.demo import demo_run
 from abmll.pipeline.evaluate import evaluate_run
 from abmll.pipeline.predict import adapt_run, predict_run
 from abmll.pipeline.train import train_run
+from abmll.pipeline.trial import try_run
 from abmll.pipeline.tune import tune_run
 
-__all__ = ["Budget", "adapt_run", "compare_run", "demo_run", "evaluate_run", "predict_run", "train_run", "tune_run"]
+__all__ = [
+    "Budget",
+    "adapt_run",
+    "compare_run",
+    "demo_run",
+    "evaluate_run",
+    "predict_run",
+    "train_run",
+    "try_run",
+    "tune_run",
+]

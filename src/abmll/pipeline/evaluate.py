@@ -14,7 +14,7 @@ from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
-from abmll.evaluation.queries import QUERIES, write_queries
+from abmll.evaluation.queries import QUERIES, queries_of, write_queries
 from abmll.methods import build_method
 from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
@@ -74,7 +74,7 @@ def write_texts(config: RunConfig, suite: Suite, out: Path) -> None:
     evaluation, seeds = config.evaluation, sorted({key.seed for key in index(out / PREDICTIONS)})
     if evaluation.texts and seeds:
         tasks = getattr(suite, evaluation.split)
-        write_queries(out / QUERIES, tasks, seeds, evaluation.num_query, max(evaluation.support_sizes))
+        write_queries(out / QUERIES, queries_of(tasks, seeds, evaluation.num_query, max(evaluation.support_sizes)))
 
 
 def prepare_folder(config: RunConfig, judged: Mapping[str, Path | None], out: Path) -> None:

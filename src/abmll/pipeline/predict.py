@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -11,12 +12,27 @@ from abmll.card import read_card
 from abmll.config import ModelConfig, RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.seeds import derive_seed, seeded
+from abmll.core.types import Example
+from abmll.data.source_fields import rows_fields
+from abmll.evaluation.answers import csv_table, worth
+from abmll.evaluation.cross_validation import FOLDS, cross_validated
+from abmll.learner import Learner
 from abmll.learner.folder import task_of
 from abmll.learner.given import labelled_rows, rows_to_predict
 from abmll.pipeline.build import join_ranks, load_learner
 from abmll.training.distributed import num_ranks, together
 
 ADAPTED_TYPES = get_args(ModelConfig.model_fields["dtype"].annotation)
+
+Tell = Callable[[str, bool], None]
+"""Takes a sentence for the user, and whether it is a warning."""
+MOST_CLASSES = 10
+"""Classes that are counted one by one."""
+
+
+def no_word(sentence: str, warning: bool) -> None:
+    """Says nothing."""
 
 
 def model_of(adapter: Path, overrides: Sequence[str]) -> RunConfig:
@@ -53,19 +69,53 @@ def adapt_run(
     seed: int = 0,
     overrides: Sequence[str] = (),
     method: str | None = None,
+    check: bool = False,
+    tell: Tell = no_word,
 ) -> Path:
     """Adapts to a task file's rows (or to `support_size` of them) and writes the task's own adapter folder.
 
     overrides: of [model], such as "model.device=cpu". Processes that hold one model between them (`model.shard`) do
     the same, and the first one writes.
     method: the adapter's method, if it is from outside the package: naming it allows its module to be imported.
+    check: also cross-validate on the support set, which takes four times the adaptation, and warn if it does not help.
+    tell: gets what is said of the adaptation, sentence by sentence; warnings with True beside them.
     """
     config = model_of(adapter, overrides)
     support = labelled_rows(task).drawn(support_size, seed)  # what is wrong with the file is told before anything loads
     learner = load_learner(config, adapter, method)
     with together(config.model.shard > 1):
         posterior = learner.adapt(support, seed=seed)
+        tell(f"Adapted to {_counted(support.rows)} in {posterior.seconds or 0.0:.1f} s", False)
+        if check:
+            _tell_help(learner, support.rows, seed, tell)
     return posterior.save(out) if join_ranks(config).is_first else out
+
+
+def _counted(rows: Sequence[Example]) -> str:
+    """ "16 rows of 2 classes (no 7, yes 9)"; of rows with choices of their own, their number alone."""
+    if len({frozenset(row.choices) for row in rows}) > 1:
+        return f"{len(rows)} rows with choices of their own"
+    counts = Counter(row.choices[row.target] for row in rows if row.target is not None)
+    classes = ", ".join(f"{choice} {counts[choice]}" for choice in rows[0].choices[:MOST_CLASSES])
+    more = ", …" if len(rows[0].choices) > MOST_CLASSES else ""
+    return f"{len(rows)} rows of {len(rows[0].choices)} classes ({classes}{more})"
+
+
+def _tell_help(learner: Learner, support: Sequence[Example], seed: int, tell: Tell) -> None:
+    """Says what adapting is worth on these rows, and warns where it is worth nothing."""
+    with seeded(derive_seed("cross-validation", seed)):
+        found = cross_validated(learner.likelihood, learner.method.adaptation, support)
+    if found is None:
+        tell(f"Too few rows to say whether adapting helps ({2 * FOLDS} are needed).", False)
+        return
+    tell(f"Does it help? {str(found)[0].upper()}{str(found)[1:]}", False)
+    if not found.helps:
+        than = "the model without adaptation" if found.zero_shot <= found.uniform else "giving every choice alike"
+        tell(
+            f"Warning: adapting to these rows does not help: {than} does as well on rows not seen. Give more rows, "
+            "check their labels, or tune the method (abmll tune).",
+            True,
+        )
 
 
 def predict_run(
@@ -77,12 +127,13 @@ def predict_run(
     overrides: Sequence[str] = (),
     seed: int = 0,
     method: str | None = None,
+    tell: Tell = no_word,
 ) -> Path:
     """Writes one JSON line for each row of `file`: id, prediction, its confidence, all probabilities; in nats, entropy
-    and mutual information.
+    and mutual information. If `out` ends in .csv, a table with the columns of the file and these beside them.
 
-    Rows that carry a label also get "correct". A file that says neither its question nor its choices gets those of the
-    task that was adapted to. overrides, method: as for `adapt_run`.
+    Rows that carry a label also get "correct", and `tell` gets their accuracy, NLL and chance. A file that says neither
+    its question nor its choices gets those of the task that was adapted to. overrides, method: as for `adapt_run`.
     """
     config = model_of(adapter, overrides)
     rows = rows_to_predict(file, task_of(read_card(adapter).task))
@@ -90,5 +141,10 @@ def predict_run(
     with together(config.model.shard > 1):
         prediction = learner.posterior().predict(rows, num_samples, seed=seed)
     if join_ranks(config).is_first:
-        write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prediction.rows()))
+        if out.suffix.lower() == ".csv":
+            write_whole(out, csv_table(prediction.rows(), rows_fields(file, len(rows))))
+        else:
+            write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prediction.rows()))
+        if said := worth(rows, prediction.log_probs):
+            tell(said, False)
     return out

@@ -22,6 +22,7 @@ from abmll.core.files import write_whole
 from abmll.core.params import assign, clone
 from abmll.core.toml_text import toml_value
 from abmll.core.types import META
+from abmll.data.split import hold_out
 from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.learner import Learner
@@ -48,9 +49,18 @@ class TuningTasks:
 
 
 def tuning_tasks(config: RunConfig) -> TuningTasks:
-    """The run's tasks without those it is judged on. Raises AbmllError if there is no validation task."""
+    """The run's tasks without those it is judged on.
+
+    A suite without validation tasks, as one that is split by `data.held_out`, gives `tune.held_out` of its training
+    tasks, in whole families; the trials are then not trained on them.
+
+    Raises: AbmllError if none can be had that way either.
+    """
     suite = load_tasks(config)
-    return TuningTasks(suite.train, suite.require("validation"))
+    if suite.validation:
+        return TuningTasks(suite.train, suite.validation)
+    train, validation = hold_out(suite.require("train"), config.tune.held_out, config.tune.seed)
+    return TuningTasks(tuple(train), tuple(validation))
 
 
 def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = True) -> tuple[Path, list[Failure]]:
