@@ -17,6 +17,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.language.prompt import encode
+from abmll.methods.options import RESERVED
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task, tiny_tasks
 
@@ -369,6 +370,7 @@ def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, tmp
 
 def test_no_option_of_a_method_is_taken_for_one_of_the_learner():
     own = set(inspect.signature(abmll.Learner).parameters) - {"options"}
+    assert own == RESERVED
     assert not [
         (name, taken) for name, row in abmll.METHODS.items() if (taken := own & set(inspect.signature(row).parameters))
     ]

@@ -29,6 +29,9 @@ def needs(num_steps: int) -> Method:
 def many(**anything) -> Method:
     return lora()
 
+def seeded(seed: int = 0, r: int = 3) -> Method:
+    return lora()
+
 class Holder:
     @staticmethod
     def inside(num_steps: int = 2) -> Method:
@@ -72,6 +75,7 @@ def test_the_working_folder_hides_no_module(folder):
         ("their_methods:number", "is no function that makes a method"),
         ("their_methods:liar", "its factory gave int, not an abmll.Method"),
         ("their_methods:needs", "needs a value for num_steps: give its options defaults"),
+        ("their_methods:seeded", r"has options called r, seed, as the learner's own are called: rename them"),
         ("their_methods:absent", "'their_methods' has no 'absent'"),
         ("broken:good", r"cannot import 'broken' \(ZeroDivisionError: division by zero\)"),
         ("absent_module:good", r"cannot import 'absent_module' .*Install it, put its folder on PYTHONPATH"),

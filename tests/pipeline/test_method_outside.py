@@ -144,7 +144,7 @@ def test_a_card_imports_nothing_that_nobody_named(folder):
             abmll.load(saved, tiny_llama(layers=1), tiny_tokenizer(), method="lora")
         for command in (["adapt", "adapter", "new_task.csv", "-o", "out"], ["predict", "adapter", "new_rows.csv"]):
             result = CliRunner().invoke(app, [*command, "model.name=default"])
-            assert result.exit_code == 1
+            assert result.exit_code != 0
             assert "is of a method from outside abmll" in result.output + str(result.exception)
     assert not (folder / "sprung").exists()
     assert "trap" not in sys.modules

@@ -10,6 +10,13 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.rules import breach, breaches, nearest, plain, rules_of
 
+RESERVED = frozenset(
+    (
+        *("model", "tokenizer", "method", "prompt", "r", "lora_alpha", "target_modules", "upper_layers"),
+        *("prediction_batch_size", "seed", "dtype", "device", "revision"),
+    )
+)
+"""What `Learner` takes itself: no method may call an option so."""
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -28,6 +35,9 @@ def defaults_of(factory: Callable[..., Any]) -> dict[str, Any]:
 def option_mistakes(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> list[OptionMistake]:
     """Unknown options, values that break the factory's annotations, and what the method itself refuses."""
     known = defaults_of(factory)
+    if taken := sorted(RESERVED & known.keys()):
+        text = f"method {name!r} has options called {', '.join(taken)}, as the learner's own are called: rename them"
+        return [OptionMistake(None, text)]
     unknown = [option for option in options if option not in known]
     found = [OptionMistake(option, unknown_option(option, [name], list(known))) for option in unknown]
     given = {option: value for option, value in options.items() if option in known}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from abmll import default, models
+from abmll.card import read_card
 from abmll.config import ModelConfig, RunConfig
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
@@ -18,6 +19,7 @@ from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.language import PromptFormat
 from abmll.learner import Learner
+from abmll.learner.chosen import method_of_card
 from abmll.training.distributed import Ranks, connect, local_rank, num_ranks
 from abmll.training.settings import Training
 from abmll.training.sharding import shard_base, sharing_ranks
@@ -133,6 +135,7 @@ def load_learner(config: RunConfig, adapter: Path, method: str | None = None) ->
 
     method: as for `Learner.load`.
     """
+    method_of_card(read_card(adapter), adapter, method)  # what it refuses is told before a model loads
     return _placed(config, lambda: Learner.load(adapter, *load_model(config.model), method=method))
 
 
