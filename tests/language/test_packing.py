@@ -109,9 +109,9 @@ def test_a_window_that_is_shorter_than_the_text_is_found(monkeypatch):
     likelihood = likelihood_of(packing=None, base=MistralForCausalLM(config).eval())
     packed = likelihood._packed
     assert packed.bearing(20) == packed.bearing(32) == PACKINGS["tree"]
-    assert packed.bearing(33) == PACKINGS["left"], "the comparison is made at 64 tokens"
+    assert packed.bearing(33) == PACKINGS["right"], "the comparison is made at 64 tokens"
     packed._evidence.window, packed._evidence._found = None, {}
-    assert packed.bearing(64) == PACKINGS["left"], "and it alone would find the window"
+    assert packed.bearing(64) == PACKINGS["right"], "and it alone would find the window"
     rows = [EXAMPLES[0], Example("the film was good and " * 12, ("yes", "it is not true", "it was bad"), 1)]
     told: list[str] = []
     monkeypatch.setattr("abmll.language.packing.packed.tell", told.append)
@@ -185,6 +185,6 @@ def test_tasks_side_by_side_adapt_as_alone_whatever_dropout_the_base_model_has()
     options = {"prompt": PromptFormat(answer="text"), "num_steps": 2, "learning_rate": 0.01}
     learner = abmll.Learner(base, tiny_tokenizer(), "lora", **options)
     supports = [EXAMPLES[:2], EXAMPLES[1:]]
-    together = [posterior.predict(EXAMPLES, 0) for posterior in learner.adapt_many(supports)]
-    alone = [learner.adapt(support).predict(EXAMPLES, 0) for support in supports]
+    together = [posterior.mean() for posterior in learner.adapt_many(supports)]
+    alone = [learner.adapt(support).mean() for support in supports]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)

@@ -2,7 +2,7 @@
 
 A mask of our own takes the place of what a model does by itself (sliding windows, distances counted from the mask),
 and a recurrent layer does not read it; positions are counted in many ways. Where a packing does not agree with the
-plain pass to rounding, the next one is taken: trees, then rows padded on the left, on the right, and one length of text
+plain pass to rounding, the next one is taken: trees, then rows padded on one side or the other, and one length of text
 after the other, which is the plain pass itself.
 
 What a model bears can depend on the length of its texts: a window shows only in texts that are longer. So the
@@ -128,16 +128,20 @@ class Evidence:
 
         beyond = self.window is not None and width > self.window
         bears_trees = not beyond and agrees([as_trees(tree)])
-        for rows, positions in self._candidates():
+        for rows, positions in self._candidates(bears_trees):
             if agrees(as_rows(tree, rows, positions=positions)):
                 return Bearing(bears_trees, rows, positions)
         return Bearing(bears_trees, "alone", False)
 
-    def _candidates(self) -> Iterator[tuple[Rows, bool]]:
-        if self._forward.takes_positions:
-            yield "left", True
-        yield "left", False
-        yield "right", False
+    def _candidates(self, trees: bool) -> list[tuple[Rows, bool]]:
+        """Left padding first for models that look where a mask lets them: all answers then stand in the same columns.
+
+        Others may carry a state from left to right. It would begin in the padding, where a sample of the adapter is
+        noise that no mask keeps out; and padding on the right is behind everything.
+        """
+        left: list[tuple[Rows, bool]] = [("left", True)] if self._forward.takes_positions else []
+        left.append(("left", False))
+        return [*left, ("right", False)] if trees else [("right", False), *left]
 
     def _probe(self, width: int) -> Tree:
         """A long question and a short one, of random tokens, with choices of several tokens."""

@@ -1,0 +1,1 @@
+"""Every causal architecture of the installed transformers, tiny and random: which packing each of them bears."""

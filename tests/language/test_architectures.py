@@ -1,0 +1,107 @@
+"""Every causal architecture gives what each choice alone and unpadded gives, whatever packing it bears."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_likelihood import naive_choice_log_probs
+from torch import nn
+
+from abmll.core.params import train_only
+from abmll.core.types import META, TASK, Example
+from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.language.packing.evidence import Bearing
+from benchmarks.architectures.table import PAGE, bearings, listed, row_of
+from benchmarks.architectures.tiny import WINDOW, tiny_model
+from tiny import tiny_tokenizer
+
+TABLE = listed(PAGE.read_text(encoding="utf-8"))
+COMMON = ["llama", "gpt2", "gemma2", "phi3", "gpt_neo", "bloom", "mamba2", "jamba", "gpt_oss"]
+"""Full attention, windows, local attention, ALiBi, recurrent, hybrid: for the default tests."""
+ALONE = Bearing(False, "alone", False)
+ROWS = [
+    Example("The film was good.", ("it is not true", "positive", "yes"), 1),
+    Example("It was bad, and the end was worse than I feared.", ("yes", "no, it is not true"), 0, "Good?"),
+    Example("the film was good and the film was bad " * 2, ("maybe the mat", "the cat sat on the mat"), 1, "Good?"),
+]
+
+
+def test_the_page_lists_enough_of_them():
+    assert len(TABLE) >= 40
+    assert TABLE.keys() >= set(COMMON)
+
+
+def plain_layers(model):
+    """The paths of linear layers below the head that see every token once."""
+    seen = {}
+
+    def note(path, output):
+        seen[path] = output.shape[:-1]
+
+    handles = [
+        module.register_forward_hook(lambda module, _, output, path=path: note(path, output))
+        for path, module in model.named_modules()
+        if type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+    ]
+    ids = torch.arange(3, 17).reshape(2, 7)
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    for handle in handles:
+        handle.remove()
+    head = model.get_output_embeddings()
+    heads = {path for path, module in model.named_modules() if module is head}
+    return [path for path, shape in seen.items() if tuple(shape) in ((2, 7), (14,)) and path not in heads]
+
+
+def likelihood_of(model, answer):
+    from abmll.adapters import AbmllConfig, attach_roles
+
+    layers = plain_layers(model)
+    assert layers, "there is something to adapt"
+    config = AbmllConfig(r=2, lora_alpha=2, log_var_offset=-6.0, task_type="CAUSAL_LM", target_modules=layers)
+    adapted = attach_roles(model, config)
+    likelihood = CausalLMLikelihood(adapted, tiny_tokenizer(), PromptFormat(answer=answer, score="sum"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for role in (META, TASK):
+            for tensor in likelihood.parameters(role).values():
+                tensor.copy_(0.05 * torch.randn(tensor.shape, generator=generator))
+    return likelihood
+
+
+def sampled_and_trained(likelihood):
+    torch.manual_seed(3)
+    draws = likelihood.choice_log_probs(ROWS, num_samples=2)
+    train_only(likelihood, TASK)
+    torch.manual_seed(4)
+    with likelihood.terms(ROWS, sample=True, kl="closed_form") as terms:
+        loss = terms.nll.sum() + 1e-3 * terms.kl
+        gradients = torch.autograd.grad(loss, list(likelihood.parameters(TASK).values()), materialize_grads=True)
+    largest = max(gradient.abs().max() for gradient in gradients)
+    return draws, terms.nll.detach(), terms.kl.detach(), terms.num_tokens, [g / largest for g in gradients]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.slow) for kind in sorted(TABLE)]
+)
+def test_every_architecture_gives_what_each_choice_alone_gives(kind):
+    model = tiny_model(kind)
+    assert row_of(kind, bearings(model)) == TABLE[kind], "docs/models.md: run python -m benchmarks.architectures"
+    likelihood = likelihood_of(model, "text")
+    lengths = [len(likelihood.encode(row).prefix) for row in ROWS]
+    assert min(lengths) < 32 < WINDOW < max(lengths)
+    for answer in ("text", "letters"):
+        likelihood.prompt = PromptFormat(answer=answer, score="sum")
+        likelihood._encoded.clear()
+        predicted = likelihood.choice_log_probs(ROWS)[0]
+        with likelihood.terms(ROWS) as terms, torch.no_grad():
+            for row, found, nll in zip(ROWS, predicted, terms.nll, strict=True):
+                expected = naive_choice_log_probs(likelihood, row)
+                torch.testing.assert_close(found[: len(row.choices)], expected, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(nll.detach(), -expected[row.target], rtol=1e-5, atol=1e-5)
+    likelihood.prompt = PromptFormat(answer="text", score="sum")
+    likelihood._encoded.clear()
+    packed = sampled_and_trained(likelihood)
+    likelihood._packed.forced = ALONE
+    alone = sampled_and_trained(likelihood)
+    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-5)
