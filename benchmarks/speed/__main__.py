@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import cases, compiled, gpu, head, measure, padding, plots, tasks
+from benchmarks.speed import beside, cases, compiled, gpu, head, measure, padding, plots, tasks
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
@@ -79,6 +79,23 @@ def vocabulary(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"size": config.hidden_size, "vocabulary": config.vocab_size, **row}
 
 
+def whole_models(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    shapes = {576: cases.smollm2_config, 1024: lambda **given: cases.llama_config(1024, 32, 49_152, **given)}
+    if options.small:
+        shapes = {32: lambda **given: cases.llama_config(32, 2, **given)}
+    for size, shape in shapes.items():
+        if options.sizes is None or size in options.sizes:
+            config = shape()
+            config.num_hidden_layers = options.layers or config.num_hidden_layers
+            upper = max(1, config.num_hidden_layers // 5)
+            clock = measure.CLOCKS[options.clock]
+            dtype = getattr(torch, options.dtype)
+            yield {
+                "size": size,
+                **beside.beside(config, options.rows, options.repeats, clock, upper=upper, dtype=dtype),
+            }
+
+
 def llama_8b(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shape, device, batch, tokens = (gpu.TINY, "cpu", 2, 16) if options.small else (gpu.LLAMA_3_8B, "cuda", 8, 512)
     yield {"size": shape["hidden_size"], **gpu.train(shape, device, batch, tokens, options.repeats)}
@@ -98,6 +115,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "side-by-side": side_by_side,
     "compile": compiling,
     "head": vocabulary,
+    "beside": whole_models,
     "gpu": llama_8b,
 }
 
@@ -108,6 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="turns that every case takes (default 5)")
     parser.add_argument("--clock", choices=measure.CLOCKS, default="wall", help="cpu: on a machine that others use too")
     parser.add_argument("--sizes", type=int, nargs="+", help="widths (or numbers of tasks); rows of others are kept")
+    parser.add_argument("--layers", type=int, help="beside: so many blocks instead of the shape's own")
+    parser.add_argument("--rows", type=int, default=8, help="beside: texts in a step (default 8)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="beside: of the weights")
     parser.add_argument("--small", action="store_true", help="tiny sizes: shows that it runs, and measures nothing")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file; what is not run again is kept")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder for the plots")

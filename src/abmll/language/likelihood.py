@@ -50,6 +50,7 @@ class CausalLMLikelihood:
         self._parameters: dict[str, dict[str, Tensor]] = {}
         self._dropout = AdapterDropout(model)
         self._substituted: Callable[..., Any] | None = None
+        self._stacked = False
 
     def settle(self, examples: Sequence[Example]) -> None:
         """Replaces answer = "auto" by what the model can do, found on examples as it stands; else does nothing.
@@ -103,7 +104,11 @@ class CausalLMLikelihood:
         """See `StackedLikelihood.stacked`."""
         self._packed.examine()  # in here the model has the adapters of several tasks
         with stacked(self.model, params):
-            yield
+            self._stacked = True
+            try:
+                yield
+            finally:
+                self._stacked = False
 
     @contextmanager
     def terms(
@@ -115,17 +120,21 @@ class CausalLMLikelihood:
         hyper_prior: bool = False,
         prior_only: bool = False,
     ) -> Iterator[Terms]:
-        """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch."""
+        """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch.
+
+        Without sampling it may be several, of texts of like length, which come to the same with less padding.
+        """
         self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         known = [example.known_target for example in examples]
         targets = torch.tensor(known, device=self.model.device)
         by_tokens = self.prompt.loss == "tokens"
+        by_length = not sample and not self._stacked
         if by_tokens:
             answers = [[[*item.choices[target], *item.ending]] for item, target in zip(encoded, known, strict=True)]
-            batches = self._pack(encoded, answers, [item.supervised for item in encoded])
+            batches = self._pack(encoded, answers, [item.supervised for item in encoded], by_length=by_length)
         else:
-            batches = self._pack(encoded, [item.choices for item in encoded])
+            batches = self._pack(encoded, [item.choices for item in encoded], by_length=by_length)
         with self._stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
@@ -194,8 +203,10 @@ class CausalLMLikelihood:
         encoded: Sequence[Encoded],
         answers: Sequence[Sequence[Sequence[int]]],
         supervised: list[int] | None = None,
+        *,
+        by_length: bool = False,
     ) -> list[Batch]:
-        return self._packed.pack([item.prefix for item in encoded], answers, supervised)
+        return self._packed.pack([item.prefix for item in encoded], answers, supervised, by_length=by_length)
 
     @contextmanager
     def _stochastic_pass(self, *, sample: bool = False, **asked: Any) -> Iterator[StochasticPass]:

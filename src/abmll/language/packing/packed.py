@@ -16,8 +16,9 @@ from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, score
 from abmll.language.packing.evidence import Bearing, Evidence
 from abmll.language.packing.forward import Forward
+from abmll.language.packing.lengths import PASS, PASS_ON_CPU, among, only, shares
 from abmll.language.packing.rows import as_rows
-from abmll.language.packing.tree import Continuations, as_trees, grow
+from abmll.language.packing.tree import Continuations, Tree, as_trees, grow
 from abmll.language.trunk import Trunk
 
 
@@ -53,19 +54,41 @@ class PackedModel:
         prefixes: Sequence[Sequence[int]],
         continuations: Sequence[Continuations],
         supervised: Sequence[int] | None = None,
+        *,
+        by_length: bool = False,
     ) -> list[Batch]:
-        """The passes over these prompts and their choices; see `tree.grow`. Leaves the model in evaluation mode."""
+        """The passes over these prompts and their choices; see `tree.grow`. Leaves the model in evaluation mode.
+
+        by_length: they may be several, of texts of like length, where that saves padding. Not for sampling: the noise
+            of one pass is not that of several.
+        """
         evaluation_mode(self._model)
         tree = grow(prefixes, continuations, pad_id=self._pad_id, supervised=supervised)
         bearing = self.bearing(tree.longest)
-        if tree.branches and bearing.tree:
-            batches = [as_trees(tree)]
+        groups = self._shares(tree) if by_length else [list(range(len(prefixes)))]
+        if len(groups) == 1:
+            batches = self._batches(tree, bearing)
         else:
-            batches = as_rows(tree, bearing.rows, positions=bearing.positions)
-            self._tell(tree.branches, bearing)
+            batches = [
+                among(batch, group, len(prefixes))
+                for group in groups
+                for batch in self._batches(only(tree, group), bearing)
+            ]
+        self._tell(tree.branches, bearing)
         if self.trunk is not None:
             batches = [self.trunk.filled(batch) for batch in batches]
         return [batch.to(self._model.device) for batch in batches]
+
+    def _batches(self, tree: Tree, bearing: Bearing) -> list[Batch]:
+        if tree.branches and bearing.tree:
+            return [as_trees(tree)]
+        return as_rows(tree, bearing.rows, positions=bearing.positions)
+
+    def _shares(self, tree: Tree) -> list[list[int]]:
+        if torch.is_grad_enabled() and self._checkpointing():
+            return [list(range(len(tree.real)))]
+        cost = PASS_ON_CPU if self._model.device.type == "cpu" else PASS
+        return shares(tree.real.sum(1).tolist(), cost)
 
     def examine(self) -> None:
         """Finds out what only passes of the model as it stands can tell, before something else stands in its place."""
@@ -121,7 +144,7 @@ class PackedModel:
         return any(getattr(module, "gradient_checkpointing", False) for module in self._model.modules())
 
     def _tell(self, branches: bool, bearing: Bearing) -> None:
-        if branches and not self._told:
+        if branches and not bearing.tree and not self._told:
             self._told = True
             name, packing = type(self._model.get_base_model()).__name__, bearing._replace(tree=False).describe()
             tell(
