@@ -38,6 +38,7 @@ def beside(
     ids, mask, letters = plain.encoded(examples)
     lora = _likelihood(config, dtype, AdapterSpec())
     abmll = _likelihood(config, dtype, AdapterSpec("abmll", -8.0, log_var_bound=4.0))
+    unbounded = _likelihood(config, dtype, AdapterSpec("abmll", -8.0))
     over_weights = _likelihood(config, dtype, AdapterSpec("abmll", -8.0, space="weight"))
     upper_abmll = _likelihood(config, dtype, AdapterSpec("abmll", -8.0, log_var_bound=4.0), upper)
 
@@ -59,7 +60,9 @@ def beside(
         LORA: Case(lambda: plain.step(ids, mask, letters), tuple(plain.adapted.parameters())),
         "LoRA's step": step(lora),
         "inner step": step(abmll),
-        "with noise and KL": step(abmll, **outer),
+        "with noise": step(abmll, sample=True),
+        "with noise and KL": step(unbounded, **outer),
+        "with noise and KL, bounded": step(abmll, **outer),
         "with noise and KL, weight": step(over_weights, **outer),
         f"inner step, upper {upper}": step(upper_abmll),
         f"with noise and KL, upper {upper}": step(upper_abmll, **outer),
