@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from abmll.version import __version__
 
 if TYPE_CHECKING:
+    from abmll import models
     from abmll.adapters import AbmllConfig
     from abmll.core.errors import AbmllError
     from abmll.core.types import META, TASK, Episode, Example, Method
@@ -74,11 +75,14 @@ __all__ = [
     "build_method",
     "load",
     "load_suite",
+    "models",
     "read_task",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":
+        return importlib.import_module("abmll.models")  # which binds the name, so this is called once
     if name not in _HOME:
         near = [known for known in _HOME if known.casefold() == name.casefold()]
         raise AttributeError(

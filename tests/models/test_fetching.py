@@ -271,7 +271,7 @@ def test_the_worker_processes_find_a_model_that_was_fetched_before(tiny, pip, tm
 
 def test_importing_the_package_and_listing_loads_nothing_heavy(cache):
     code = (
-        "import sys\nfrom abmll.cli import app\n"
+        "import sys, abmll\nassert 'smollm2' in abmll.models.registered()\nfrom abmll.cli import app\n"
         "try:\n    app(['models', 'list'])\nexcept SystemExit:\n    pass\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
