@@ -342,7 +342,7 @@ def test_tasks_validate_tells_errors_first_file_by_file_on_one_stream_and_json_t
     assert result.exit_code == 1
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert lines[0] == "a.csv: 40 rows, 2 classes: x (20), y (20)"
+    assert lines[0] == "a.csv: 40 rows, 2 classes: x (20), y (20); the rows in error aside"
     assert lines[2].startswith("a.csv:42 [text]: error: the input is empty. Fill it")
     assert lines[3].startswith("a.csv: note: cells are separated by a semicolon")
     assert lines[4].startswith("task.jsonl: 6 rows, 2 classes: ")
@@ -369,27 +369,26 @@ def test_tasks_validate_tells_of_manifests_and_of_files_that_folders_pass_over()
 
 
 def test_tasks_validate_asks_the_model_whether_choices_begin_alike(monkeypatch):
-    class Tokenizer:
-        @classmethod
-        def from_pretrained(cls, name):
-            if name != "by-letter":
-                raise OSError(f"{name} is not a local folder\nand more")
-            return cls()
-
+    class Letters:
         def encode(self, text, add_special_tokens):
             return [ord(letter) for letter in text.strip()]
 
-    fake = types.ModuleType("transformers")
-    fake.AutoTokenizer = Tokenizer
-    monkeypatch.setitem(sys.modules, "transformers", fake)
+    def load_tokenizer(name):
+        if name != "by-letter":
+            raise AbmllError(f"no tokenizer {name!r}")
+        return Letters()
+
+    monkeypatch.setattr("abmll.models.load_tokenizer", load_tokenizer)
     row = '{"input": "%s", "options": ["no", "not at all"], "target": %d}\n'
-    Path("alike.jsonl").write_text(row % ("one", 0) + row % ("two", 1))
+    Path("alike.jsonl").write_text(row % ("one", 0) + row % ("three", 1))
     result = run("tasks", "validate", "alike.jsonl", "--model", "by-letter")
     assert result.exit_code == 0, "a warning is no error"
     assert "alike.jsonl:1 [options]: warning: the choices 'no' and 'not at all' begin with the same" in result.stdout
-    assert "begin with the same" not in run("tasks", "validate", "alike.jsonl").output
-    told = refused("tasks", "validate", "alike.jsonl", "--model", "absent")
-    assert told == "Error: cannot load the tokenizer of 'absent' (--model): absent is not a local folder\n"
+    assert "\n  3-5 tokens (median 4) a text, 2-10 tokens (median 6) an answer\n" in result.stdout
+    without = run("tasks", "validate", "alike.jsonl").output
+    assert "begin with the same" not in without
+    assert "tokens" not in without
+    assert refused("tasks", "validate", "alike.jsonl", "--model", "absent") == "Error: no tokenizer 'absent'\n"
 
 
 # How a command ends

@@ -641,7 +641,7 @@ def test_the_summary_says_rows_classes_and_lengths(tmp_path):
     assert summary.lines() == [
         "41 rows, 2 classes: positive (21), negative (20)",
         "texts of 4-100 words (median 5), 22-500 characters (median 25); always the commonest answer: 51% right",
-        "5-101 tokens (median 6) a text, 2-2 tokens (median 2) an answer",
+        "5-101 tokens (median 6) a text, 2 tokens an answer",
     ]
     assert summary.as_dict()["classes"] == {"positive": 21, "negative": 20}
     assert summary.as_dict()["words"] == {"least": 4, "median": 5, "most": 100}

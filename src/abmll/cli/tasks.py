@@ -137,7 +137,8 @@ def _tell(file: Path, found: Checked) -> None:
     place = printable(str(file))
     if found.summary is not None:
         first, *rest = found.summary.lines()
-        typer.echo(f"{place}: {printable(first)}")
+        some = any(problem.severity == "error" for problem in found.problems)
+        typer.echo(f"{place}: {printable(first)}" + ("; the rows in error aside" if some else ""))
         for line in rest:
             typer.echo(f"  {printable(line)}")
     for problem in found.told():

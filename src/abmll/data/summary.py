@@ -24,7 +24,9 @@ class Lengths:
     most: int
 
     def of(self, what: str) -> str:
-        """ "3-12 words (median 5)"."""
+        """ "3-12 words (median 5)", or "2 words" where all have two."""
+        if self.least == self.most:
+            return f"{self.most:,} {what}"
         return f"{self.least:,}-{self.most:,} {what} (median {self.median:g})"
 
 
