@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from abmll.cli import adaptation, comparison, configuration, experiments, fetching, foreign, models, reporting, tasks
+from abmll.cli import (
+    adaptation,
+    comparison,
+    configuration,
+    experiments,
+    fetching,
+    foreign,
+    models,
+    reporting,
+    reproducing,
+    tasks,
+)
 from abmll.cli.group import Commands
 
 app = typer.Typer(
@@ -49,9 +60,11 @@ app.command()(experiments.train)
 app.command()(adaptation.adapt)
 app.command()(adaptation.predict)
 app.command("try")(adaptation.try_)
+app.command()(adaptation.acquire)
 app.command()(experiments.evaluate)
 app.command()(comparison.tune)
 app.command()(comparison.compare)
+app.command()(reproducing.reproduce)
 app.command()(reporting.report)
 tasks.app.command("import")(foreign.import_)
 tasks.app.command()(fetching.fetch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -166,3 +166,39 @@ def _tell(sentence: str, warning: bool) -> None:
     """Prints, on the first process; warnings go to standard error."""
     if is_first_process():
         complain(sentence) if warning else typer.echo(sentence)
+
+
+def acquire(
+    adapter: Adapter,
+    pool: Annotated[Path, typer.Argument(metavar="POOL", help="Unlabelled examples, in the format of a task.")],
+    model: ModelFields = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, metavar="N", help="How many rows to choose.")] = 8,
+    by: Annotated[
+        str, typer.Option(metavar="SCORE", help="margin, or mutual-information where the method's samples differ.")
+    ] = "margin",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Where to write  [default: POOL's name + .acquire.jsonl]"),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=0, metavar="N", help="Posterior samples to compare.")] = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """Choose the unlabelled rows to label next.
+
+    Writes the rows whose label the adapted model would learn most from, best first, as JSON lines.
+
+    \b
+    Example:
+      abmll acquire adapters/my_task unlabelled.csv -n 8 -o label_these.jsonl
+    """
+    adapter = adapter_folder(adapter)
+    existing_file(pool, "file of examples")
+    if by not in ("margin", "mutual-information"):
+        raise AbmllError(f"--by {by!r}: give margin or mutual-information.")
+    out = out or pool.with_name(f"{pool.name.split('.')[0]}.acquire.jsonl")
+    free_path(out, overwrite)
+    from abmll.pipeline.acquire import acquire_run
+
+    score: Any = by
+    written = acquire_run(adapter, pool, out, count=count, by=score, num_samples=num_samples, overrides=model or ())
+    typer.echo(f"To label: {written}")

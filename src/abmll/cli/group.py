@@ -57,6 +57,6 @@ def _how_to_go_on(command: str | None) -> str:
     typed = [word for word in sys.argv[1:] if word != "--resume"]
     if command == "train":
         return f"The last checkpoint is safe. Resume with --resume:\n  {shlex.join(['abmll', *typed, '--resume'])}"
-    if command in ("evaluate", "tune", "compare", "demo"):
+    if command in ("evaluate", "tune", "compare", "demo", "reproduce"):
         return f"What is finished is kept. The same command goes on from there:\n  {shlex.join(['abmll', *typed])}"
     return ""

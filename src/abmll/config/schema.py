@@ -209,6 +209,10 @@ class EvaluationConfig(Section):
     )
     seeds: Counts = Field(default=(0, 1, 2), description="Each draws its own support sets.")
     split: Literal["test", "validation", "train"] = Field(default="test", description="Which tasks of the suite.")
+    order: Literal["random", "file"] = Field(
+        default="random",
+        description='Of a task\'s rows: drawn by the seed, or as they stand in their "file", as in published runs.',
+    )
     references: bool = Field(
         default=True,
         description="Also judge uniform, label-frequency and pretrained (zero-shot), which every number should be read "

@@ -21,6 +21,8 @@ from abmll.data.task import Task
 Size = int | tuple[int, int]
 """A number of rows, or an inclusive range (least, most) from which every episode draws its own."""
 Order = Literal["random", "sequential"]
+RowOrder = Literal["random", "file"]
+"""Of a task's rows in an evaluation: drawn by the seed, or as they stand."""
 ORDERS: tuple[Order, ...] = ("random", "sequential")
 
 
@@ -164,6 +166,7 @@ def evaluation_episode(
     *,
     max_support: int = 64,
     balanced: bool = False,
+    order: RowOrder = "random",
 ) -> Episode:
     """The episode on which a method is judged; a pure function of its arguments.
 
@@ -174,6 +177,8 @@ def evaluation_episode(
     num_query: at most this many query rows; None takes every row that is not set aside.
     max_support: the largest support size of the comparison; keep it the same within one.
     balanced: make every support set as label-balanced as the `max_support` rows allow.
+    order: "random" as above; "file" takes the rows as they stand, as published runs do: support sets from the front of
+        the pool, and the first rows behind them, or of the test file, as the query. The seed then decides nothing here.
 
     Raises AbmllError if `support_size` exceeds `max_support`, or the task has no row left to be judged on.
     """
@@ -190,12 +195,15 @@ def evaluation_episode(
             f"task too small to evaluate with max_support={max_support}: {'; '.join(small)}. Lower max_support "
             f"and the support sizes, or add rows."
         )
-    rows = _permuted(task.examples, "evaluation rows", seed, task.name)
-    if task.support_pool:
-        pool, rest = _permuted(task.support_pool, "evaluation pool", seed, task.name)[:max_support], rows
+    if order == "file":
+        rows, reserve = list(task.examples), list(task.support_pool)
     else:
-        pool, rest = rows[:max_support], rows[max_support:]
-    query = rest if num_query is None else rest[-num_query:]
+        rows = _permuted(task.examples, "evaluation rows", seed, task.name)
+        reserve = _permuted(task.support_pool, "evaluation pool", seed, task.name)
+    pool, rest = (reserve[:max_support], rows) if reserve else (rows[:max_support], rows[max_support:])
+    if num_query is not None:
+        rest = rest[:num_query] if order == "file" else rest[-num_query:]
+    query = rest
     chosen = (balanced_order(pool) if balanced else range(len(pool)))[:support_size]
     return Episode(task.name, tuple(pool[position] for position in chosen), tuple(query))
 

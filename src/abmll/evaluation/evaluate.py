@@ -10,7 +10,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.memory import peak_memory_bytes, reset_peak_memory
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, Adaptation, Example, Likelihood, Method
-from abmll.data.episodes import evaluation_episode
+from abmll.data.episodes import RowOrder, evaluation_episode
 from abmll.data.task import Task
 from abmll.evaluation.cost import now, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
@@ -33,6 +33,7 @@ def evaluate(
     known_families: Collection[str] = (),
     done: Collection[CellKey] = (),
     adaptation_seconds: Sequence[float] | None = None,
+    order: RowOrder = "random",
 ) -> Iterator[Cell]:
     """One cell for each task and support size: adapt META's method on the support, predict the query.
 
@@ -46,6 +47,8 @@ def evaluate(
     done: cells to leave out, because a predictions file holds them.
     adaptation_seconds: adapt with as many gradient steps as fit into these seconds (one number for each support size
         or one for all); their number, measured for each cell, is in its `extra["num_steps"]`.
+
+    order: of the rows of a task; see `evaluation_episode`.
 
     Every cell's `extra` has `prediction_seconds`, `peak_memory_bytes` (of adaptation and prediction), `stored_bytes`
     (of the posterior) and, where all rows have the same, the `choices` that the columns stand for.
@@ -61,7 +64,7 @@ def evaluate(
         for task in tasks:
             if CellKey(name, seed, task.name, size) in done:
                 continue
-            episode = evaluation_episode(task, seed, size, num_query, max_support=largest)
+            episode = evaluation_episode(task, seed, size, num_query, max_support=largest, order=order)
             adaptation: Adaptation = method.adaptation if size else zero_shot
             cell_seed = derive_seed("evaluate", seed, task.name, size)
             extra: dict[str, int] = {}

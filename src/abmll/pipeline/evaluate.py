@@ -134,7 +134,8 @@ def require_judgeable(suite: Suite, config: RunConfig) -> None:
     """Raises AbmllError if the split to be judged on is empty, or a task of it too small for the support sizes."""
     evaluation = config.evaluation
     for task in suite.require(evaluation.split):
-        evaluation_episode(task, 0, 0, evaluation.num_query, max_support=max(evaluation.support_sizes))
+        largest = max(evaluation.support_sizes)
+        evaluation_episode(task, 0, 0, evaluation.num_query, max_support=largest, order=evaluation.order)
 
 
 def evaluate_method(
@@ -232,6 +233,7 @@ def append_predictions(
             known_families={task.family for task in suite.train},
             done=set(wanted) - own,
             adaptation_seconds=evaluation.adaptation_seconds,
+            order=evaluation.order,
         )
         for seed in seeds
     )

@@ -1,0 +1,206 @@
+"""What a run will cost, before it is started: passes counted from its settings, seconds and bytes by a model of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from abmll.config import RunConfig
+from abmll.core.types import Example, Method
+from abmll.methods import build_method
+from abmll.methods.inner import InnerLoop
+from abmll.methods.no_model import needs_model
+
+CHARS_PER_TOKEN = 4.0
+TOKENS = 150.0
+"""Of a prompt of which nothing is known: the published 500 characters, the instruction and the chat format."""
+FLOPS = {"cuda": 1.5e14, "mps": 4e12, "cpu": 5e10}
+"""Operations a second that a pass gets out of a device, where none has been measured: a third of an H100's peak in
+bfloat16, a notebook's GPU, one core."""
+
+
+class Passes(NamedTuple):
+    """Examples that go through the model, forward and backward, or forward alone."""
+
+    trained: float
+    predicted: float
+
+    def plus(self, other: Passes) -> Passes:
+        return Passes(self.trained + other.trained, self.predicted + other.predicted)
+
+    def times(self, factor: float) -> Passes:
+        return Passes(self.trained * factor, self.predicted * factor)
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Seconds of one example: forward and backward, and forward alone. measured: on this machine, with this model."""
+
+    trained: float
+    predicted: float
+    measured: bool
+
+    def seconds(self, passes: Passes) -> float:
+        return passes.trained * self.trained + passes.predicted * self.predicted
+
+
+def count_passes(config: RunConfig, name: str, num_tasks: int, num_query: float) -> Passes:
+    """The passes of one method with one seed: its meta-training, and adaptation and prediction of every held-out task.
+
+    num_tasks: that are judged. num_query: examples that are predicted for each, on average.
+    """
+    method = build_method(name, **config.method.options_for(name))
+    if not needs_model(method):
+        return Passes(0, 0)
+    evaluation = config.evaluation
+    samples = max(1, evaluation.num_samples) if _samples(method) else 1
+    total = Passes(0, 0)
+    for size in evaluation.support_sizes:
+        adapted = _inner_examples(method.adaptation, size) if size else 0.0
+        total = total.plus(Passes(adapted, samples * num_query).times(num_tasks))
+    if method.meta_learner is None:
+        return total
+    steps = config.training.num_steps * config.training.episodes_per_step
+    return total.plus(Passes(steps * _outer_examples(method, config), 0))
+
+
+def _outer_examples(method: Method, config: RunConfig) -> float:
+    """Examples of one outer step: those of its inner loop, and those that θ's gradient is taken on."""
+    learner: Any = method.meta_learner
+    support, query = config.episodes.support_size, config.episodes.query_size
+    inner = getattr(learner, "inner", None)
+    if not isinstance(inner, InnerLoop):
+        return support + query
+    if getattr(learner, "outer_data", None) is None:  # Reptile: the inner loop is all there is
+        return _loop_examples(inner, support + query)
+    outer = {"query": query, "union": support + query, "last_batch": inner.batch_size or support}[learner.outer_data]
+    # Where the divergence alone reaches θ, there is no way back through the network: a forward pass costs a third.
+    return _loop_examples(inner, support) + (outer if learner.query_gradient else outer / 3)
+
+
+def _inner_examples(adaptation: Any, support: int) -> float:
+    found = _inner_loop(adaptation)
+    members = getattr(adaptation, "num_members", 1)
+    return members * _loop_examples(found, support) if found is not None else 0.0
+
+
+def _inner_loop(part: Any, depth: int = 3) -> InnerLoop | None:
+    """The inner loop inside an adaptation, however it is wrapped."""
+    if isinstance(part, InnerLoop):
+        return part
+    inside = vars(part).values() if depth and hasattr(part, "__dict__") else ()
+    return next((found for one in inside if (found := _inner_loop(one, depth - 1)) is not None), None)
+
+
+def _loop_examples(inner: InnerLoop, support: int) -> float:
+    return inner.num_steps * min(inner.batch_size or support, support)
+
+
+def _samples(method: Method) -> bool:
+    """Whether a prediction averages draws: point adapters predict once."""
+    adaptation: Any = method.adaptation
+    return bool(getattr(adaptation, "sample", True)) and type(adaptation).__name__ != "NoAdaptation"
+
+
+def assumed_cost(parameters: float, tokens: float, device: str) -> PassCost:
+    """The cost of a pass of which nothing was measured: 2 operations a parameter and token forward, 4 back."""
+    forward = 2 * parameters * tokens / FLOPS.get(device.partition(":")[0], FLOPS["cpu"])
+    return PassCost(3 * forward, forward, measured=False)
+
+
+def measured_cost(learner: Any, examples: Sequence[Example], *, batch: int, repeats: int = 3) -> PassCost:
+    """The cost of a pass by this model on this machine, in seconds of its processes: the median of some."""
+    rows = [examples[index % len(examples)] for index in range(batch)]
+
+    def trained() -> None:
+        with learner.likelihood.terms(rows) as terms:
+            terms.nll.sum().backward()
+
+    def predicted() -> None:
+        with torch.no_grad():
+            learner.likelihood.choice_log_probs(rows)
+
+    def seconds(run: Callable[[], None]) -> float:
+        run()
+        found = []
+        for _ in range(repeats):
+            begun = time.process_time()
+            run()
+            found.append(time.process_time() - begun)
+        return sorted(found)[len(found) // 2] / len(rows)
+
+    for tensor in learner.likelihood.parameters("task").values():
+        tensor.requires_grad_(True)
+    return PassCost(seconds(trained), seconds(predicted), measured=True)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """parameters: of the model. adapter: of a LoRA on the adapted layers. width: of the hidden states of all layers."""
+
+    parameters: float
+    adapter: float
+    width: float
+
+    @classmethod
+    def like_llama(cls, parameters: float, r: int) -> ModelSize:
+        """A model of which only the number of parameters is known, in the proportions of Llama-3-8B."""
+        scale = (parameters / 8.03e9) ** (2 / 3)
+        return cls(parameters, 19.7e6 * scale * r / 8, 32 * 4096 * scale)
+
+
+def model_size(config: RunConfig) -> ModelSize | None:
+    """The size of the run's model, from its configuration alone; None where that is not at hand."""
+    from abmll import default, models
+
+    name = config.model.name
+    try:
+        if name == "default":
+            model: Any = default.model()[0]
+        else:
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            found = models.find(name)
+            source = str(models.get(name)) if found is not None else name
+            with torch.device("meta"):
+                made = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+                model = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError):
+        return None
+    wanted = config.adapter.target_modules
+    linear = [
+        module
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and (isinstance(wanted, str) or path.rpartition(".")[2] in wanted)
+    ]
+    adapter = sum(config.adapter.r * (layer.in_features + layer.out_features) for layer in linear)
+    width = model.config.hidden_size * model.config.num_hidden_layers
+    return ModelSize(float(sum(p.numel() for p in model.parameters())), float(adapter), float(width))
+
+
+def device_for(parameters: float) -> str:
+    """What such a model would be trained on: a GPU if there is one here, or if the model is too large for else."""
+    return "cuda" if torch.cuda.is_available() or parameters > 1e9 else "cpu"
+
+
+def bytes_needed(size: ModelSize, bytes_each: int, tokens: float, *, batch: int) -> float:
+    """Bytes that training ABMLL takes at least: weights, adapters with gradients and moments, activations of a batch.
+
+    bytes_each: of a weight and of an activation. Both roles have two factor pairs a layer, in float32, each with a
+    gradient and AdamW's two moments.
+    """
+    adapters = 2 * 2 * size.adapter * 4 * (1 + 1 + 2)
+    return size.parameters * bytes_each + adapters + 16.0 * batch * tokens * size.width * bytes_each
+
+
+def mean_tokens(examples: Sequence[Example], overhead: float = 40.0) -> float:
+    """Tokens of a prompt on average, by its characters. overhead: of the choices, the instruction and the format."""
+    if not examples:
+        return TOKENS
+    some = examples[:200]
+    chars = sum(len(row.prompt) + len(row.question) + sum(map(len, row.choices)) for row in some) / len(some)
+    return chars / CHARS_PER_TOKEN + overhead
