@@ -17,7 +17,7 @@ from abmll.config.schema import AdapterConfig, EpisodesConfig, EvaluationConfig,
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Likelihood, Method, Metrics, Posterior, Role
-from abmll.data.episodes import EpisodeSampler, Order
+from abmll.data.episodes import EpisodeSampler, Order, RowOrder
 from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import CellKey
@@ -314,6 +314,7 @@ class Learner:
         known_families: Collection[str] = (),
         done: Collection[CellKey] = (),
         adaptation_seconds: Sequence[float] | None = None,
+        order: RowOrder = "random",
     ) -> Evaluation:
         """Adapts to tasks that meta-training has not seen, and predicts the rest of their rows.
 
@@ -328,6 +329,7 @@ class Learner:
             done: cells to leave out.
             adaptation_seconds: adapt with as many steps as fit into these seconds, one number for each support size or
                 one for all.
+            order: of a task's rows: drawn by the seed, or as they stand in their "file".
 
         Returns:
             The cells, made as they are asked for, with `.table()` and `.summary()`.
@@ -340,6 +342,7 @@ class Learner:
             "num_samples": num_samples,
             "num_query": num_query,
             "seed": seed,
+            "order": order,
         }
         require(rules_of(EvaluationConfig) | {"seed": Amount}, values)
         found = held_out_tasks(tasks)
@@ -358,6 +361,7 @@ class Learner:
                 known_families=known_families,
                 done=done,
                 adaptation_seconds=adaptation_seconds,
+                order=order,
             )
         )
 
