@@ -14,8 +14,10 @@ from abmll.card import read_card
 from abmll.core.calibration import mixture, mutual_information
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.learner.folder import task_of
+from abmll.learner.given import rows_to_predict
 from abmll.pipeline.build import load_learner
-from abmll.pipeline.predict import model_of, rows_to_predict, task_of
+from abmll.pipeline.predict import model_of
 
 Score = Literal["margin", "mutual-information"]
 
