@@ -19,7 +19,7 @@ VARIANTS: dict[str, dict] = {
     "support term 1": {"support_weight": 1.0},
     "fixed variances": {"variance_rate": 1e-6},
     "no scale": {"scale": False},
-    "scale's prior N(0.7, 0.4²)": {"scale_mean": 0.7, "scale_std": 0.4},
+    "scale's prior N(1, 0.3²)": {"scale_mean": 1.0, "scale_std": 0.3},
     "trust 0.05": {"trust": 0.05},
     "trust 0.5": {"trust": 0.5},
     "first variance e^-4": {"log_var_offset": -4.0},

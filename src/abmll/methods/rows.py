@@ -68,8 +68,8 @@ def abmll(
     support_weight: float = 0.3,
     gradient: Gradient = "exact",
     scale: bool = True,
-    scale_mean: float = 1.0,
-    scale_std: float = 0.3,
+    scale_mean: float = 0.7,
+    scale_std: float = 0.4,
     scale_folds: int = 2,
 ) -> Method:
     """ABMLL: a Gaussian prior over LoRA parameters, learned over tasks; adapting is a few steps sized by its variances.

@@ -79,7 +79,7 @@ _ABMLL: Space = {
     "trust": LogUniform(0.03, 0.5),
     "outer_learning_rate": _OUTER,
     "support_weight": Choice((0.1, 0.3, 1.0)),
-    "scale_mean": LogUniform(0.6, 1.4),
+    "scale_mean": LogUniform(0.4, 1.4),
 }
 _ABMLL_OUTPUT: Space = {
     **_LORA,
