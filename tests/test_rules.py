@@ -72,7 +72,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("section", "field", "value", "python"), MISTAKES, ids=lambda part: str(part)[:24])
+@pytest.mark.parametrize(
+    ("section", "field", "value", "python"), MISTAKES, ids=lambda part: getattr(part, "__name__", str(part)[:24])
+)
 def test_the_same_mistake_gives_the_same_message(section, field, value, python):
     data: dict = {"method": {"name": "lora"}}
     table = data
