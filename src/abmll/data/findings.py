@@ -12,6 +12,10 @@ MOST_FINDINGS = 10_000
 """More problems than this are not gathered: the file is refused anyway."""
 
 
+MOST_HINTS = 20
+"""Different names for which a near one is looked for: comparing with hundreds takes time."""
+
+
 class Findings:
     """The problems found so far in one file."""
 
@@ -38,9 +42,9 @@ class Findings:
         """The nearest name, looked for once however often the same one is missed."""
         known = tuple(known)
         key = (name, *known[:50])
-        if key not in self._near:
+        if key not in self._near and len(self._near) < MOST_HINTS:
             self._near[key] = nearest(name, known)
-        return self._near[key]
+        return self._near.get(key)
 
     def missing(self, line: int, what: str, names: Sequence[str], found: Sequence[str], spec_key: str = "") -> None:
         """A field that no row has. names: under which it was looked for. spec_key: the spec's key that names it."""
