@@ -205,6 +205,6 @@ def test_a_suite_of_the_hub_loads(hub, tmp_path, monkeypatch):
     (tmp_path / "s.toml").write_text('name = "s"\nformat = "hub"\ntrain = ["winogrande-s"]\ntest = ["arc-challenge"]\n')
     suite = load_suite(tmp_path / "s.toml")
     assert [(task.name, task.family) for task in suite.tasks] == [
-        ("boolq", "yes or no"),
-        ("openbookqa", "science questions"),
+        ("winogrande-s", "coreference"),
+        ("arc-challenge", "science questions"),
     ]
