@@ -72,7 +72,7 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
     Raises: AbmllError for tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
     """
     suite = load_tasks(config)
-    suite.require("validation")  # refuses, before anything is written, what every method would be refused for
+    tuning_tasks(config)  # refuses, before anything is written, what every method would be refused for
     fetch_model(config.model)
     config = settled(config, suite, out)
     require_same_run(out, config, free=("method.name", "output", "tune.trials"))
