@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -272,10 +273,22 @@ def test_report_refuses_evaluations_that_contradict_each_other(rendered):
     assert rendered == []
 
 
-def test_report_names_a_damaged_provenance_file(rendered):
+@pytest.mark.parametrize("damage", ["{", "[1]", "3", "[" * 10_000, '{"a": NaN}'])
+def test_report_is_made_without_a_damaged_provenance_file(rendered, damage):
+    path = predictions(f"a{len(damage)}", cell("abmll"))
+    Path(path).with_name("provenance.json").write_text(damage)
+    result = run("report", path)
+    assert result.exit_code == 0, result.output
+    assert "Warning: the report is made without" in result.stderr
+    assert "provenance.json" in result.stderr
+    assert rendered[0][-1] == {}
+
+
+def test_report_takes_no_text_of_a_provenance_file_for_its_own(rendered):
     path = predictions("a", cell("abmll"))
-    Path("a/provenance.json").write_text("{")
-    assert "a/provenance.json cannot be read" in refused("report", path)
+    Path("a/provenance.json").write_text('{"title": 3, "held_out_families": 5, "commit": {"a": [1]}}')
+    assert run("report", path).exit_code == 0
+    assert rendered[0][-1] == {"commit": {"a": [1]}}
 
 
 # Configuration
@@ -446,6 +459,27 @@ def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
     result = run("demo")
     assert result.exit_code == 130
     assert "The same command goes on from there:\n  abmll demo\n" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_scheduler_that_ends_a_command_is_told_how_to_resume(name):
+    code = (
+        "import os, signal, sys, types\n"
+        "fake = types.ModuleType('abmll.pipeline')\n"
+        "def demo_run(*_, **__):\n"
+        "    try: os.kill(os.getpid(), signal.{name})\n"
+        "    finally: os.kill(os.getpid(), signal.{name}); print('tidied up', flush=True)\n"
+        "fake.demo_run = demo_run\nsys.modules['abmll.pipeline'] = fake\n"
+        "import abmll; abmll.pipeline = fake\n"
+        "from abmll.cli import app; sys.argv = ['abmll', 'demo']; app()"
+    )
+    done = subprocess.run([sys.executable, "-c", code.format(name=name)], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.Signals[name], done.stderr
+    assert done.stdout == "tidied up\n", "a second signal does not cut off the tidying up"
+    assert (
+        done.stderr
+        == f"\nEnded by {name}. What is finished is kept. The same command goes on from there:\n  abmll demo\n"
+    )
 
 
 # Tune and compare

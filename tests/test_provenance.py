@@ -52,6 +52,67 @@ def test_no_commit_outside_a_repository(tmp_path, monkeypatch):
     assert provenance()["commit"] is None
 
 
+HOSTILE = """
+[core]
+    fsmonitor = touch {trap}; false
+    hooksPath = {folder}
+    pager = touch {trap}
+    sshCommand = touch {trap}
+[filter "evil"]
+    clean = touch {trap}; cat
+    smudge = touch {trap}; cat
+    process = touch {trap}
+[diff]
+    external = touch {trap}
+[alias]
+    status = !touch {trap}
+[include]
+    path = {folder}/more
+"""
+
+
+def test_nothing_that_a_repository_names_is_run(repository, tmp_path_factory):
+    """Neither while files are as committed nor while one differs, which makes git ask its filters."""
+    head = provenance()["commit"]
+    trap = tmp_path_factory.mktemp("trap") / "ran"
+    (repository / "more").write_text(f"[core]\n    fsmonitor = touch {trap}; false\n")
+    (repository / ".gitattributes").write_text("* filter=evil diff=evil\n")
+    config = repository / ".git" / "config"
+    config.write_text(config.read_text() + HOSTILE.format(trap=trap, folder=repository))
+    for hook in ("post-index-change", "fsmonitor-watchman"):
+        (repository / ".git" / "hooks" / hook).write_text(f"#!/bin/sh\ntouch {trap}\n")
+        (repository / ".git" / "hooks" / hook).chmod(0o755)
+    assert provenance()["commit"] == head
+    (repository / "file").write_text("two")
+    assert provenance()["commit"] == f"{head}+changes"
+    assert not trap.exists()
+    subprocess.run(["git", "status"], check=False, capture_output=True)
+    assert trap.exists(), "the trap is one: git by itself runs it"
+
+
+def test_the_commit_is_found_in_packed_references_and_other_working_trees(repository, monkeypatch):
+    head = provenance()["commit"]
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run([*git, "pack-refs", "--all"], check=True)
+    assert provenance()["commit"] == head
+    subprocess.run([*git, "worktree", "add", "-q", "-b", "other", "elsewhere"], check=True)
+    monkeypatch.chdir(repository / "elsewhere")
+    assert provenance()["commit"] == head
+    (repository / "elsewhere" / "file").write_text("two")
+    assert provenance()["commit"] == f"{head}+changes"
+    subprocess.run([*git, "commit", "-qam", "second"], check=True)
+    second = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert provenance()["commit"] == second != head
+    subprocess.run([*git, "checkout", "-q", "--detach"], check=True)
+    assert provenance()["commit"] == second
+
+
+@pytest.mark.parametrize("head", ["", "ref: ../../etc/passwd", "ref: refs/heads/../../config", "nonsense", "\xff"])
+def test_a_damaged_head_is_no_commit(repository, head):
+    (repository / ".git" / "HEAD").write_text(head, encoding="latin-1")
+    assert provenance()["commit"] is None
+
+
 def test_a_missing_package_is_none_and_not_an_error(monkeypatch):
     from importlib import metadata
 

@@ -16,7 +16,6 @@ from abmll.config.first_defaults import FIRST_DEFAULTS
 from abmll.config.schema import AdapterConfig, PromptConfig
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
-from abmll.core.files import write_whole
 from abmll.core.types import Role
 from abmll.language import PromptFormat
 from abmll.methods import is_built_in, method_factory
@@ -82,9 +81,9 @@ class Card(_Part):
         return PromptFormat(**self.prompt.model_dump())
 
 
-def write_card(directory: Path, card: Card) -> Path:
-    """Writes the card into an adapter folder, whole or not at all."""
-    return write_whole(directory / CARD, json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
+def card_file(card: Card) -> bytes:
+    """The card as the file `CARD`."""
+    return (json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_card(directory: Path) -> Card:

@@ -186,7 +186,7 @@ class TestErrors:
         ("damage", "message"),
         [
             (lambda line: line[:50], "line 1: not valid JSON"),
-            (lambda line: line.replace('"version": 1', '"version": 7'), "line 1: not a prediction of format version 1"),
+            (lambda line: line.replace('"version": 1', '"version": 0'), "line 1: not a prediction of format version 1"),
             (lambda line: "[1, 2]", "line 1: not a prediction of format version 1"),
             (lambda line: line.replace('"targets"', '"target"'), "line 1: a field is missing, unknown or malformed"),
             (lambda line: line.replace('"log_probs"', '"probs"'), "line 1: a field is missing, unknown or malformed"),
@@ -200,6 +200,20 @@ class TestErrors:
         path.write_text(damage(line) + "\n" + line + "\n")
         with pytest.raises(AbmllError, match=message):
             read_cells(path)
+
+    @pytest.mark.parametrize("end", ["\n", ""])
+    def test_a_line_of_a_newer_version_is_no_damage(self, tmp_path, end):
+        """Neither to be deleted, nor cut off for want of a line break."""
+        path = tmp_path / "p.jsonl"
+        append_cell(path, make_cell(0))
+        newer = path.read_text() + path.read_text().rstrip("\n").replace('"version": 1', '"version": 2') + end
+        path.write_text(newer)
+        for use in (read_cells, index, *([lambda path: append_cell(path, make_cell(1))] if not end else [])):
+            with pytest.raises(AbmllError) as refused:
+                use(path)
+            assert "written by a newer abmll (format version 2, this one reads 1). Update abmll" in str(refused.value)
+            assert "Delete" not in str(refused.value)
+        assert path.read_text() == newer
 
     @pytest.mark.parametrize(
         ("changes", "message"),

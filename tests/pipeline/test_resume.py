@@ -1,4 +1,4 @@
-"""A training run killed with `kill -9` and resumed ends in the same bytes as one that was left alone."""
+"""A training run that is killed or terminated, and resumed, ends in the same bytes as one that was left alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pytest
 import torch
 from stages import read_lines, run_config
 
+from abmll.cli import app
 from abmll.config import dump_toml, load_config
+from abmll.core.folders import LOCK
 from abmll.pipeline import train_run
 
 STEPS = 20
@@ -54,8 +56,9 @@ def undisturbed(base, suite, tmp_path_factory):
     return train
 
 
-def test_a_killed_command_resumes_to_the_same_adapter(base, suite, undisturbed, tmp_path):
-    """A real process, as a shell starts it, killed after its third step; resumed here."""
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_command_resumes_to_the_same_adapter(end, base, suite, undisturbed, tmp_path):
+    """A real process, as a shell starts it, ended after its third step; resumed here."""
     config = config_for("abmll", base, suite, tmp_path / "run")
     (tmp_path / "run.toml").write_text(dump_toml(config))
     command = [sys.executable, "-m", "abmll.cli", "train", str(tmp_path / "run.toml"), "-q"]
@@ -64,9 +67,15 @@ def test_a_killed_command_resumes_to_the_same_adapter(base, suite, undisturbed, 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as process:
         while steps_of(config.output) < 3 and process.poll() is None:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(end)
         _, complaint = process.communicate()
-    assert process.returncode == -signal.SIGKILL, complaint
+    if end == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL, complaint
+    else:
+        assert process.returncode == 143, complaint
+        assert "Ended by SIGTERM. The last checkpoint is safe. Resume with --resume:" in complaint
+        assert f"abmll train {tmp_path / 'run.toml'} -q --resume" in complaint
+        assert not (config.output / LOCK).exists()
     assert not (config.output / "adapter").exists()
     train_run(load_config(tmp_path / "run.toml"), resume=True, progress=False)
     whole = undisturbed("abmll")
@@ -77,31 +86,35 @@ def test_a_killed_command_resumes_to_the_same_adapter(base, suite, undisturbed, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("end", "count"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10)])
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_twenty_kills_at_random_moments(method, base, suite, undisturbed, tmp_path):
-    """Each in a process of its own that has everything imported, so that the kills fall into the work."""
+def test_a_hundred_kills_and_twenty_terminations_at_random_moments(
+    end, count, method, base, suite, undisturbed, tmp_path
+):
+    """Each in a process of its own that has everything imported, so that they fall into the work."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["abmll.pipeline", "torch._dynamo"])
     whole = result_of(undisturbed(method))
     rng, killed, finished = random.Random(3), 0, 0
     folder = tmp_path / "run-0"
-    while killed < 20 or not finished:
+    while killed < count or not finished:
         config = config_for(method, base, suite, folder)
         process = context.Process(target=resume, args=(dump_toml(config), tmp_path / f"{killed}-{finished}.toml"))
         process.start()
-        process.join(rng.uniform(0.1, 4.0) if killed < 20 else None)
-        process.kill()
+        process.join(rng.uniform(0.1, 4.0) if killed < count else None)
+        if process.is_alive():
+            os.kill(process.pid, end)
         process.join()
         if process.exitcode == 0:
             assert result_of(folder) == whole
             finished += 1
             folder = tmp_path / f"run-{finished}"
         else:
-            assert process.exitcode == -signal.SIGKILL
+            assert process.exitcode == (-signal.SIGKILL if end == signal.SIGKILL else 143)
             killed += 1
 
 
 def resume(text: str, path: Path) -> None:
     torch.set_num_threads(1)  # as in this process: see above
     path.write_text(text)
-    train_run(load_config(path), resume=True, progress=False)
+    app(["train", str(path), "--resume", "-q"])

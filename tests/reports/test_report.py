@@ -183,6 +183,18 @@ def test_missing_cells_are_told(tmp_path):
     assert "Cells" in text
 
 
+@pytest.mark.parametrize("line", ["not json", "[" * 10_000, '{"step": 1, "loss": ' + "9" * 4000 + "}", '{"step": NaN}'])
+def test_a_damaged_log_does_not_stop_it(tmp_path, capsys, line):
+    cells = fake_cells(methods=("abmll",), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
+    log, whole = tmp_path / "training.jsonl", tmp_path / "whole.jsonl"
+    log.write_text(f'{line}\n{{"step": 2, "loss": 1.0}}\n')
+    write_training_log(whole, 0, 1.0)
+    logs = {f"abmll/{len(line)}": log, "abmll/1": whole}
+    source = render_report(write_cells(tmp_path / "p.jsonl", cells), tmp_path / "r.html", logs).read_text()
+    assert "Learning" in Page(source).text
+    assert f"made without the training log of abmll/{len(line)}: " in capsys.readouterr().err
+
+
 def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
     cells = fake_cells(methods=("abmll",), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
     predictions = write_cells(tmp_path / "in" / "p.jsonl", cells)
@@ -241,7 +253,7 @@ class TestLearningCurves:
             learning.read_curves("abmll", path)
 
     def test_absent_file_is_named(self, tmp_path):
-        with pytest.raises(AbmllError, match="cannot read the training log of abmll"):
+        with pytest.raises(AbmllError, match=r"there is no file .*absent\.jsonl"):
             learning.read_curves("abmll", tmp_path / "absent.jsonl")
 
 

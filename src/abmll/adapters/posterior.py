@@ -11,27 +11,26 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.files import write_whole
 
 POSTERIOR = "posterior.safetensors"
 _REMEDY = "Adapt to the task again."
 
 
-def save_posterior(directory: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Writes a posterior's tensors into `directory`; returns the SHA-256 of the file, for `load_posterior`.
+def packed_posterior(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, str]:
+    """The file of a posterior's tensors, and its SHA-256 for `load_posterior`.
 
     metadata: strings for whoever opens the file without its folder.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     content = save(tensors, metadata=dict(metadata))
-    write_whole(directory / POSTERIOR, content)
-    return hashlib.sha256(content).hexdigest()
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def load_posterior(directory: Path, digest: str) -> dict[str, Tensor]:
-    """The tensors that `save_posterior` wrote.
+    """The tensors of such a file in `directory`.
 
-    digest: what it returned. Without it, another task's file of the same method would answer without a sign.
+    digest: what `packed_posterior` returned with it. Without it, another task's file of the same method would answer
+        without a sign.
 
     Raises: AbmllError if the file is missing, damaged or another one.
     """

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from abmll.core.notices import tell
 from abmll.core.params import assign
 from abmll.core.types import META, TASK, Role
 
+NOTHING: Mapping[str, bytes | None] = {}
 _SHAPING = (
     *("peft_type", "r", "lora_alpha", "log_var_offset", "log_var_bound", "space", "use_rslora", "use_dora"),
     *("bias", "rank_pattern", "alpha_pattern"),
@@ -105,14 +106,34 @@ def copy_adapter(model: PeftModel, source: Role, target: Role) -> None:
     assign(adapter_parameters(model, target), adapter_parameters(model, source))
 
 
-def save_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
+def save_adapter(
+    model: PeftModel, role: Role, directory: str | Path, *, beside: Mapping[str, bytes | None] = NOTHING
+) -> None:
     """Writes one adapter as a PEFT folder: its two files directly in `directory`, and `lora/` for an ABMLL adapter.
 
     Written whole or not at all: everything goes to a temporary sibling, is flushed to disk, and takes the place of
     `directory` by renaming. Other files in `directory` stay (they are linked into the new folder).
+
+    beside: further files of the folder, by name; None removes one that an earlier adapter left there.
+
+    Raises: AbmllError for parameters that are not finite, and if the folder cannot be written; what was there before
+        is still there then.
     """
     directory = Path(os.path.abspath(directory))
-    adapter_parameters(model, role)  # raises for an unknown role before anything is written
+    parameters = adapter_parameters(model, role)  # raises for an unknown role before anything is written
+    for name, parameter in parameters.items():
+        if not torch.isfinite(parameter).all():
+            raise AbmllError(f"{name!r} of the adapter holds nan or infinity: {directory} is not written.")
+    try:
+        _save(model, role, directory, beside)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AbmllError(
+            f"cannot write {directory}: {reason}. Free some space, make it writable, or choose another folder."
+        ) from error
+
+
+def _save(model: PeftModel, role: Role, directory: Path, beside: Mapping[str, bytes | None]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -120,8 +141,11 @@ def save_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
         new = temporary / role
         config = new / CONFIG_NAME  # PEFT writes sets in an order that changes from process to process
         config.write_text(sorted_json(json.loads(config.read_text(encoding="utf-8"))), encoding="utf-8")
+        for name, content in beside.items():
+            if content is not None:
+                (new / name).write_bytes(content)
         if directory.is_dir():
-            _link_others(directory, new)
+            _link_others(directory, new, leave={name for name, content in beside.items() if content is None})
         _flush(new)
         if directory.exists():
             directory.rename(temporary / "replaced")
@@ -204,11 +228,11 @@ def _check_fit(directory: Path, tensors: dict[str, Tensor], parameters: dict[str
             raise AbmllError(f"{path}: {name!r} holds nan or infinity. Use an earlier checkpoint.")
 
 
-def _link_others(old: Path, new: Path) -> None:
+def _link_others(old: Path, new: Path, leave: Collection[str]) -> None:
     """Brings other files along. Links, not copies: a log that is open for appending stays the same file."""
     for path in old.iterdir():
         # the export is the old adapter's: left beside one that exports nothing, servers would go on serving it
-        if path.name != LORA_FOLDER and not (new / path.name).exists():
+        if path.name != LORA_FOLDER and path.name not in leave and not (new / path.name).exists():
             if path.is_dir():
                 shutil.copytree(path, new / path.name, copy_function=_link, symlinks=True)
             else:

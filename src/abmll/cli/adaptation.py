@@ -105,7 +105,7 @@ def predict(
     """
     adapter = adapter_folder(adapter)
     existing_file(file, "file of examples")
-    out = out or file.with_name(f"{file.name.split('.')[0]}.predictions.jsonl")
+    out = out or file.with_name(f"{_stem(file.name)}.predictions.jsonl")
     free_path(out, overwrite)
     from abmll import pipeline
 
@@ -195,10 +195,18 @@ def acquire(
     existing_file(pool, "file of examples")
     if by not in ("margin", "mutual-information"):
         raise AbmllError(f"--by {by!r}: give margin or mutual-information.")
-    out = out or pool.with_name(f"{pool.name.split('.')[0]}.acquire.jsonl")
+    out = out or pool.with_name(f"{_stem(pool.name)}.acquire.jsonl")
     free_path(out, overwrite)
     from abmll.pipeline.acquire import acquire_run
 
     score: Any = by
     written = acquire_run(adapter, pool, out, count=count, by=score, num_samples=num_samples, overrides=model or ())
     typer.echo(f"To label: {written}")
+
+
+def _stem(name: str) -> str:
+    """A file's name without what says its format; whatever else stands between full stops tells files apart."""
+    for ending in (".gz", ".jsonl", ".json", ".csv", ".tsv", ".toml", ".txt"):
+        if len(name) > len(ending) and name.lower().endswith(ending):
+            name = name[: -len(ending)]
+    return name

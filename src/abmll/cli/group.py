@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sys
+import threading
 import warnings
+from types import FrameType
 from typing import Any
 
 import typer
@@ -15,6 +18,16 @@ from typer.core import TyperGroup
 from abmll.core.errors import AbmllError
 
 MISTAKE, INTERRUPTED = 2, 130
+ENDING = ("SIGTERM", "SIGHUP")
+"""Signals of schedulers and closing terminals, which end a command as Ctrl-C does."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that asks the process to end. Whatever tidies up after Ctrl-C does so after it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class Commands(TyperGroup):
@@ -23,14 +36,41 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         _quieten_libraries()
         _print_everything()
+        before = _end_by_signals()
         try:
             return super().invoke(ctx)
         except AbmllError as error:
             complain(f"Error: {error}")
             raise typer.Exit(MISTAKE) from None
+        except Ended as ended:
+            complain(f"\nEnded by {ended}. {_how_to_go_on(ctx.invoked_subcommand)}".rstrip())
+            raise typer.Exit(128 + ended.number) from None
         except KeyboardInterrupt:
             complain(f"\nInterrupted. {_how_to_go_on(ctx.invoked_subcommand)}".rstrip())
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _end_by_signals() -> dict[int, Any]:
+    """From now on the signals in `ENDING` raise `Ended`, the first time; where one was ignored (nohup), it stays so.
+
+    Returns: what they did before.
+    """
+    before: dict[int, Any] = {}
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: a second must not cut off the tidying up
+        raise Ended(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        return before
+    for name in ENDING:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, end)
+    return before
 
 
 def complain(message: str) -> None:

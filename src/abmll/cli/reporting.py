@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from abmll.cli.arguments import Overwrite, existing_file, free_path
-from abmll.core.documents import read_json
+from abmll.core.documents import read_json, read_toml
 from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
 
+OURS = ("title", "held_out_families", "setting", "options")
+"""What a report reads of its run by these names; no record beside the predictions says it."""
 DEPTH = 3
 """How many folders below the predictions training logs are looked for."""
 
@@ -100,14 +103,26 @@ def _about(folder: Path) -> dict[str, Any]:
     """What the run file beside the predictions says; nothing without one that this version understands."""
     from abmll.config import about_run, load_config
 
+    path = folder / "run.toml"
     try:
-        return about_run(load_config(folder / "run.toml"))
+        method = read_toml(path).get("method", {})
+        if ":" in str(method.get("name", "") if isinstance(method, dict) else method):
+            return {}  # a method from outside: a report is no reason to run its module
+        return about_run(load_config(path))
     except AbmllError:
         return {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """A record beside the predictions; a damaged one is told and left out, since the report can do without."""
+    if not path.exists():
+        return {}
     try:
-        return dict(read_json(path)) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise AbmllError(f"{path} cannot be read: {error}. Remove it to make the report without it.") from None
+        found = read_json(path)
+    except AbmllError as error:
+        tell(f"Warning: the report is made without {path}, which cannot be read: {error}")
+        return {}
+    if not isinstance(found, dict):
+        tell(f"Warning: the report is made without {path}, which holds no JSON object.")
+        return {}
+    return {key: value for key, value in found.items() if key not in OURS}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from abmll.config.commit import commit_of
 
 PACKAGES = ("abmll", "torch", "transformers", "peft", "numpy")
 
@@ -20,13 +21,14 @@ def provenance(seeds: Sequence[int] = ()) -> dict[str, Any]:
 
     Paths appear only as the user typed them. The accelerator is told if torch is loaded and has one. `commit` is
     that of the working directory, with "+changes" if tracked files differ from it; None outside a repository.
+    Nothing that the repository names is run.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seeds": list(seeds),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "commit": _commit(),
+        "commit": commit_of(Path.cwd()),
         "platform": platform.platform(terse=True),
         "machine": platform.machine(),
         "cpus": _cpus(),
@@ -39,21 +41,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    commit = _git("rev-parse", "HEAD")
-    if commit and _git("status", "--porcelain", "--untracked-files=no"):
-        return f"{commit}+changes"
-    return commit or None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _cpus() -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 
 from abmll.core.errors import AbmllError
+from abmll.core.finite import require_finite_posterior, require_finite_predictions
 from abmll.core.memory import peak_memory_bytes, reset_peak_memory
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, Adaptation, Example, Likelihood, Method
@@ -78,13 +79,16 @@ def evaluate(
                 adapted = now(device)
                 log_probs = posterior.predict(episode.query, num_samples)
                 predicted = now(device)
+            ids = [row.id or str(index) for index, row in enumerate(episode.query)]
+            require_finite_posterior(posterior, f"task {task.name!r} by {name} from {size} examples")
+            require_finite_predictions(log_probs, ids, f"task {task.name!r} by {name} from {size} examples")
             yield Cell(
                 method=name,
                 seed=seed,
                 task=task.name,
                 family=task.family,
                 support_size=size,
-                ids=[row.id or str(index) for index, row in enumerate(episode.query)],
+                ids=ids,
                 targets=torch.tensor([row.known_target for row in episode.query]),
                 log_probs=log_probs,
                 seconds=adapted - begun,

@@ -44,6 +44,10 @@ VERSION = 1
 T = TypeVar("T")
 
 
+class NewerFormat(AbmllError):
+    """A line that a newer version wrote: neither damaged nor cut off."""
+
+
 class CellKey(NamedTuple):
     """What identifies a cell within a predictions file."""
 
@@ -188,6 +192,8 @@ def _numbered(path: Path, decode: Callable[[bytes], T]) -> Iterator[tuple[int, T
                 continue
             try:
                 decoded = decode(line)
+            except NewerFormat as error:
+                raise AbmllError(f"{path}, line {number}: {error}") from None
             except AbmllError as error:
                 if line.endswith(b"\n"):
                     raise AbmllError(f"{path}, line {number}: {error} Delete that line and evaluate again.") from error
@@ -221,6 +227,8 @@ def _mend_end(path: Path, file: FileIO) -> None:
     last = file.read().rpartition(b"\n")[2]
     try:
         decode_cell(last)
+    except NewerFormat as error:
+        raise AbmllError(f"{path}: the last line was {error}") from None
     except AbmllError:
         warnings.warn(f"{path}: the last line was cut off; it is removed.", stacklevel=4)
         file.truncate(size - len(last))
@@ -266,7 +274,13 @@ def _record(line: bytes) -> dict[str, Any]:
         record = parse_json(line)
     except Unreadable as error:
         raise AbmllError(f"not valid JSON ({error.found}).") from error
-    if not isinstance(record, dict) or record.pop("version", None) != VERSION:
+    found = record.pop("version", None) if isinstance(record, dict) else None
+    if isinstance(found, int) and found > VERSION:
+        raise NewerFormat(
+            f"written by a newer abmll (format version {found}, this one reads {VERSION}). Update abmll; nothing is "
+            "damaged."
+        )
+    if found != VERSION or isinstance(found, bool):
         raise AbmllError(f'not a prediction of format version {VERSION} (no "version": {VERSION}).')
     return record
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.notices import tell
 from abmll.data.episodes import evaluation_episode
 from abmll.data.task import Task
 from abmll.evaluation.predictions import Cell
@@ -72,7 +73,7 @@ def write_queries(path: Path, queries: Queries) -> Path:
 
 
 def read_queries(path: Path) -> Queries:
-    """The texts in a file; none if there is no file. Raises AbmllError, naming the line, for one that is damaged."""
+    """The texts in a file; none if there is no file. A damaged one is told, and left out as a whole."""
     if not path.is_file():
         return {}
     found = {}
@@ -82,7 +83,8 @@ def read_queries(path: Path) -> Queries:
             key = str(record["task"]), record.get("seed"), str(record["id"])
             found[key] = Query(str(record["question"]), str(record["text"]), tuple(map(str, record["choices"])))
         except (AbmllError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AbmllError(f"{path}, line {number}: {error!r}. Delete the file; a report does without it.") from error
+            tell(f"Warning: no examples are shown, because {path} is damaged in line {number}: {error!r}")
+            return {}
     return found
 
 

@@ -17,10 +17,15 @@ def context_of(model: Any) -> int | None:
 
     Beyond it a model with a table of positions fails, and predictions of one with rotary positions mean nothing.
     """
-    config = model.config.get_text_config()
-    said = (getattr(config, name, None) for name in _NAMES)
-    limits = [value for value in said if isinstance(value, int) and value > 0][:1]
-    return min([*limits, *_tables(model)], default=None)
+    said = said_context(model.config)
+    return min([*([] if said is None else [said]), *_tables(model)], default=None)
+
+
+def said_context(config: Any) -> int | None:
+    """What a transformers configuration says of it, for whoever has not loaded the weights."""
+    text = config.get_text_config()
+    said = (getattr(text, name, None) for name in _NAMES)
+    return next((value for value in said if isinstance(value, int) and value > 0), None)
 
 
 def _tables(model: nn.Module) -> Iterator[int]:

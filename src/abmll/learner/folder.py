@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from abmll.adapters import load_adapter, save_adapter
-from abmll.adapters.posterior import POSTERIOR, load_posterior, save_posterior
-from abmll.card import CARD, Card, CardPosterior, CardTask, write_card
+from abmll.adapters.posterior import POSTERIOR, load_posterior, packed_posterior
+from abmll.card import CARD, Card, CardPosterior, CardTask, card_file
 from abmll.config.schema import AdapterConfig, PromptConfig
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign
@@ -21,6 +21,7 @@ from abmll.learner.given import TaskRows, labelled_rows
 from abmll.learner.labels import Labels
 from abmll.learner.posterior import TaskPosterior, inner_of
 from abmll.methods.posterior import AdapterPosterior
+from abmll.model_card import model_card, readme_to_write
 from abmll.version import __version__
 
 if TYPE_CHECKING:
@@ -36,21 +37,22 @@ def write_folder(
         inner = inner_of(posterior, learner)
         role, state, mean = TASK, inner.state_dict(), inner.mean()
         assign(learner.likelihood.parameters(TASK), learner.likelihood.parameters(META) if mean is None else mean)
-    save_adapter(learner.model, role, directory)
     config = learner.model.peft_config[role]
-    more = bool(state) and state.keys() != learner.likelihood.parameters(TASK).keys()
     options = learner._chosen.resolved()
+    beside: dict[str, bytes | None] = {POSTERIOR: None}
     kept = None
-    if more:
+    if state and state.keys() != learner.likelihood.parameters(TASK).keys():
         metadata = {"method": learner.name, "options": json.dumps(options, sort_keys=True)}
-        kept = CardPosterior(file=POSTERIOR, sha256=save_posterior(directory, state, metadata))
+        beside[POSTERIOR], digest = packed_posterior(state, metadata)
+        kept = CardPosterior(file=POSTERIOR, sha256=digest)
     modules = config.target_modules
     card = Card(
         version=__version__,
         role=role,
         method=learner.name,
         options=options,
-        base_model=config.base_model_name_or_path,
+        # PEFT notes it in the second adapter only when that is saved
+        base_model=config.base_model_name_or_path or learner.model.peft_config[META].base_model_name_or_path,
         dtype=str(learner.model.get_base_model().dtype).removeprefix("torch."),
         prompt=PromptConfig(**asdict(learner.prompt)),
         adapter=AdapterConfig(
@@ -62,9 +64,9 @@ def write_folder(
         task=card_task(task if task is not None else getattr(posterior, "task", None)),
         posterior=kept,
     )
-    write_card(directory, card)
-    if not more:
-        (directory / POSTERIOR).unlink(missing_ok=True)  # of what was saved here before
+    beside[CARD] = card_file(card)
+    readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll")
+    save_adapter(learner.model, role, directory, beside={**beside, **readme_to_write(directory, readme)})
     return directory
 
 

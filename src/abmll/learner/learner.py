@@ -15,6 +15,7 @@ from abmll.adapters.spec import peft_config
 from abmll.card import read_card
 from abmll.config.schema import AdapterConfig, EpisodesConfig, EvaluationConfig, TrainingConfig
 from abmll.core.errors import AbmllError
+from abmll.core.finite import require_finite_posterior
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Likelihood, Method, Metrics, Posterior, Role
 from abmll.data.episodes import EpisodeSampler, Order, RowOrder
@@ -24,6 +25,7 @@ from abmll.evaluation.predictions import CellKey
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.letters import letters_fit, some_of_each
 from abmll.learner.attachment import working
+from abmll.learner.checked import require_rows, require_tasks
 from abmll.learner.chosen import chosen_method, method_of_card
 from abmll.learner.evaluation import Evaluation
 from abmll.learner.folder import adapter_as_it_stands, read_posterior, write_folder
@@ -216,6 +218,7 @@ class Learner:
         found = training_tasks(tasks)
         with working(self):
             self.settle(found)
+            require_tasks(self, found)
             result = train(
                 self.likelihood,
                 self.method._replace(outer=replace(self.method.outer, **outer)),
@@ -270,7 +273,9 @@ class Learner:
         begun = time.perf_counter()
         with working(self), seeded(derive_seed("adapt", plain(seed))):
             self.likelihood.settle(task.rows)
+            require_rows(self, task)
             inner = self.method.adaptation.adapt(self.likelihood, list(task.rows))
+        require_finite_posterior(inner, f"task {task.name!r} by {self.name}")
         return TaskPosterior(self, inner, task, time.perf_counter() - begun)
 
     def adapt_many(self, supports: Sequence[Any], *, tasks_at_once: int = 4) -> list[TaskPosterior]:
@@ -293,6 +298,8 @@ class Learner:
         found: dict[int, Posterior] = {}
         with working(self):
             self.likelihood.settle(some_of_each([task.rows for task in tasks]))
+            for task in tasks:
+                require_rows(self, task)
             for places in of_size.values():
                 for start in range(0, len(places), tasks_at_once):
                     chosen = places[start : start + tasks_at_once]
@@ -300,6 +307,8 @@ class Learner:
                         self.method.adaptation, self.likelihood, [list(tasks[place].rows) for place in chosen]
                     )
                     found.update(zip(chosen, side_by_side, strict=True))
+        for place, task in enumerate(tasks):
+            require_finite_posterior(found[place], f"task {task.name!r} by {self.name}")
         return [TaskPosterior(self, found[place], task) for place, task in enumerate(tasks)]
 
     def evaluate(
@@ -348,6 +357,7 @@ class Learner:
         found = held_out_tasks(tasks)
         with working(self):
             self.settle(found)
+            require_tasks(self, found)
         return Evaluation(
             evaluate(
                 self.likelihood,

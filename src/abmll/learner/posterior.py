@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.finite import require_finite_predictions
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import Posterior
 from abmll.learner.attachment import working
@@ -58,6 +59,7 @@ class TaskPosterior:
         rows = rows_to_predict(data, self.task)
         with working(self.learner), seeded(derive_seed("predict", seed)):
             log_probs = self.inner.predict(rows, int(num_samples))
+        require_finite_predictions(log_probs, [row.id or str(index) for index, row in enumerate(rows)], "these rows")
         labels = self.task.labels if self.task is not None else None
         names = names_of(rows, labels)
         return Prediction(log_probs, names, ids=[row.id for row in rows], targets=[row.target for row in rows])

@@ -16,9 +16,9 @@ from abmll.models.registry import RegisteredModel, find, registered
 from abmll.models.store import get
 
 if TYPE_CHECKING:
-    from abmll.models.loading import load, load_tokenizer, resolve_device
+    from abmll.models.loading import load, load_config, load_tokenizer, resolve_device
 
-_LOADING = ("load", "load_tokenizer", "resolve_device")
+_LOADING = ("load", "load_config", "load_tokenizer", "resolve_device")
 
 __all__ = [
     "RegisteredModel",
@@ -27,6 +27,7 @@ __all__ = [
     "get",
     "is_cached",
     "load",
+    "load_config",
     "load_tokenizer",
     "model_folder",
     "registered",

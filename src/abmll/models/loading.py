@@ -68,6 +68,18 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
         raise _unreadable("the tokenizer of model", name, error) from error
 
 
+def load_config(name: str, *, revision: str | None = None) -> Any:
+    """The transformers configuration of `load`'s model, without its weights. Raises: AbmllError likewise."""
+    from transformers import AutoConfig
+
+    quiet_libraries()
+    source, options = _source(name, revision)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable("model", name, error) from error
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """ "auto" as a GPU if there is one, else the processor."""
     if device == "auto":

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from abmll.config import RunConfig, about_run, provenance
 from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
+from abmll.core.folders import hold
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import is_method, method_factory
@@ -22,12 +23,13 @@ from abmll.pipeline.evaluate import (
     PREDICTIONS,
     is_complete,
     prepare_folder,
-    require_judgeable,
+    require_ready,
     require_same_evaluation,
     trainer_of,
     write_texts,
 )
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
+from abmll.pipeline.preflight import Findings
 from abmll.pipeline.references import with_references
 from abmll.pipeline.settle import settled
 from abmll.pipeline.worker import Bench
@@ -93,8 +95,15 @@ def compare_run(
     config = with_references(config)
     if budget is not None:
         config = _with_budget(config, budget, baseline)
-    suite = load_tasks(config)
-    require_judgeable(suite, config)
+    findings = Findings()
+    suite = findings.of(lambda: load_tasks(config))
+    require_ready(findings, config, suite, out)
+    assert suite is not None
+    with hold(out):
+        return _compare(config, suite, out, baseline, jobs, progress)
+
+
+def _compare(config: RunConfig, suite: Suite, out: Path, baseline: str, jobs: int, progress: bool) -> Comparison:
     fetch_model(config.model)
     config = settled(config, suite, out)
     require_same_evaluation(out, config)

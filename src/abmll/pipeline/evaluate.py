@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -10,19 +11,22 @@ from pathlib import Path
 from abmll.card import read_card
 from abmll.config import RunConfig, load_config
 from abmll.core.errors import AbmllError
+from abmll.core.folders import hold
 from abmll.data.episodes import evaluation_episode
 from abmll.data.suite import Suite
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell, encode_cell, index
 from abmll.evaluation.queries import QUERIES, queries_of, write_queries
+from abmll.language import PromptFormat
 from abmll.methods import build_method
 from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
 from abmll.pipeline.judged import record_adapter, require_same_adapter
+from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.references import with_references
 from abmll.pipeline.settle import settled
-from abmll.pipeline.train import train_learner
+from abmll.pipeline.train import episodes_of, train_learner
 from abmll.training.distributed import Ranks, Unheard, together
 from abmll.training.loop import CHECKPOINTS
 from abmll.training.progress import progress_bar
@@ -45,11 +49,31 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
     path = out / PREDICTIONS
     ranks = join_ranks(config)
     own, config = set(config.method.names), with_references(config)
-    suite = load_tasks(config)
-    require_judgeable(suite, config)
     require_same_passes(config)
-    config = settled(config, suite, out, adapter)
-    ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
+    prompt = None if adapter is None else read_card(adapter).prompt_format
+    findings = Findings()
+    suite = findings.of(lambda: load_tasks(config))
+    ranks.first(lambda: require_ready(findings, config, suite, out, trained=adapter is None, prompt=prompt))
+    assert suite is not None
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(hold(out)))
+        config = settled(config, suite, out, adapter)
+        ranks.first(lambda: require_same_evaluation(out, config) if path.is_file() else None)
+        _evaluate(config, suite, own, adapter, out, ranks, progress=progress)
+    return path
+
+
+def _evaluate(
+    config: RunConfig,
+    suite: Suite,
+    own: set[str],
+    adapter: Path | None,
+    out: Path,
+    ranks: Ranks,
+    *,
+    progress: bool,
+) -> None:
+    path = out / PREDICTIONS
     judged = dict.fromkeys(config.method.names) | dict.fromkeys(own, adapter)
     ranks.first(lambda: prepare_folder(config, judged, out))
     # References first: their model is let go before the adapter's is loaded.
@@ -66,7 +90,41 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
             learner = load_learner(config, adapter, name)
             append_predictions(learner.evaluate, suite, config, name, seeds, path, done, ranks, progress=progress)
     ranks.first(lambda: write_texts(config, suite, out))
-    return path
+
+
+def require_ready(
+    findings: Findings,
+    config: RunConfig,
+    suite: Suite | None,
+    out: Path,
+    *,
+    trained: bool = True,
+    prompt: PromptFormat | None = None,
+) -> None:
+    """Raises AbmllError for all that is wrong with tasks, rows, device and output folder, before a model is loaded.
+
+    Args:
+        findings: What is known to be wrong already.
+        config: The run.
+        suite: Its tasks; None if they cannot be read, which is then among the findings.
+        out: Its output folder.
+        trained: Whether methods are meta-trained, so that the training tasks count too.
+        prompt: How rows are put, if not as the run says.
+    """
+    findings.of_folder(out)
+    methods = [build_method(name, **config.method.options_for(name)) for name in config.method.names]
+    trained = trained and any(method.meta_learner is not None for method in methods)
+    if any(map(needs_model, methods)):
+        findings.of_device(config.model)
+    if suite is not None:
+        findings.of(lambda: require_judgeable(suite, config))
+        if trained:
+            findings.of(lambda: episodes_of(suite.train, config, config.seed))
+    if suite is not None and any(map(needs_model, methods)):
+        tasks = [*(suite.train if trained else ()), *getattr(suite, config.evaluation.split)]
+        prompt = prompt or PromptFormat(**config.prompt.model_dump())
+        findings.of_rows(config.model, prompt, places_of(tasks))
+    findings.raise_all()
 
 
 def write_texts(config: RunConfig, suite: Suite, out: Path) -> None:

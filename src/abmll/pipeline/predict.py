@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -12,8 +13,9 @@ from abmll.card import read_card
 from abmll.config import ModelConfig, RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.folders import hold, require_room
 from abmll.core.seeds import derive_seed, seeded
-from abmll.core.types import Example
+from abmll.core.types import TASK, Example
 from abmll.data.source_fields import rows_fields
 from abmll.evaluation.answers import csv_table, worth
 from abmll.evaluation.cross_validation import FOLDS, cross_validated
@@ -21,6 +23,7 @@ from abmll.learner import Learner
 from abmll.learner.folder import task_of
 from abmll.learner.given import labelled_rows, rows_to_predict
 from abmll.pipeline.build import join_ranks, load_learner
+from abmll.pipeline.preflight import Findings
 from abmll.training.distributed import num_ranks, together
 
 ADAPTED_TYPES = get_args(ModelConfig.model_fields["dtype"].annotation)
@@ -81,14 +84,35 @@ def adapt_run(
     tell: gets what is said of the adaptation, sentence by sentence; warnings with True beside them.
     """
     config = model_of(adapter, overrides)
-    support = labelled_rows(task).drawn(support_size, seed)  # what is wrong with the file is told before anything loads
-    learner = load_learner(config, adapter, method)
-    with together(config.model.shard > 1):
-        posterior = learner.adapt(support, seed=seed)
-        tell(f"Adapted to {_counted(support.rows)} in {posterior.seconds or 0.0:.1f} s", False)
-        if check:
-            _tell_help(learner, support.rows, seed, tell)
-    return posterior.save(out) if join_ranks(config).is_first else out
+    support = labelled_rows(task).drawn(support_size, seed)
+    ranks = join_ranks(config)
+    ranks.first(lambda: _check(config, adapter, f"task {support.name!r} ({task})", support.rows, out))
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(hold(out)))
+        learner = load_learner(config, adapter, method)
+        ranks.first(lambda: require_room(out, 8 * _num_bytes(learner), "the adapter"))
+        with together(config.model.shard > 1):
+            posterior = learner.adapt(support, seed=seed)
+            tell(f"Adapted to {_counted(support.rows)} in {posterior.seconds or 0.0:.1f} s", False)
+            if check:
+                _tell_help(learner, support.rows, seed, tell)
+        return posterior.save(out) if ranks.is_first else out
+
+
+def _num_bytes(learner: Learner) -> int:
+    parameters = learner.likelihood.parameters(TASK).values()
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _check(
+    config: RunConfig, adapter: Path, place: str, rows: Sequence[Example], out: Path, *, alone: bool = True
+) -> None:
+    """Raises AbmllError for all that is wrong with rows, device and output folder, before the model is loaded."""
+    findings = Findings()
+    findings.of_device(config.model)
+    findings.of_folder(out, alone=alone)
+    findings.of_rows(config.model, read_card(adapter).prompt_format, [(place, rows)])
+    findings.raise_all()
 
 
 def _counted(rows: Sequence[Example]) -> str:
@@ -137,10 +161,12 @@ def predict_run(
     """
     config = model_of(adapter, overrides)
     rows = rows_to_predict(file, task_of(read_card(adapter).task))
+    ranks = join_ranks(config)
+    ranks.first(lambda: _check(config, adapter, str(file), rows, out.parent, alone=False))
     learner = load_learner(config, adapter, method)
     with together(config.model.shard > 1):
         prediction = learner.posterior().predict(rows, num_samples, seed=seed)
-    if join_ranks(config).is_first:
+    if ranks.is_first:
         if out.suffix.lower() == ".csv":
             write_whole(out, csv_table(prediction.rows(), rows_fields(file, len(rows))))
         else:

@@ -7,10 +7,12 @@ from pathlib import Path
 from abmll.card import read_card
 from abmll.config import RunConfig, load_config
 from abmll.data.suite import Suite
+from abmll.language import PromptFormat
 from abmll.methods import build_method
 from abmll.methods.no_model import needs_model
 from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import build_learner, join_ranks
+from abmll.pipeline.preflight import Findings, places_of
 
 AUTO = "auto"
 
@@ -33,7 +35,13 @@ def settled(config: RunConfig, suite: Suite, out: Path, adapter: Path | None = N
         answer = learner.settle(suite.train or suite.validation or suite.test).answer
         # ranks on other hardware may differ in the last bits
         answer = ranks.agree(lambda: answer)
-    return config.model_copy(update={"prompt": config.prompt.model_copy(update={"answer": answer})})
+    config = config.model_copy(update={"prompt": config.prompt.model_copy(update={"answer": answer})})
+    if answer == "letters":
+        # listed choices make a prompt longer: whether each fits could not be asked before
+        findings, tasks = Findings(), (*suite.train, *suite.validation, *suite.test)
+        findings.of_rows(config.model, PromptFormat(**config.prompt.model_dump()), places_of(tasks))
+        findings.raise_all()
+    return config
 
 
 def _known(out: Path, adapter: Path | None) -> str:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
+from abmll.core.folders import hold
+from abmll.data.episodes import EpisodeSampler
 from abmll.data.suite import Suite
 from abmll.data.task import Task
+from abmll.language import PromptFormat
 from abmll.learner import Learner
+from abmll.methods import build_method
 from abmll.pipeline.beside import write_beside
-from abmll.pipeline.build import build_learner, load_tasks
+from abmll.pipeline.build import build_learner, join_ranks, load_tasks
+from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.settle import settled
-from abmll.training.loop import CHECKPOINTS
+from abmll.training.loop import CHECKPOINTS, require_unused
 from abmll.training.settings import Training
 
 ADAPTER = "adapter"
@@ -27,15 +33,48 @@ def train_run(config: RunConfig, *, resume: bool = False, progress: bool = True)
 
     The output folder gets adapter/, checkpoints/, training.jsonl, run.toml and provenance.json. A method that learns
     nothing across tasks gets the fresh adapter that it adapts from, and no checkpoints and no log.
+
+    Raises: AbmllError, before the model is loaded, for all that is wrong with tasks, rows, device and output folder.
     """
     (name,) = config.method.names
-    suite = load_tasks(config)
-    config = settled(config, suite, config.output)
-    learner = build_learner(config, name, seed=config.seed)
-    if learner.method.meta_learner is None:
-        return _fresh(learner, config, resume)
-    train_learner(learner, suite, config, config.output, config.seed, resume=resume, progress=progress)
+    learns = build_method(name, **config.method.options_for(name)).meta_learner is not None
+    ranks = join_ranks(config)
+    findings = Findings()
+    suite = findings.of(lambda: load_tasks(config))
+    ranks.first(lambda: _check(config, suite if learns else None, findings, resume))
+    assert suite is not None
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(hold(config.output)))
+        config = settled(config, suite, config.output)
+        learner = build_learner(config, name, seed=config.seed)
+        if not learns:
+            return _fresh(learner, config, resume)
+        train_learner(learner, suite, config, config.output, config.seed, resume=resume, progress=progress)
     return config.output / ADAPTER
+
+
+def _check(config: RunConfig, suite: Suite | None, findings: Findings, resume: bool) -> None:
+    findings.of_device(config.model)
+    findings.of_folder(config.output)
+    if suite is not None:
+        if not resume:
+            findings.of(lambda: require_unused(config.output))
+        findings.of(lambda: episodes_of(suite.train, config, config.seed))
+        findings.of_rows(config.model, PromptFormat(**config.prompt.model_dump()), places_of(suite.train))
+    findings.raise_all()
+
+
+def episodes_of(tasks: Sequence[Task], config: RunConfig, seed: int) -> EpisodeSampler:
+    """The training episodes of a run. Raises AbmllError for tasks that are too small for them."""
+    episodes = config.episodes
+    return EpisodeSampler(
+        tasks,
+        seed,
+        episodes.support_size,
+        episodes.query_size,
+        order=episodes.order,
+        balanced=episodes.balanced,
+    )
 
 
 def _fresh(learner: Learner, config: RunConfig, resume: bool) -> Path:

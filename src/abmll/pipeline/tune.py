@@ -19,18 +19,22 @@ from abmll.config import RunConfig
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.folders import hold
 from abmll.core.params import assign, clone
 from abmll.core.toml_text import toml_value
 from abmll.core.types import META
 from abmll.data.split import hold_out
+from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics
+from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.methods.spaces import draw_options, space_of
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
+from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.settle import settled
 from abmll.pipeline.train import meta_train
 from abmll.training.progress import progress_bar
@@ -71,8 +75,22 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
 
     Raises: AbmllError for tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
     """
-    suite = load_tasks(config)
-    tuning_tasks(config)  # refuses, before anything is written, what every method would be refused for
+    findings = Findings()
+    suite = findings.of(lambda: load_tasks(config))
+    findings.of_device(config.model)
+    findings.of_folder(out)
+    if suite is not None:
+        # refuses, before anything is written, what every method would be refused for
+        findings.of(lambda: tuning_tasks(config))
+        prompt = PromptFormat(**config.prompt.model_dump())
+        findings.of_rows(config.model, prompt, places_of([*suite.train, *suite.validation]))
+    findings.raise_all()
+    assert suite is not None
+    with hold(out):
+        return _tune(config, suite, out, jobs, progress)
+
+
+def _tune(config: RunConfig, suite: Suite, out: Path, jobs: int, progress: bool) -> tuple[Path, list[Failure]]:
     fetch_model(config.model)
     config = settled(config, suite, out)
     require_same_run(out, config, free=("method.name", "output", "tune.trials"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError
+from abmll.core.files import read_bytes
 
 PER_TOKEN = "KL per token"
 """The quantity of a curve of KL(φ ‖ θ), summed over layers and output units, divided by the number of tokens."""
@@ -17,6 +18,8 @@ USUAL_KL = "compare it with other runs of the same model, not across models."
 """What values are usual, for people who see the curve."""
 LOSSES = ("loss", "query_nll", "nll", "inner_loss")
 """The loss of a log line: the first of these fields that it has."""
+LARGEST_LOG = 2**30
+"""Bytes of the largest log that is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +48,15 @@ def read_curves(run: str, path: Path) -> list[Curve]:
 
     Raises: AbmllError if the file cannot be read or a line before the last is not a JSON object with a `step`.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise AbmllError(f"cannot read the training log of {run} from {path}: {error.strerror}.") from error
+    lines = read_bytes(path, LARGEST_LOG).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = parse_json(line, nan_is_null=True)
-            record["step"] + 0
+            if not _is_number(record["step"]):
+                raise ValueError("no step")
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
@@ -102,4 +103,5 @@ def _curve(run: str, quantity: str, records: list[dict]) -> Curve:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    # beyond 1e300 a whole number may be none that numpy knows
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

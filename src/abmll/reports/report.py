@@ -10,7 +10,9 @@ from typing import Any
 import jinja2
 
 from abmll.core import calibration
+from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.notices import tell
 from abmll.evaluation import domains
 from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell, read_cells
@@ -50,7 +52,9 @@ def render_report(
 
     The file is written whole or not at all; nothing in it is loaded from elsewhere.
 
-    Raises: AbmllError if there are no predictions or a log is damaged.
+    A damaged training log is left out, with a line on standard error.
+
+    Raises: AbmllError if there are no predictions.
     """
     cells = read_cells(predictions)
     summary = summarise(cells, baseline)
@@ -71,11 +75,20 @@ def write_report(
 
     aurocs: of `domains.ood_intervals`.
     """
-    curves = [curve for run, path in training_logs.items() for curve in learning.read_curves(run, Path(path))]
+    curves = [curve for run, path in training_logs.items() for curve in _curves(run, Path(path))]
     context = _context(cells, summary, aurocs, curves, run_info)
     context |= {"settings": settings(run_info, training_logs, summary.methods), **_examples(cells, context, queries)}
     page = _environment().get_template(TEMPLATE).render(context)
     return write_whole(out, page)
+
+
+def _curves(run: str, path: Path) -> list[learning.Curve]:
+    """The curves of one log; a damaged log is told and left out, since the predictions are what is reported."""
+    try:
+        return learning.read_curves(run, path)
+    except AbmllError as error:
+        tell(f"Warning: the report is made without the training log of {run}: {error}")
+        return []
 
 
 def _context(

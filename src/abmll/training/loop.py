@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.folders import hold, require_room
 from abmll.core.memory import peak_memory_bytes, reset_peak_memory
 from abmll.core.params import assign, clone, zero_grad
 from abmll.core.seeds import derive_seed, seeded
@@ -114,30 +116,33 @@ def train(
                 "checkpoints' adapters instead, or set model.shard=1."
             )
     run = _Run(likelihood, learner, method, episodes, training, directory, ranks, device)
-    first_step = run.restore(resume, settings or {})
-    log: TrainingLog | None = None
-    if directory is not None:
-        log = ranks.first(lambda: TrainingLog(directory, first_step, tensorboard=training.tensorboard))
-    record: Record = {}
-    try:
-        visible = progress and ranks.is_first
-        with progress_bar(first_step, training.num_steps, visible=visible) as show:
-            for step in range(first_step + 1, training.num_steps + 1):
-                record = run.outer_step(step)
-                last = step == training.num_steps
-                if validate and training.validate_every and (step % training.validate_every == 0 or last):
-                    record |= run.validate(validate, step)
-                if log is not None and (step % training.log_every == 0 or step == 1 or last):
-                    log.write(record)
-                if directory is not None and (step % training.checkpoint_every == 0 or last):
-                    run.save(step, log)
-                if on_step is not None and ranks.is_first:
-                    on_step(record)
-                show(record)
-    finally:
-        zero_grad(meta.values())
-        if log is not None:
-            log.close()
+    with ExitStack() as held:
+        if directory is not None:
+            ranks.first(lambda: _take(directory, run, held))
+        first_step = run.restore(resume, settings or {})
+        log: TrainingLog | None = None
+        if directory is not None:
+            log = ranks.first(lambda: TrainingLog(directory, first_step, tensorboard=training.tensorboard))
+        record: Record = {}
+        try:
+            visible = progress and ranks.is_first
+            with progress_bar(first_step, training.num_steps, visible=visible) as show:
+                for step in range(first_step + 1, training.num_steps + 1):
+                    record = run.outer_step(step)
+                    last = step == training.num_steps
+                    if validate and training.validate_every and (step % training.validate_every == 0 or last):
+                        record |= run.validate(validate, step)
+                    if log is not None and (step % training.log_every == 0 or step == 1 or last):
+                        log.write(record)
+                    if directory is not None and (step % training.checkpoint_every == 0 or last):
+                        run.save(step, log)
+                    if on_step is not None and ranks.is_first:
+                        on_step(record)
+                    show(record)
+        finally:
+            zero_grad(meta.values())
+            if log is not None:
+                log.close()
     if directory is not None and log is not None and not record:
         record = read_log(directory)[-1]
     seconds = time.perf_counter() - begun
@@ -311,7 +316,7 @@ class _Run:
         self.settings = fingerprint(self.likelihood, self.method, first_episode, self.training, extra)
         folder = self.directory / CHECKPOINTS
         if not resume:
-            _require_unused(self.directory)
+            require_unused(self.directory)
             return None
         found = checkpoint.latest(folder)
         if found is not None:
@@ -329,7 +334,16 @@ class _Run:
             )
 
 
-def _require_unused(directory: Path) -> None:
+def _take(directory: Path, run: _Run, held: ExitStack) -> None:
+    """Holds the directory for this run, and checks that its checkpoints will fit, before anything is computed."""
+    held.enter_context(hold(directory))
+    parameters = sum(parameter.numel() * parameter.element_size() for parameter in run.meta.values())
+    # META, TASK and two moments of the outer optimiser, in every checkpoint that is kept, in a new one and the adapter
+    require_room(directory, 4 * parameters * (run.training.keep_checkpoints + 2), "the checkpoints and the adapter")
+
+
+def require_unused(directory: Path) -> None:
+    """Raises AbmllError if the directory holds a run already."""
     steps = checkpoint.steps(directory / CHECKPOINTS)
     log = directory / FILE_NAME
     if steps or (log.is_file() and log.stat().st_size):

@@ -1,0 +1,45 @@
+"""Tasks that a learner is given, looked at before its model is: every row that would stop the work is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from abmll.data.task import Task
+from abmll.language.context import context_of
+from abmll.language.preflight import row_mistakes
+from abmll.rules import raise_all
+
+if TYPE_CHECKING:
+    from abmll.learner.given import TaskRows
+    from abmll.learner.learner import Learner
+
+_PASSED: WeakValueDictionary[tuple[Any, ...], Task] = WeakValueDictionary()
+"""Tasks in which nothing was found, so that a search over many learners looks at each only once."""
+
+
+def require_tasks(learner: Learner, tasks: Iterable[Task]) -> None:
+    """Raises AbmllError for all rows that the model cannot be given, by file, task and row."""
+    mistakes: list[str] = []
+    for task in tasks:
+        key = (id(task), id(learner.tokenizer), learner.prompt, _context(learner))
+        if _PASSED.get(key) is task:
+            continue
+        place = f"task {task.name!r}" + (f" ({task.source})" if task.source else "")
+        found = row_mistakes(
+            place, (*task.support_pool, *task.examples), learner.tokenizer, learner.prompt, _context(learner)
+        )
+        mistakes += found
+        if not found:
+            _PASSED[key] = task
+    raise_all(mistakes)
+
+
+def require_rows(learner: Learner, task: TaskRows) -> None:
+    """The same for the rows that a task is adapted to."""
+    raise_all(row_mistakes(f"task {task.name!r}", task.rows, learner.tokenizer, learner.prompt, _context(learner)))
+
+
+def _context(learner: Learner) -> int | None:
+    return context_of(learner.model.get_base_model())
