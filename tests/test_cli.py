@@ -69,7 +69,7 @@ class FakePipeline(types.ModuleType):
         self._called("compare", config, out, baseline, budget, jobs, progress)
         return Comparison("THE TABLE\n", out / "comparison.md", out / "report.html", self.failures, 4)
 
-    def demo_run(self, out, *, seeds, progress, quick):
+    def demo_run(self, out, *, model, suite, seeds, progress, quick):
         self._called("demo", out, seeds, progress, quick)
         return SimpleNamespace(
             text="the table", table=out / "comparison.md", report=out / "report.html", failures=[], num_units=15
@@ -531,7 +531,7 @@ def test_mistakes_on_the_command_line_of_compare(pipeline):
     assert "give whole numbers with commas" in refused("compare", "default", "--support", "4;16")
     assert "give steps, steps=20, seconds" in refused("compare", "default", "--budget", "fast")
     told = refused("compare", "default", "--tuned", "absent.toml")
-    assert 'method.tuned = "absent.toml": cannot be used (No such file or directory)' in told
+    assert 'method.tuned = "absent.toml": cannot be used (there is no file absent.toml)' in told
     Path("wrong.toml").write_text("[lora]\nlearning_rate = 1\n")
     assert "it holds no tables [method.options.NAME]" in refused("compare", "default", "--tuned", "wrong.toml")
     assert pipeline.calls == []

@@ -38,6 +38,12 @@ class Toy:
     def choice_log_probs(self, rows, *, num_samples=0):
         return Believes(0.5).predict(rows, 0)
 
+    def terms(self, examples, **asked):
+        raise NotImplementedError
+
+    def choice_graph(self, examples):
+        raise NotImplementedError
+
 
 def rows(targets):
     return [Example(f"text {i}", ("no", "yes"), target, id=str(i)) for i, target in enumerate(targets)]

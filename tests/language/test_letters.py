@@ -45,7 +45,6 @@ def answering(probability):
         (lambda row, place, word: place == 0, (4, 4), -1 / 3),
         (lambda row, place, word: 1.0, (2, 3, 4), 0.0),  # says nothing
         (lambda row, place, word: 9.0 if word == "red" else 1.0, (2,), 2 * (0.9**2 + 0.1**2) - 1),  # not quite sure
-        (lambda row, place, word: 1.0, (1,), 0.0),  # nothing to choose
     ],
 )
 def test_agreement_is_what_follows_the_meaning_and_not_the_place(model, counts, expected):
@@ -76,9 +75,9 @@ def test_neither_labels_nor_demonstrations_are_looked_at():
         return torch.zeros(len(rows), 2).log_softmax(-1)
 
     solved = Example("solved", WORDS[:2], 1)
-    letter_agreement(log_probs, [Example("row", WORDS[:2], -1, demonstrations=(solved,))])
+    letter_agreement(log_probs, [Example("row", WORDS[:2], None, demonstrations=(solved,))])
     assert [row.choices for row in seen] == [("red", "green"), ("green", "red")]
-    assert all(row.demonstrations == () and row.target == -1 for row in seen)
+    assert all(row.demonstrations == () and row.target is None for row in seen)
 
 
 def test_rows_are_taken_from_tasks_in_turn():
