@@ -101,7 +101,9 @@ def test_nothing_is_computed_twice_and_methods_seeds_and_sizes_are_added(compare
         untouched(context)
         compare_run(config_for(base, suite, out), out, progress=False)
     assert (out / "predictions.jsonl").read_bytes() == before
-    more = config_for(base, suite, out, ["pretrained", "abmll-output"], {**SIZES, "support_sizes": [4], "seeds": [0, 2]})
+    more = config_for(
+        base, suite, out, ["pretrained", "abmll-output"], {**SIZES, "support_sizes": [4], "seeds": [0, 2]}
+    )
     compare_run(more, out, progress=False)
     after = (out / "predictions.jsonl").read_bytes()
     assert after.startswith(before)

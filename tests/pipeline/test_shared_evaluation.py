@@ -46,6 +46,7 @@ def test_ranks_share_the_cells_and_predict_the_same_bit_for_bit(size, run_file, 
     assert_same_cells(tmp_path / "out" / "predictions.jsonl", alone)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "predictions.jsonl",
+        "queries.jsonl",
         "adapters.json",
         "run.toml",
         "provenance.json",

@@ -91,7 +91,7 @@ def trained(
     from abmll.training.sharding import base_bytes
     from tiny_tasks import tiny_task
 
-    learner, before = learner_of(size, shard, **{"method": "abmll"} | options)
+    learner, before = learner_of(size, shard, **{"method": "abmll-output"} | options)
     # Longer texts on some tasks: what ranks do at the same time differs in length and must not in order.
     tasks = [tiny_task(f"task-{number}", 12) for number in range(4)]
     for number, task in enumerate(tasks):
