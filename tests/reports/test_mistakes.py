@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
 
-from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.data.task import Task
 from abmll.evaluation.predictions import Cell
@@ -88,14 +86,6 @@ def test_long_texts_lose_their_middle():
     assert shortened(text).startswith("aaa")
     assert shortened(text).endswith("bbb")
     assert shortened("short") == "short"
-
-
-@pytest.mark.parametrize("line", ["not json", '{"task": "t"}', "[1]", json.dumps({"task": "t", "id": "i", "text": 3})])
-def test_a_damaged_file_of_texts_is_named(tmp_path, line):
-    path = tmp_path / "queries.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(AbmllError, match=r"queries.jsonl, line 1: .*a report does without it"):
-        read_queries(path)
 
 
 def test_absent_choices_do_not_disturb():
