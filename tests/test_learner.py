@@ -73,6 +73,7 @@ def test_from_a_causal_lm_to_calibrated_probabilities(tmp_path, rows):
     assert probabilities.shape == (6, 2)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(6))
     assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        "README.md",
         CARD,
         "adapter_config.json",
         "adapter_model.safetensors",
