@@ -50,7 +50,7 @@ def test_the_log_has_a_line_a_step(trained):
     lines = read_lines(config.output / "training.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     for line in lines:
-        assert {"nll", "inner_loss", "grad_norm", "seconds", "peak_memory_bytes"} <= set(line)
+        assert {"nll", "inner_loss", "grad_norm", "seconds", "tokens_per_second", "peak_memory_bytes"} <= set(line)
         assert not set(line["tasks"]) & set(HELD_OUT), "held-out tasks are never trained on"
 
 

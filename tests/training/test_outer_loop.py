@@ -359,7 +359,7 @@ def test_directory_in_use_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(AbmllError, match=r"cannot write .*Not a directory"):
+    with pytest.raises(AbmllError, match=r"cannot write to .*Not a directory. Make it writable"):
         run(tmp_path / "file" / "run", 1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
