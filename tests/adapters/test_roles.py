@@ -139,7 +139,7 @@ def test_a_failed_save_leaves_the_old_folder_whole(failing, tmp_path, monkeypatc
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "rename", lambda s, t: fail() if s.name == TASK else rename(s, t))
-    with pytest.raises(AbmllError, match="disk full. Free some space"):
+    with pytest.raises(AbmllError, match=r"disk full\. Free some space"):
         save_adapter(model, TASK, folder)
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

@@ -98,7 +98,7 @@ def count_runs(learner):
     return runs
 
 
-KNOWN = "since packings are found by comparing, a model with a window no longer enters in the middle: it warns, and runs whole"
+KNOWN = "since packings are compared, a model with a window no longer enters in the middle: it warns and runs whole"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -86,6 +87,15 @@ def test_long_texts_lose_their_middle():
     assert shortened(text).startswith("aaa")
     assert shortened(text).endswith("bbb")
     assert shortened("short") == "short"
+
+
+@pytest.mark.parametrize("line", ["not json", '{"task": "t"}', "[1]", json.dumps({"task": "t", "id": "i", "text": 3})])
+def test_a_damaged_file_of_texts_is_named_and_stops_no_report(tmp_path, line, capsys):
+    path = tmp_path / "queries.jsonl"
+    path.write_text(line + "\n")
+    assert read_queries(path) == {}
+    told = capsys.readouterr()
+    assert "queries.jsonl is damaged in line 1" in (told.out + told.err).replace("\n", " ")
 
 
 def test_absent_choices_do_not_disturb():

@@ -70,7 +70,7 @@ class Amortised(Stateless):
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         variance = self.inner.variance(likelihood)
         steps = list(self.inner.steps(likelihood, episode.support))
-        query_nll, v = nll_gradient(likelihood, episode.query, variance)
+        query_nll, v, num_tokens = nll_gradient(likelihood, episode.query, variance)
         of_log_var = dict.fromkeys(variance, 0.0)
         for step in reversed(steps):
             v, by_log_var = self._before(likelihood, step, v, variance)
@@ -86,7 +86,7 @@ class Amortised(Stateless):
             whole[log_var] = torch.full_like(theta[log_var], value / theta[log_var].numel())
         add_to_grad(theta, whole)
         first = steps[0].nll if steps else math.nan
-        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll}
+        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
         return metrics | ({"support_nll": first} if steps else {})
 
     def _before(
@@ -121,7 +121,7 @@ class Amortised(Stateless):
         with torch.no_grad():
             for name, direction in u.items():
                 phi[name].copy_(step.point[name] + reach * direction)
-        _, moved = nll_gradient(likelihood, step.batch, variance)
+        _, moved, _ = nll_gradient(likelihood, step.batch, variance)
         return {name: (moved[name] - step.gradient[name]) / reach for name in u}
 
 

@@ -85,7 +85,7 @@ class NaturalSteps:
         variance = self.variance(likelihood)
         phi = likelihood.parameters(TASK)
         for batch in self.batches(support):
-            nll, gradient = nll_gradient(likelihood, batch, variance)
+            nll, gradient, _ = nll_gradient(likelihood, batch, variance)
             point = clone({name: phi[name] for name in variance})
             factor, _ = self.factor(nll, gradient, variance)
             with torch.no_grad():
@@ -120,8 +120,8 @@ def log_var_of(name: str) -> str:
 
 def nll_gradient(
     likelihood: Likelihood, examples: Sequence[Example], names: Mapping[str, object]
-) -> tuple[float, Tensors]:
-    """The mean NLL of the examples at TASK, in nats, and its gradient by TASK's tensors of these names."""
+) -> tuple[float, Tensors, int]:
+    """The mean NLL of the examples at TASK, in nats, its gradient by TASK's tensors of these names, and its tokens."""
     train_only(likelihood, TASK)
     phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in names}
     for name, tensor in likelihood.parameters(TASK).items():
@@ -129,4 +129,4 @@ def nll_gradient(
     with likelihood.terms(examples) as terms:
         nll = terms.nll.mean()
         nll.backward()
-    return float(nll.detach()), clone(gradients(phi))
+    return float(nll.detach()), clone(gradients(phi)), terms.num_tokens
