@@ -11,7 +11,7 @@ from torch.distributions import Gamma, Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles, load_adapter, save_adapter
 from abmll.adapters.abmll import Linear
-from abmll.core.divergence import stochastic_pass
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 OFFSET, SCALING = -1.5, 1.5
 

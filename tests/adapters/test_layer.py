@@ -12,10 +12,10 @@ from torch.distributions import Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles
 from abmll.adapters.abmll import AbmllLayer, Linear
-from abmll.core import noise
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import implementation
+from abmll.gaussian import noise
+from abmll.gaussian.layer_output import implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 
 @pytest.fixture(params=["fused", "naive"], autouse=True)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
-from abmll.core.divergence import StochasticPass, stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.core.types import META, Estimator, Example, Role, Terms
+from abmll.gaussian.stochastic_pass import StochasticPass, stochastic_pass
 from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
 from abmll.language.functional import called_at

@@ -7,16 +7,16 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from abmll.core import gaussian, weight_space
-from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
+from abmll.gaussian import moments, weight_space
+from abmll.gaussian.stochastic_pass import StochasticPass
 
 
 def weight_output(
     layer: Hashable,
     base: Tensor,
     x: Tensor,
-    asked: Sequence[gaussian.Factors],
+    asked: Sequence[moments.Factors],
     record: StochasticPass,
     dtype: torch.dtype,
     kl_rows: int | None,
@@ -39,7 +39,7 @@ def weight_output(
         own = q.constant() if record.prior_only else q
         record.report_sum(layer, *weight_space.divergence(own, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
     if not record.sample:
-        mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
+        mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
         return (base.to(mean.dtype) + mean).to(dtype)
     rows = len(x) if record.mask is None else len(record.mask)
     tokens, outputs = (tensor.reshape(rows, -1, tensor.shape[-1]) for tensor in (x, base))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
+from abmll.gaussian.stochastic_pass import StochasticPass
 from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, score
 from abmll.language.packing.evidence import Bearing, Evidence

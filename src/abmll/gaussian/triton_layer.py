@@ -1,10 +1,10 @@
-"""A Gaussian over a layer's output in two Triton kernels, one forward and one backward: `core.fused` for GPUs.
+"""A Gaussian over a layer's output in two Triton kernels, one forward and one backward: `gaussian.fused` for GPUs.
 
 It keeps the same for the backward pass, the input and 2r or 4r numbers a row, and computes everything else again in
 registers. The products with A, a small share of the work, are ordinary matrix products.
 
 Its noise is Philox's, counted by an element's row and column, so that it is the same for every size of tile, forward
-and backward; it is other noise than `core.noise`'s for the same seed.
+and backward; it is other noise than `gaussian.noise`'s for the same seed.
 
 Triton comes with PyTorch's CUDA builds; this module imports it only when a kernel runs.
 """
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from abmll.core import fused, gaussian
 from abmll.core.errors import AbmllError
-from abmll.core.fused import Asked, Plan
+from abmll.gaussian import fused, moments
+from abmll.gaussian.fused import Asked, Plan
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -49,8 +49,8 @@ def suits(base: Tensor, dtype: torch.dtype) -> bool:
 def triton_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
     asked: Asked,
@@ -73,7 +73,7 @@ def _require(base: Tensor, plan: Plan) -> None:
         )
     from triton.runtime.jit import JITFunction
 
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     if not isinstance(triton_kernels.forward, JITFunction):
         return  # interpreted: takes any device and type
@@ -94,7 +94,7 @@ class _TritonOutput(torch.autograd.Function):
     def forward(
         ctx: Any, plan: Plan, x: Tensor, base: Tensor, counted: Tensor | None, *factors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from abmll.core import triton_kernels
+        from abmll.gaussian import triton_kernels
 
         inner = fused.times(x, fused.joint_A(plan, factors).T).contiguous()
         value = torch.empty(base.shape, dtype=plan.dtype, device=base.device)
@@ -144,7 +144,7 @@ def _inner_gradients(
     d_hyper: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the inner products (rows, inner) and of each B (factors, out_features, r)."""
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     rows, columns, rank = len(inner), *factors[1].shape
     row_tiles, column_tiles = _grid((rows, columns))

@@ -1,6 +1,6 @@
 """What a Gaussian over a layer's output adds to it, and its KL divergence: one function, three implementations.
 
-"naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
+"naive" is the formulas of `gaussian.moments` one after the other, differentiated by autograd any number of times; it
 keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
 none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "triton" is
 the fused one in two GPU kernels, with noise of its own. For outputs so large that memory matters "auto" takes "triton"
@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from abmll.core import fused, gaussian, noise, triton_layer
-from abmll.core.divergence import sum_counted
 from abmll.core.errors import unknown_name
-from abmll.core.fused import Asked
 from abmll.core.types import Estimator
+from abmll.gaussian import fused, moments, noise, triton_layer
+from abmll.gaussian.fused import Asked
+from abmll.gaussian.stochastic_pass import sum_counted
 
 Implementation = Literal["auto", "fused", "naive", "triton"]
 _chosen: Implementation = "auto"
@@ -44,7 +44,7 @@ def implementation(name: Implementation | str) -> Iterator[None]:
 
     Raises: AbmllError for an unknown name.
     """
-    global _chosen  # a plain variable, not a thread-local, for the reason given in `core.divergence`
+    global _chosen  # a plain variable, not a thread-local, for the reason given in `gaussian.stochastic_pass`
     if name not in get_args(Implementation):
         raise unknown_name("implementation", name, get_args(Implementation))
     before, _chosen = _chosen, cast(Implementation, name)
@@ -62,8 +62,8 @@ def twice_differentiable() -> bool:
 def gaussian_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None = None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None = None,
     *,
     sample: bool = False,
     estimator: Estimator = "closed_form",
@@ -83,7 +83,7 @@ def gaussian_output(
         "fused" takes their place.
     dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
     """
-    wide = gaussian.at_least_float32(x, base, posterior.mean_A)
+    wide = moments.at_least_float32(x, base, posterior.mean_A)
     has_prior = prior is not None
     asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior, copies)
     # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
@@ -110,14 +110,14 @@ def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
 def _naive_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
     asked: Asked,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gaussians = [posterior] if prior is None or asked.prior_only else [posterior, prior]
-    q, *priors = gaussian.conditionals(x, *gaussians)
+    q, *priors = moments.conditionals(x, *gaussians)
     value = q.mean
     if asked.sample:
         rows = len(value) if asked.copies is None else asked.copies.num_tokens
@@ -126,13 +126,13 @@ def _naive_output(
         value = value + torch.exp(0.5 * q.log_var) * drawn
     judged = value
     if prior is not None and asked.prior_only:
-        priors = gaussian.conditionals(x.detach(), prior)
-        judged, q = value.detach(), gaussian.Moments(*(moment.detach() for moment in q))
+        priors = moments.conditionals(x.detach(), prior)
+        judged, q = value.detach(), moments.Moments(*(moment.detach() for moment in q))
     kl = hyper = value.new_zeros(())
     for p in priors:
         one_sample = asked.estimator == "sample"
-        estimate = gaussian.kl_estimate(judged, *q, *p) if one_sample else gaussian.kl_divergence(*q, *p)
+        estimate = moments.kl_estimate(judged, *q, *p) if one_sample else moments.kl_divergence(*q, *p)
         kl = sum_counted(estimate, counted)
         if asked.hyper_prior:
-            hyper = sum_counted(gaussian.hyper_prior(*p), counted)
+            hyper = sum_counted(moments.hyper_prior(*p), counted)
     return (base.to(value.dtype) + value).to(dtype), kl, hyper

@@ -15,9 +15,9 @@ import torch
 from asked import ASKED
 from torch import Tensor
 
-from abmll.core import fused, gaussian, layer_output, noise, triton_layer
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.gaussian import fused, layer_output, moments, noise, triton_layer
+from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 
 INTERPRETED = triton_layer.installed() and os.environ.get("TRITON_INTERPRET") == "1"
 HOW = "runs by `make test-triton`, which installs triton into build/ and interprets the kernels on the processor"
@@ -89,7 +89,7 @@ class Case:
         self.weights = torch.randn(rows, out, device=device, dtype=torch.float64)
         scalings = (1.5, 0.7)
         self.gaussians = [
-            gaussian.Factors(
+            moments.Factors(
                 self.leaf(rank, IN),
                 self.leaf(out, rank),
                 self.leaf(rank, IN),
@@ -201,7 +201,7 @@ def test_equals_have_a_divergence_and_gradient_of_exactly_zero(bound: float | No
     case = Case(device, bound=bound, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     copies = [tensor.detach().clone().requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = gaussian.Factors(*copies, *q[4:])
+    case.gaussians[1] = moments.Factors(*copies, *q[4:])
     output = case.run("triton", sample=True)
     assert output.kl.item() == 0.0
     for gradient in torch.autograd.grad(output.kl, [case.x, *q[:4], *copies]):
@@ -214,11 +214,11 @@ def test_a_small_step_keeps_its_digits_under_the_bound(device: str) -> None:
     case = Case(device, bound=0.5, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     moved = [(tensor.detach() + 1e-6 * torch.randn_like(tensor)).requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = gaussian.Factors(*moved, *q[4:])
+    case.gaussians[1] = moments.Factors(*moved, *q[4:])
     single = case.run("triton").kl
     wide = Case(device, bound=0.5, dtype=torch.float64)
     wide.x, wide.base = case.x.double(), case.base.double()
-    wide.gaussians = [gaussian.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in case.gaussians]
+    wide.gaussians = [moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in case.gaussians]
     assert abs(single.double() / wide.run("naive").kl - 1) < 1e-4
 
 
@@ -304,7 +304,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(architecture: int) -> No
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     half, byte, integer = {"base", "value", "d_value"}, {"counted"}, {"rows", "columns", "tiles"}
     constants = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import gaussian
-from abmll.core.divergence import current_pass, stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.gaussian import moments
+from abmll.gaussian.stochastic_pass import current_pass, stochastic_pass
 
 
 class ToyLayer(nn.Module):
@@ -26,8 +26,8 @@ class ToyLayer(nn.Module):
         if record is None:
             return x + self.shift
         mean, log_var = x + self.shift, torch.tanh(x)
-        record.report(self, gaussian.kl_divergence(mean, log_var, x, torch.zeros_like(x)))
-        return gaussian.sample(mean, log_var) if record.sample else mean
+        record.report(self, moments.kl_divergence(mean, log_var, x, torch.zeros_like(x)))
+        return moments.sample(mean, log_var) if record.sample else mean
 
 
 def test_there_is_no_pass_outside_one_even_after_an_error() -> None:

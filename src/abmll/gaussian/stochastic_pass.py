@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
-from abmll.core.noise import Copies
 from abmll.core.types import Estimator
+from abmll.gaussian.noise import Copies
 
 # A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers
 # in a thread of its own, and they must see the same pass there.

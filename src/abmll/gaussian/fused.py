@@ -21,7 +21,7 @@ without it. The difference of two tanh is itself a product, which keeps its digi
 
     d = β tanh(D/β) (1 - tanh(u/β) tanh((u - D)/β)),    ∂u = f'(u) ∂v + (f'(u) - f'(u - D)) ∂d,    ∂D = f'(u - D) ∂d
 
-Source: arXiv 2508.14285 for what is computed; `core.gaussian` has the same formulas without tiles.
+Source: arXiv 2508.14285 for what is computed; `gaussian.moments` has the same formulas without tiles.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from abmll.core import gaussian, noise
 from abmll.core.types import Estimator
+from abmll.gaussian import moments, noise
 
 BLOCKS_PER_TILE = 1
 """Height in blocks of noise of a tile as wide as a block; narrower ones are higher. It changes the speed and, but for
@@ -76,8 +76,8 @@ class Plan(NamedTuple):
 def fused_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
     asked: Asked,
@@ -93,8 +93,8 @@ def fused_output(
 def plan_of(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     dtype: torch.dtype,
     asked: Asked,
 ) -> tuple[Plan, list[Tensor]]:
@@ -107,7 +107,7 @@ def plan_of(
         posterior.offset,
         0.0 if prior is None else posterior.offset - prior.offset,
         posterior.bound,
-        gaussian.at_least_float32(x, base, *factors),
+        moments.at_least_float32(x, base, *factors),
         dtype,
         noise.draw_seed() if asked.sample else 0,
     )
@@ -330,11 +330,11 @@ class _Tile:
             assert self.epsilon is not None
             t = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta + self.noise)
             return self._counted(t.square_().addcmul_(self.epsilon, self.epsilon, value=-1).sub_(self.d).mul_(0.5))
-        scaled = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta)  # squared last: see core.gaussian
+        scaled = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta)  # squared last: see gaussian.moments
         return self._counted(torch.expm1(self.d).sub_(self.d).addcmul_(scaled, scaled).mul_(0.5))
 
     def hyper(self, mean: Tensor) -> Tensor:
-        return self._counted(gaussian.hyper_prior(mean - self.delta, self.log_var - self.d))
+        return self._counted(moments.hyper_prior(mean - self.delta, self.log_var - self.d))
 
     def gradients(
         self, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None
@@ -369,7 +369,7 @@ class _Tile:
                 d_log_var = _sum(d_log_var, d_v)
         if d_hyper is not None:
             d_prior_mean = _sum(d_prior_mean, self._counted((self.mean() - self.delta).mul_(d_hyper)))
-            of_log_var = self._counted(w.mul_(-gaussian.GAMMA_RATE).add_(gaussian.GAMMA_SHAPE - 1).mul_(d_hyper))
+            of_log_var = self._counted(w.mul_(-moments.GAMMA_RATE).add_(moments.GAMMA_SHAPE - 1).mul_(d_hyper))
             d_prior_log_var = _sum(d_prior_log_var, of_log_var)
         if self.plan.bound is not None:
             d_log_var, d_d, d_prior_log_var = self._unbent(d_log_var, d_d, d_prior_log_var)

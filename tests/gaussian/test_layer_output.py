@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import fused, gaussian, layer_output, noise
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.gaussian import fused, layer_output, moments, noise
+from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 ROWS, IN, OUT, RANK = 70, 5, 1030, 2  # more than one block of noise either way
 
@@ -36,7 +36,7 @@ def factors(
     bound: float | None = None,
     **kind: Any,
 ) -> Any:
-    return gaussian.Factors(
+    return moments.Factors(
         leaf(rank, IN, **kind),
         leaf(out, rank, **kind),
         leaf(rank, IN, **kind),
@@ -190,7 +190,7 @@ def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None
     x, base, q, p = inputs(rows=3, out=4)
 
     def values(x: Tensor, base: Tensor, *tensors: Tensor) -> list[Tensor]:
-        q_, p_ = (gaussian.Factors(*tensors[i : i + 4], *g[4:]) for i, g in ((0, q), (4, p)))
+        q_, p_ = (moments.Factors(*tensors[i : i + 4], *g[4:]) for i, g in ((0, q), (4, p)))
         counted = torch.tensor([True, False, True])
         return [part for part in run("fused", x, base, q_, p_, counted=counted, **asked) if part is not None]
 
@@ -202,7 +202,7 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
     x, base, q, p = inputs(rows=9, out=7)
 
     def normal(g: Any) -> Normal:
-        mean, log_var = gaussian.conditional(x, *g)
+        mean, log_var = moments.conditional(x, *g)
         return Normal(mean, torch.exp(0.5 * log_var))
 
     counted = torch.arange(9) % 3 != 0
@@ -223,7 +223,7 @@ def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bou
     """In float32 and at the published offset, where Δ of 1e-7 would count e^20 times."""
     single = {"dtype": torch.float32}
     q = factors(offset=-20.0, bound=bound, **single)
-    p = gaussian.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
+    p = moments.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
     x = leaf(ROWS, IN, **single)
     output = run("fused", x, torch.zeros(ROWS, OUT), q, p, sample=True)
     assert output.kl is not None
@@ -234,11 +234,11 @@ def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bou
 
 def test_a_small_step_is_told_more_exactly_than_by_subtracting_moments() -> None:
     q = factors(offset=-20.0)
-    p = gaussian.Factors(*(tensor.detach() + 1e-6 * torch.randn_like(tensor) for tensor in q[:4]), *q[4:])
+    p = moments.Factors(*(tensor.detach() + 1e-6 * torch.randn_like(tensor) for tensor in q[:4]), *q[4:])
     x, base = leaf(ROWS, IN), torch.zeros(ROWS, OUT, dtype=torch.float64)
-    x, base, q, p = x.float(), base.float(), *(gaussian.Factors(*(t.float() for t in g[:4]), *g[4:]) for g in (q, p))
+    x, base, q, p = x.float(), base.float(), *(moments.Factors(*(t.float() for t in g[:4]), *g[4:]) for g in (q, p))
     stored = run(
-        "naive", x.double(), base.double(), *(gaussian.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in (q, p))
+        "naive", x.double(), base.double(), *(moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in (q, p))
     ).kl
     errors = [abs(run(name, x, base, q, p).kl.double() / stored - 1).item() for name in ("fused", "naive")]
     assert errors[0] < 1e-4
