@@ -16,7 +16,7 @@ from asked import ASKED
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.gaussian import fused, layer_output, moments, noise, triton_layer
+from abmll.gaussian import layer_output, moments, noise, plan, triton_layer
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 
 INTERPRETED = triton_layer.installed() and os.environ.get("TRITON_INTERPRET") == "1"
@@ -393,6 +393,6 @@ def test_the_plan_draws_one_seed_for_a_sample_and_none_without() -> None:
     for sample in (True, False):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        asked = fused.Asked(sample, "closed_form", hyper_prior=False, prior_only=False)
-        fused.plan_of(case.x, case.base, *case.gaussians, torch.float64, asked)
+        asked = plan.Asked(sample, "closed_form", hyper_prior=False, prior_only=False)
+        plan.plan_of(case.x, case.base, *case.gaussians, torch.float64, asked)
         assert torch.equal(before, torch.get_rng_state()) == (not sample)

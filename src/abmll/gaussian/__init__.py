@@ -3,7 +3,7 @@
     moments          the formulas: a low-rank conditional Gaussian over a layer's output
     stochastic_pass  what a forward pass asks of the layers, and the record of what they report
     layer_output     what a layer adds to its output, by whichever implementation suits
-    fused, tile      the same tile by tile, keeping next to nothing for the backward pass
+    fused            the same tile by tile, keeping next to nothing for the backward pass (tile, plan)
     triton_layer     the same in two GPU kernels (triton_kernels)
     weight_space     a Gaussian over the layer's weights instead
     noise            standard normal numbers that can be drawn again

@@ -19,7 +19,7 @@ from torch import Tensor
 from abmll.core.errors import unknown_name
 from abmll.core.types import Estimator
 from abmll.gaussian import fused, moments, noise, triton_layer
-from abmll.gaussian.fused import Asked
+from abmll.gaussian.plan import Asked
 from abmll.gaussian.stochastic_pass import sum_counted
 
 Implementation = Literal["auto", "fused", "naive", "triton"]

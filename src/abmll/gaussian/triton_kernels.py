@@ -1,7 +1,7 @@
 """The two kernels of `gaussian.triton_layer`. Importing this module imports triton.
 
 A program computes a tile of the output: BLOCK_ROWS rows and BLOCK_COLUMNS units. The formulas are those of
-`gaussian.fused`, line by line. Sums that several programs add to (the divergence, the gradients) leave a kernel as one
+`gaussian.tile`, line by line. Sums that several programs add to (the divergence, the gradients) leave a kernel as one
 part for each program and are added up afterwards, so that a result does not depend on which program comes first.
 
 Arithmetic is in WIDE, products in full float32 precision: with TF32's 10 bits a difference between posterior and prior
@@ -327,7 +327,7 @@ def backward(
             of_z_v = _dot(d_log_var, B_v, WIDE)
             of_dz = _dot(d_delta, p_B, WIDE)
             of_dz_v = _dot(d_d, p_B_v, WIDE)
-            if PRIOR_ONLY:  # posterior and input are constants: see gaussian.fused
+            if PRIOR_ONLY:  # posterior and input are constants: see gaussian.tile
                 d_delta = tl.zeros_like(d_delta)
                 d_d = tl.zeros_like(d_d)
                 of_dz = -of_dz

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from abmll.core.errors import AbmllError
-from abmll.gaussian import fused, moments
-from abmll.gaussian.fused import Asked, Plan
+from abmll.gaussian import moments
+from abmll.gaussian.plan import Asked, Plan, asked_for, gradients_of_inputs, joint_A, mark_outputs, plan_of, times
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -60,7 +60,7 @@ def triton_output(
     Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
     imported), and for float64 on a GPU.
     """
-    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, asked)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, asked)
     _require(base, plan)
     return _TritonOutput.apply(plan, x, base, counted, *factors)
 
@@ -96,7 +96,7 @@ class _TritonOutput(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         from abmll.gaussian import triton_kernels
 
-        inner = fused.times(x, fused.joint_A(plan, factors).T).contiguous()
+        inner = times(x, joint_A(plan, factors).T).contiguous()
         value = torch.empty(base.shape, dtype=plan.dtype, device=base.device)
         has_prior = len(factors) == 8
         row_tiles, column_tiles = _grid(base.shape)
@@ -119,7 +119,7 @@ class _TritonOutput(torch.autograd.Function):
         kl, hyper = parts.sum((1, 2), dtype=torch.float64).to(plan.wide)
         ctx.save_for_backward(x, inner, counted, *factors)
         ctx.plan, ctx.base_dtype = plan, base.dtype
-        fused.mark_outputs(ctx, value)
+        mark_outputs(ctx, value)
         return value, kl, hyper
 
     @staticmethod
@@ -127,11 +127,11 @@ class _TritonOutput(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None) -> tuple[Any, ...]:
         x, inner, counted, *factors = ctx.saved_tensors
         plan: Plan = ctx.plan
-        d_kl, d_hyper = fused.asked_for(plan, factors, d_kl, d_hyper)
+        d_kl, d_hyper = asked_for(plan, factors, d_kl, d_hyper)
         if (d_value is None and d_kl is None and d_hyper is None) or not len(x):
             return (None,) * (4 + len(factors))
         d_inner, d_Bs = _inner_gradients(plan, inner, counted, factors, d_value, d_kl, d_hyper)
-        return fused.gradients_of_inputs(ctx, x, factors, fused.joint_A(plan, factors), d_value, d_inner, d_Bs)
+        return gradients_of_inputs(ctx, x, factors, joint_A(plan, factors), d_value, d_inner, d_Bs)
 
 
 def _inner_gradients(
