@@ -57,7 +57,7 @@ class LayerLikelihood:
         with stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
-            estimator=kl or "closed_form",
+            kl=kl,
             hyper_prior=hyper_prior,
             prior_only=prior_only,
             mask=mask,

@@ -94,7 +94,7 @@ def test_closed_form_kl_and_hyper_prior_are_those_of_torch_distributions(layer, 
 
 
 def test_one_sample_estimate_judges_the_sample_that_was_used(layer, x):
-    with stochastic_pass(sample=True, prior="meta", estimator="sample") as record:
+    with stochastic_pass(sample=True, prior="meta", kl="sample") as record:
         value = layer(x) - layer.base_layer(x)
     ratio = by_hand(layer, x, "task").log_prob(value) - by_hand(layer, x, "meta").log_prob(value)
     torch.testing.assert_close(record.kl(), ratio.sum(), rtol=1e-9, atol=0)

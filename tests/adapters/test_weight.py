@@ -86,7 +86,7 @@ def test_a_rows_tokens_share_a_weight_and_rows_do_not(layer):
 
 def test_the_one_sample_estimate_is_refused_with_the_remedy(layer, x):
     with (
-        stochastic_pass(sample=True, prior="meta", estimator="sample"),
+        stochastic_pass(sample=True, prior="meta", kl="sample"),
         pytest.raises(AbmllError, match='estimator = "closed_form"'),
     ):
         layer(x)

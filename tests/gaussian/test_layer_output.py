@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED
+from asked import ASKED, requested
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
 
 from abmll.core.errors import AbmllError
+from abmll.core.types import PassRequest
 from abmll.gaussian import fused, layer_output, moments, noise
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 from abmll.gaussian.stochastic_pass import stochastic_pass
@@ -55,7 +56,7 @@ def inputs(rows: int = ROWS, out: int = OUT, bound: float | None = None) -> tupl
 def run(name: Any, x: Tensor, base: Tensor, q: Any, p: Any = None, **asked: Any) -> LayerOutput:
     torch.manual_seed(3)
     with implementation(name):
-        return gaussian_output(x, base, q, p, **asked)
+        return gaussian_output(x, base, q, p, **requested(asked))
 
 
 def leaves(x: Tensor, base: Tensor, *gaussians: Any) -> list[Tensor]:
@@ -142,7 +143,7 @@ def test_for_the_prior_alone_the_sums_have_the_priors_gradient_and_no_other(
 ) -> None:
     """Against two backward passes through the ordinary output: the value's to all but the prior, the sums' to it."""
     x, base, q, p = inputs(bound=bound)
-    asked = {"sample": True, "estimator": estimator, "hyper_prior": True, "counted": torch.rand(ROWS) < 0.6}
+    asked = {"sample": True, "kl": estimator, "hyper_prior": True, "counted": torch.rand(ROWS) < 0.6}
     others, priors = leaves(x, base, q), list(p[:4])
     ordinary = run("naive", x, base, q, p, **asked)
     expected = [
@@ -212,7 +213,7 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
     expected = base + normal(q).mean + normal(q).stddev * epsilon
     torch.testing.assert_close(output.value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.kl, kl_divergence(normal(q), normal(p))[counted].sum(), rtol=1e-9, atol=0)
-    estimate = run(name, x, base, q, p, sample=True, estimator="sample", counted=counted)
+    estimate = run(name, x, base, q, p, sample=True, kl="sample", counted=counted)
     added = output.value - base
     ratio = (normal(q).log_prob(added) - normal(p).log_prob(added))[counted].sum()
     torch.testing.assert_close(estimate.kl, ratio, rtol=1e-9, atol=1e-9)
@@ -315,7 +316,7 @@ def test_checkpointing_draws_the_same_noise_again() -> None:
     tensors = leaves(x, base, q, p)
 
     def layer(x: Tensor) -> Tensor:
-        output = gaussian_output(x, base, q, p, sample=True)
+        output = gaussian_output(x, base, q, p, request=PassRequest(sample=True))
         record.report_counted("layer", output.kl)
         return output.value
 

@@ -27,7 +27,7 @@ class ToyLayer(nn.Module):
             return x + self.shift
         mean, log_var = x + self.shift, torch.tanh(x)
         record.report(self, moments.kl_divergence(mean, log_var, x, torch.zeros_like(x)))
-        return moments.sample(mean, log_var) if record.sample else mean
+        return moments.sample(mean, log_var) if record.request.sample else mean
 
 
 def test_there_is_no_pass_outside_one_even_after_an_error() -> None:
@@ -104,8 +104,8 @@ def test_flattened_tokens_are_masked_like_a_batch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prior": "meta", "estimator": "closed-form"}, "Did you mean 'closed_form'"),
-        ({"prior": "meta", "estimator": "sample"}, "pass sample=True"),
+        ({"prior": "meta", "kl": "closed-form"}, "Did you mean 'closed_form'"),
+        ({"prior": "meta", "kl": "sample"}, "pass sample=True"),
         ({"hyper_prior": True}, "prior='meta'"),
         ({"mask": torch.ones(2, 3)}, r"torch.float32 of shape \(2, 3\): pass attention_mask.bool"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, r"shape \(3,\)"),

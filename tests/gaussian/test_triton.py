@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED
+from asked import ASKED, requested
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.types import PassRequest
 from abmll.gaussian import layer_output, moments, noise, plan, triton_layer
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 
@@ -111,7 +112,7 @@ class Case:
     def run(self, name: str, **asked: Any) -> LayerOutput:
         torch.manual_seed(3)
         with implementation(name):
-            return gaussian_output(self.x, self.base, *self.gaussians, **asked)
+            return gaussian_output(self.x, self.base, *self.gaussians, **requested(asked))
 
     def gradients(self, output: LayerOutput) -> tuple[Tensor, ...]:
         total = (output.value.double() * self.weights).sum()
@@ -393,6 +394,5 @@ def test_the_plan_draws_one_seed_for_a_sample_and_none_without() -> None:
     for sample in (True, False):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        asked = plan.Asked(sample, "closed_form", hyper_prior=False, prior_only=False)
-        plan.plan_of(case.x, case.base, *case.gaussians, torch.float64, asked)
+        plan.plan_of(case.x, case.base, *case.gaussians, torch.float64, PassRequest(sample))
         assert torch.equal(before, torch.get_rng_state()) == (not sample)

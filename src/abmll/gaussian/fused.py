@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from abmll.core.types import PassRequest
 from abmll.gaussian import moments, noise
-from abmll.gaussian.plan import Asked, Plan, asked_for, gradients_of_inputs, mark_outputs, plan_of, times
+from abmll.gaussian.plan import Plan, asked_for, gradients_of_inputs, mark_outputs, plan_of, times
 from abmll.gaussian.tile import Tile, maps_of
 
 BLOCKS_PER_TILE = 1
@@ -29,13 +30,14 @@ def fused_output(
     prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, kl, hyper) of `layer_output.gaussian_output` for x (rows, in_features), base (rows, out_features).
 
     prior: of the posterior's rank and bound. Differentiable once.
     """
-    plan, factors = plan_of(x, base, posterior, prior, dtype, asked)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     return _FusedOutput.apply(plan, x, base, counted, *factors)
 
 
@@ -54,9 +56,9 @@ class _FusedOutput(torch.autograd.Function):
             mean = tile.mean()
             if maps.has_prior:
                 kl += tile.kl().sum()
-                if plan.asked.hyper_prior:
+                if plan.request.hyper_prior:
                     hyper += tile.hyper(mean).sum()
-            if plan.asked.sample:
+            if plan.request.sample:
                 mean += tile.noise
             value[rows, columns] = mean.add_(base[rows, columns])
             del tile, mean  # before the next one is made

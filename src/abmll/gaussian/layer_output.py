@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import unknown_name
-from abmll.core.types import Estimator
+from abmll.core.types import PassRequest
 from abmll.gaussian import fused, moments, noise, triton_layer
-from abmll.gaussian.plan import Asked
 from abmll.gaussian.stochastic_pass import sum_counted
 
 Implementation = Literal["auto", "fused", "naive", "triton"]
@@ -65,19 +64,15 @@ def gaussian_output(
     posterior: moments.Factors,
     prior: moments.Factors | None = None,
     *,
-    sample: bool = False,
-    estimator: Estimator = "closed_form",
-    hyper_prior: bool = False,
-    prior_only: bool = False,
+    request: PassRequest,
     counted: Tensor | None = None,
     copies: noise.Copies | None = None,
     dtype: torch.dtype | None = None,
 ) -> LayerOutput:
-    """base + mean(x), plus noise of variance e^log_var(x) if `sample`; and KL(posterior ‖ prior), -log p(prior).
+    """base + mean(x), plus noise of variance e^log_var(x) for a sample; and KL(posterior ‖ prior), -log p(prior).
 
     x: (..., in_features). base: (..., out_features), the frozen layer's output.
-    estimator: of the KL. hyper_prior: whether to return -log p of the prior's moments.
-    prior_only: to both sums x and the posterior are constants, so that their gradient is the prior's alone.
+    request: what to compute; without a prior there is nothing but the value.
     counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
     copies: which rows draw the same noise; None: each its own. The kernels of "triton" do not know copies, and
         "fused" takes their place.
@@ -85,18 +80,20 @@ def gaussian_output(
     """
     wide = moments.at_least_float32(x, base, posterior.mean_A)
     has_prior = prior is not None
-    asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior, copies)
+    request = request if has_prior else PassRequest(request.sample)
     # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
     alike = prior is None or (
         prior.bound == posterior.bound
         and all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
     )
     name = _implementation_for(base, wide) if alike else "naive"
-    if name == "triton" and sample and copies is not None:
+    if name == "triton" and request.sample and copies is not None:
         name = "fused"
     compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
-    value, kl, hyper = compute(x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, asked)
-    return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if asked.hyper_prior else None)
+    value, kl, hyper = compute(
+        x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, request, copies
+    )
+    return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if request.hyper_prior else None)
 
 
 def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
@@ -114,25 +111,26 @@ def _naive_output(
     prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gaussians = [posterior] if prior is None or asked.prior_only else [posterior, prior]
+    gaussians = [posterior] if prior is None or request.prior_only else [posterior, prior]
     q, *priors = moments.conditionals(x, *gaussians)
     value = q.mean
-    if asked.sample:
-        rows = len(value) if asked.copies is None else asked.copies.num_tokens
+    if request.sample:
+        rows = len(value) if copies is None else copies.num_tokens
         drawn = noise.whole(noise.draw_seed(), rows, value.shape[1], value.dtype, value.device)
-        drawn = drawn if asked.copies is None else drawn[asked.copies.token]
+        drawn = drawn if copies is None else drawn[copies.token]
         value = value + torch.exp(0.5 * q.log_var) * drawn
-    judged = value
-    if prior is not None and asked.prior_only:
+    compared = value
+    if prior is not None and request.prior_only:
         priors = moments.conditionals(x.detach(), prior)
-        judged, q = value.detach(), moments.Moments(*(moment.detach() for moment in q))
+        compared, q = value.detach(), moments.Moments(*(moment.detach() for moment in q))
     kl = hyper = value.new_zeros(())
     for p in priors:
-        one_sample = asked.estimator == "sample"
-        estimate = moments.kl_estimate(judged, *q, *p) if one_sample else moments.kl_divergence(*q, *p)
+        one_sample = request.estimator == "sample"
+        estimate = moments.kl_estimate(compared, *q, *p) if one_sample else moments.kl_divergence(*q, *p)
         kl = sum_counted(estimate, counted)
-        if asked.hyper_prior:
+        if request.hyper_prior:
             hyper = sum_counted(moments.hyper_prior(*p), counted)
     return (base.to(value.dtype) + value).to(dtype), kl, hyper

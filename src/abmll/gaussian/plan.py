@@ -11,30 +11,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.core.types import Estimator
+from abmll.core.types import PassRequest
 from abmll.gaussian import moments, noise
 
 CONVERTED_ROWS = 256
 """How many rows of a half-precision input are in the wide type at a time."""
 
 
-class Asked(NamedTuple):
-    """What a pass asks of a layer's Gaussian: see `layer_output.gaussian_output`.
+class Plan(NamedTuple):
+    """What is asked of the layer, and how it is computed.
 
-    hyper_prior and prior_only are False without a prior. copies: which rows draw the same noise.
+    request: see `layer_output.gaussian_output`; hyper_prior and prior_only are False without a prior.
+    copies: which rows draw the same noise. wide: the type of the arithmetic. dtype: of the value.
     """
 
-    sample: bool
-    estimator: Estimator
-    hyper_prior: bool
-    prior_only: bool
-    copies: noise.Copies | None = None
-
-
-class Plan(NamedTuple):
-    """How it is computed; wide is the type of the arithmetic, dtype that of the value."""
-
-    asked: Asked
+    request: PassRequest
+    copies: noise.Copies | None
     scalings: tuple[float, ...]
     offset: float
     offset_difference: float
@@ -50,20 +42,22 @@ def plan_of(
     posterior: moments.Factors,
     prior: moments.Factors | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None = None,
 ) -> tuple[Plan, list[Tensor]]:
     """What is asked for, with a seed from the global generator if it takes noise, and the four or eight factors."""
     gaussians = [posterior] if prior is None else [posterior, prior]
     factors = [tensor for g in gaussians for tensor in g[:4]]
     plan = Plan(
-        asked,
+        request,
+        copies,
         tuple(g.scaling for g in gaussians),
         posterior.offset,
         0.0 if prior is None else posterior.offset - prior.offset,
         posterior.bound,
         moments.at_least_float32(x, base, *factors),
         dtype,
-        noise.draw_seed() if asked.sample else 0,
+        noise.draw_seed() if request.sample else 0,
     )
     return plan, factors
 
@@ -89,7 +83,7 @@ def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:
     if not others:
         return [s * part for part in d_A.chunk(2)]
     mean, mean_difference, log_var, log_var_difference = d_A.chunk(4)
-    if plan.asked.prior_only:  # the second of each is that of the prior's own product
+    if plan.request.prior_only:  # the second of each is that of the prior's own product
         return [s * mean, s * log_var, others[0] * mean_difference, others[0] * log_var_difference]
     posterior = [s * (mean + mean_difference), s * (log_var + log_var_difference)]
     return [*posterior, -others[0] * mean_difference, -others[0] * log_var_difference]
@@ -99,7 +93,7 @@ def mark_outputs(ctx: Any, value: Tensor) -> None:
     """What autograd is to know of the outputs; ctx: as in `gradients_of_inputs`, with its plan."""
     ctx.set_materialize_grads(False)
     _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
-    if ctx.plan.asked.prior_only and not (needs_x or needs_base or any(needs[:4])):
+    if ctx.plan.request.prior_only and not (needs_x or needs_base or any(needs[:4])):
         ctx.mark_non_differentiable(value)
 
 
@@ -108,7 +102,7 @@ def asked_for(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients by kl and hyper, None for one that was not computed."""
     has_prior = len(factors) == 8
-    return d_kl if has_prior else None, d_hyper if plan.asked.hyper_prior else None
+    return d_kl if has_prior else None, d_hyper if plan.request.hyper_prior else None
 
 
 def gradients_of_inputs(
@@ -135,7 +129,7 @@ def gradients_of_inputs(
         for d, need, factor in zip(d_factors, needs, factors, strict=True)
     ]
     d_x = None
-    if needs_x and ctx.plan.asked.prior_only:
+    if needs_x and ctx.plan.request.prior_only:
         own, _, own_log_var, _ = d_inner.chunk(4, dim=1)
         A, _, A_log_var, _ = joint_A.chunk(4)
         d_x = (own @ A).addmm_(own_log_var, A_log_var).to(x.dtype)

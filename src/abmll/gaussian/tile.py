@@ -92,16 +92,16 @@ class Tile:
         self.log_var.add_(plan.offset)
         if maps.has_prior:
             self.d.add_(plan.offset_difference)
-        if plan.asked.sample:
+        if plan.request.sample:
             generator = torch.Generator(inner.device)
-            epsilon, copies = torch.empty_like(self.log_var), plan.asked.copies
+            epsilon, copies = torch.empty_like(self.log_var), plan.copies
             if copies is None:
                 noise.standard_normal(plan.seed, rows.start, columns.start, epsilon, width, generator)
             else:
                 token, total = copies.token[rows], copies.num_tokens
                 noise.standard_normal_of(plan.seed, token, total, columns.start, epsilon, width, generator)
             self.noise = (0.5 * self.log_var).exp_().mul_(epsilon)
-            self.epsilon = epsilon if plan.asked.estimator == "sample" else None
+            self.epsilon = epsilon if plan.request.estimator == "sample" else None
 
     def _bend(self, bound: float) -> None:
         """From the linear u and D to f(u) and f(u) - f(u - D).
@@ -124,7 +124,7 @@ class Tile:
         return self.z_mean[:, : self.r] @ self.maps.mean[:, self.columns]
 
     def kl(self) -> Tensor:
-        if self.plan.asked.estimator == "sample":
+        if self.plan.request.estimator == "sample":
             assert self.epsilon is not None
             t = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta + self.noise)
             return self._counted(t.square_().addcmul_(self.epsilon, self.epsilon, value=-1).sub_(self.d).mul_(0.5))
@@ -143,13 +143,13 @@ class Tile:
         """
         d_mean, d_delta, d_prior_mean = d_value, None, None
         d_log_var, d_d, d_prior_log_var = None, None, None
-        if d_value is not None and self.plan.asked.sample:
-            noise_again = d_kl is not None and self.plan.asked.estimator == "sample"
+        if d_value is not None and self.plan.request.sample:
+            noise_again = d_kl is not None and self.plan.request.estimator == "sample"
             d_log_var = (d_value * self.noise if noise_again else self.noise.mul_(d_value)).mul_(0.5)
         if d_kl is not None or d_hyper is not None:
             w = (self.d - self.log_var).exp_()
         if d_kl is not None:
-            if self.plan.asked.estimator == "sample":
+            if self.plan.request.estimator == "sample":
                 t = self.delta + self.noise
                 d_delta = w.mul(t)
                 half = (d_delta * t).mul_(0.5)  # ½ t² w
@@ -161,7 +161,7 @@ class Tile:
                 d_d = self.d.expm1_().mul_(0.5).add_(half)
                 d_v = half.neg_()
             d_delta, d_d, d_v = (self._counted(gradient.mul_(d_kl)) for gradient in (d_delta, d_d, d_v))
-            if self.plan.asked.prior_only:
+            if self.plan.request.prior_only:
                 d_prior_mean, d_prior_log_var, d_delta, d_d = d_delta.neg_(), d_d.neg_(), None, None
             else:
                 d_log_var = _sum(d_log_var, d_v)
@@ -212,7 +212,7 @@ class Tile:
                 into += d_difference @ B_difference[:, columns].T
             if d_prior is not None:
                 through = d_prior @ B_difference[r:, columns].T  # of the inner products with the prior's A
-                if self.plan.asked.prior_only:
+                if self.plan.request.prior_only:
                     into[:, r:] += through
                 else:
                     into[:, :r] += through

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from abmll.core.errors import AbmllError
-from abmll.gaussian import moments
-from abmll.gaussian.plan import Asked, Plan, asked_for, gradients_of_inputs, joint_A, mark_outputs, plan_of, times
+from abmll.core.types import PassRequest
+from abmll.gaussian import moments, noise
+from abmll.gaussian.plan import Plan, asked_for, gradients_of_inputs, joint_A, mark_outputs, plan_of, times
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -53,14 +54,15 @@ def triton_output(
     prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fused.fused_output`, with other noise.
 
     Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
     imported), and for float64 on a GPU.
     """
-    plan, factors = plan_of(x, base, posterior, prior, dtype, asked)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     _require(base, plan)
     return _TritonOutput.apply(plan, x, base, counted, *factors)
 
@@ -113,7 +115,7 @@ class _TritonOutput(torch.autograd.Function):
                     plan.seed,
                     *base.shape,
                     **_constants(plan, factors, counted),
-                    HYPER_PRIOR=plan.asked.hyper_prior,
+                    HYPER_PRIOR=plan.request.hyper_prior,
                     num_warps=NUM_WARPS,
                 )
         kl, hyper = parts.sum((1, 2), dtype=torch.float64).to(plan.wide)
@@ -169,7 +171,7 @@ def _inner_gradients(
             HAS_VALUE=d_value is not None,
             HAS_KL=d_kl is not None,
             HAS_HYPER=d_hyper is not None,
-            PRIOR_ONLY=plan.asked.prior_only,
+            PRIOR_ONLY=plan.request.prior_only,
             num_warps=NUM_WARPS,
         )
     return d_inner.sum(0), d_Bs.sum(0)
@@ -206,8 +208,8 @@ def _constants(plan: Plan, factors: Sequence[Tensor], counted: Tensor | None) ->
         "BOUND": plan.bound,
         "HAS_PRIOR": len(factors) == 8,
         "HAS_COUNTED": counted is not None,
-        "SAMPLE": plan.asked.sample,
-        "ONE_SAMPLE": plan.asked.estimator == "sample",
+        "SAMPLE": plan.request.sample,
+        "ONE_SAMPLE": plan.request.estimator == "sample",
     }
 
 

@@ -32,20 +32,23 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[moments.Factors], 
     rows = len(x) if record.mask is None else len(record.mask)
     examples = rows if record.copies is None else record.copies.num_rows
     tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
-    A, B = (moments.sample(*(m.expand(examples, *m.shape) for m in part)) if record.sample else part.mean for part in q)
-    judged, drawn = q, (A, B)
-    if record.prior_only:
-        judged, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
+    request = record.request
+    A, B = (
+        moments.sample(*(m.expand(examples, *m.shape) for m in part)) if request.sample else part.mean for part in q
+    )
+    compared, drawn = q, (A, B)
+    if request.prior_only:
+        compared, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
     for prior in priors:
-        if record.estimator == "sample":
-            parts = zip(drawn, judged, prior, strict=True)
+        if request.estimator == "sample":
+            parts = zip(drawn, compared, prior, strict=True)
             estimates = (moments.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts)
             kl = sum_of(estimates) / examples
         else:
-            kl = sum_of(moments.kl_divergence(*part, *p) for part, p in zip(judged, prior, strict=True))
-        hyper = sum_of(moments.hyper_prior(*p) for p in prior) if record.hyper_prior else None
+            kl = sum_of(moments.kl_divergence(*part, *p) for part, p in zip(compared, prior, strict=True))
+        hyper = sum_of(moments.hyper_prior(*p) for p in prior) if request.hyper_prior else None
         record.report_sum(layer, kl, hyper)
-    if record.sample and record.copies is not None:
+    if request.sample and record.copies is not None:
         A, B = A[record.copies.row], B[record.copies.row]
     return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
 

@@ -97,7 +97,7 @@ class AbmllLayer(BaseTunerLayer):
         """`base` plus one adapter's mean, or plus a sample if the pass asks for one, in `dtype`. Reports the KL."""
         q = self.factors(adapter_name)
         priors = [self.factors(name) for name in self.abmll_mean_A if record is not None and name == record.prior]
-        if record is None or not (record.sample or priors):
+        if record is None or not (record.request.sample or priors):
             mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
             return (base.to(mean.dtype) + mean).to(dtype)
         return self._add_gaussian(base, x, adapter_name, [q, *priors], record, dtype)
@@ -127,10 +127,7 @@ class AbmllLayer(BaseTunerLayer):
             base,
             q,
             *priors,
-            sample=record.sample,
-            estimator=record.estimator,
-            hyper_prior=record.hyper_prior,
-            prior_only=record.prior_only,
+            request=record.request,
             counted=record.counted(base.shape, base.device) if priors else None,
             copies=record.copies_of_tokens(base.shape),
             dtype=dtype,
@@ -157,7 +154,7 @@ class Linear(nn.Module, AbmllLayer):
             return output
         record = current_pass()
         if self.merged:
-            if record is not None and (record.sample or record.prior):
+            if record is not None and (record.request.sample or record.prior):
                 raise AbmllError(
                     "a sample or a KL divergence was asked for while the adapter is merged into the base weights, "
                     "where only its mean is left: call model.unmerge_adapter() first."

@@ -31,14 +31,15 @@ def weight_output(
     """
     q, *priors = asked
     for prior in priors:
-        if record.estimator == "sample":
+        if record.request.estimator == "sample":
             raise AbmllError(
                 "the one-sample KL estimate is not offered for space='weight': set estimator = \"closed_form\", "
                 "which is exact and costs the same."
             )
-        own = q.constant() if record.prior_only else q
-        record.report_sum(layer, *weight_space.divergence(own, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
-    if not record.sample:
+        own = q.constant() if record.request.prior_only else q
+        sums = weight_space.divergence(own, prior, hyper_prior=record.request.hyper_prior, rows=kl_rows)
+        record.report_sum(layer, *sums)
+    if not record.request.sample:
         mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
         return (base.to(mean.dtype) + mean).to(dtype)
     rows = len(x) if record.mask is None else len(record.mask)

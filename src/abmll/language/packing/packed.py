@@ -128,7 +128,7 @@ class PackedModel:
                 "several passes, and these cannot be differentiated under gradient checkpointing. Call "
                 "model.gradient_checkpointing_disable()."
             )
-        again = _Randomness(self._model.device) if record.sample and len(batches) > 1 else None
+        again = _Randomness(self._model.device) if record.request.sample and len(batches) > 1 else None
         total: Tensor | None = None
         for batch in batches:
             if again is not None:  # the same noise in every pass, of which each takes the rows that it holds
