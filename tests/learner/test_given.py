@@ -169,6 +169,17 @@ def test_a_draw_is_balanced_and_depends_on_its_seed_alone():
         task.drawn(41, 0)
 
 
+def test_rows_that_are_asked_different_things_keep_their_questions():
+    """Also none at all: whichever stands first is not asked of the others."""
+    rows = [Example("a", ("no", "yes"), 1, "Good?"), Example("b", ("no", "yes"), 0), Example("c", ("no", "yes"), 0, "Bad?")]
+    for given in (rows, rows[::-1], rows[:2]):
+        found = labelled_rows(given)
+        assert [row.question for row in found.rows] == [row.question for row in given]
+        assert found.question == ""
+    assert labelled_rows(rows[:1]).question == "Good?"
+    assert [row.question for row in labelled_rows(rows, question="Why?").rows] == ["Good?", "Why?", "Bad?"]
+
+
 def test_new_rows_take_the_tasks_question_and_classes():
     task = labelled_rows(TEXTS, [1, 0, 0, 1], classes={0: "bad", 1: "good"}, question="Good?")
     for data in (["new"], np.array(["new"]), {"text": ["new"]}, [{"text": "new"}], Frame(text=["new"])):

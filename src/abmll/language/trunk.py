@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from abmll.adapters.blocks import Blocks, blocks_of, untouched
-from abmll.language.packing.batch import Batch
+from abmll.language.packing.batch import Batch, predicted
 
 CAPACITY = 2**30
 """How many bytes of hidden states a process keeps, on the devices that they were computed on. A row of 50 tokens of a
@@ -30,9 +30,9 @@ model of width 576 takes 115 kB in float32."""
 
 Run = Callable[[Batch], Tensor]
 """A pass of the whole model: the predictions in the kept columns."""
-Trial = Callable[[bool], Batch | None]
-"""A small pass to try the trunk on, of rows of unequal length, packed as the model bears it: with several choices
-behind one prompt, or of plain texts. None if it does not bear the former, or takes a pass for each text."""
+Trial = Callable[[bool], Sequence[Batch]]
+"""Small passes to try the trunk on, over rows of unequal length, packed as the model bears it: with several choices
+behind one prompt, or of plain texts. None at all if it does not bear the former."""
 
 
 class RowStore:
@@ -134,10 +134,12 @@ class Trunk:
         """
         if self._enterable:
             return
-        trials = {branching: self._trial(branching) for branching in (False, True)}
-        reasons = {branching: self._difference(batch) for branching, batch in trials.items() if batch is not None}
-        self._enterable = {branching: reasons.get(branching, "untried") is None for branching in trials}
-        for reason in filter(None, reasons.values()):
+        reasons = {
+            branching: [self._difference(batch) for batch in self._trial(branching)] for branching in (False, True)
+        }
+        plain, branching = (bool(found) and not any(found) for found in (reasons[False], reasons[True]))
+        self._enterable = {False: plain, True: plain and branching}  # rows without branches are plain texts in both
+        for reason in filter(None, (*reasons[False], *reasons[True])):
             self._warn(reason)
 
     @torch.no_grad()
@@ -159,6 +161,8 @@ class Trunk:
             hidden[batch.real] = torch.cat(rows)
             with self.stands_for(hidden):
                 found = self._run(batch)
+            # only where something is scored: what is predicted from padding is anything
+            found, expected = predicted(found, batch), predicted(expected, batch)
         except Exception as error:  # whatever a foreign model's code raises, the ordinary pass is there
             return f"{type(error).__name__}: {error}"
         difference = float((found - expected).norm() / expected.norm())
@@ -199,13 +203,12 @@ class Trunk:
         return digest.digest()
 
     def _key(self, batch: Batch, row: int) -> bytes:
-        """Equal for rows that are equal in the trunk: tokens, positions, whose restarts are those of the choices, and
-        whether the mask is the batch's, which may say less than the one that a model makes itself."""
+        """Equal for rows that are equal in the trunk: tokens, and positions, whose restarts are those of the choices."""
         alone = _alone(batch, row)
         places = alone.position_ids
         if places is None:
             places = torch.arange(alone.input_ids.shape[1])[None]
-        return self._digest + bytes([batch.branching]) + torch.cat([alone.input_ids, places]).numpy().tobytes()
+        return self._digest + torch.cat([alone.input_ids, places]).numpy().tobytes()
 
     @torch.no_grad()
     def _computed(self, row: Batch) -> Tensor:
@@ -254,9 +257,12 @@ def _answering(module: nn.Module, answer: Any) -> Iterator[None]:
 
 
 def _alone(batch: Batch, row: int) -> Batch:
-    """One row of the batch, unpadded. Its predictions, which nobody reads, are kept in one column."""
+    """One row of the batch, unpadded; a plain text where it has no branches, whatever the rows beside it have.
+
+    Its predictions, which nobody reads, are kept in one column.
+    """
     real = batch.real[row]
-    own = batch if batch.branching else batch._replace(position_ids=None, seen=None)
+    own = batch if batch.branching and _restarts(batch, row) else batch._replace(position_ids=None, seen=None)
     return own._replace(
         input_ids=own.input_ids[row][real][None],
         position_ids=None if own.position_ids is None else own.position_ids[row][real][None],
@@ -264,3 +270,9 @@ def _alone(batch: Batch, row: int) -> Batch:
         real=real[real][None],
         kept=own.kept.new_zeros(1),
     )
+
+
+def _restarts(batch: Batch, row: int) -> bool:
+    """Whether positions start anew within a row, as they do where several choices stand behind one prompt."""
+    assert batch.position_ids is not None
+    return bool((batch.position_ids[row][batch.real[row]].diff() != 1).any())

@@ -166,7 +166,8 @@ def _task(data: Any, question: str | None, name: str | None, *, labelled: bool, 
     if wrong is not None:
         hint = " Give their labels too: adapt(texts, labels)." if isinstance(rows[wrong], str) else ""
         raise AbmllError(f"row {wrong} is {type(rows[wrong]).__name__}, not an abmll.Example.{hint}")
-    return Task(name or "task", tuple(rows), question or rows[0].question)
+    asked = {row.question for row in rows}  # of rows that are asked different things, none is the task's
+    return Task(name or "task", tuple(rows), question or (asked.pop() if len(asked) == 1 else ""))
 
 
 def _renamed(task: Task, question: str | None, name: str | None) -> Task:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
-from abmll.gaussian.stochastic_pass import StochasticPass
 from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, score
 from abmll.language.packing.evidence import Bearing, Evidence
@@ -96,7 +96,7 @@ class PackedModel:
             evaluation_mode(self._model)
             self.trunk.check()
 
-    def _trial(self, branching: bool) -> Batch | None:
+    def _trial(self, branching: bool) -> list[Batch]:
         """See `trunk.Trial`."""
         tokens = iter(range(1, 10_000, 7))
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
@@ -109,9 +109,8 @@ class PackedModel:
         tree = grow(prefixes, choices, pad_id=self._pad_id)
         bearing = self.bearing(tree.longest)
         if branching:
-            return as_trees(tree) if bearing.tree else None
-        batches = as_rows(tree, bearing.rows, positions=bearing.positions)
-        return batches[0] if len(batches) == 1 else None
+            return [as_trees(tree)] if bearing.tree else []
+        return as_rows(tree, bearing.rows, positions=bearing.positions)
 
     def log_probs(
         self, batches: Sequence[Batch], record: StochasticPass, call: Callable[..., Any] | None = None
@@ -128,7 +127,7 @@ class PackedModel:
                 "several passes, and these cannot be differentiated under gradient checkpointing. Call "
                 "model.gradient_checkpointing_disable()."
             )
-        again = _Randomness(self._model.device) if record.request.sample and len(batches) > 1 else None
+        again = _Randomness(self._model.device) if record.sample and len(batches) > 1 else None
         total: Tensor | None = None
         for batch in batches:
             if again is not None:  # the same noise in every pass, of which each takes the rows that it holds
