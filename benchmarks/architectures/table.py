@@ -29,8 +29,9 @@ comparing with each text alone and unpadded; all packings give the same numbers,
   told the positions of its tokens.
 
 Refused, with the reason: encoder-decoder models (BART, T5), encoders (BERT, unless trained as a decoder) and models
-whose predictions change with what stands behind them. Of mixtures of experts, `target_modules = "all-linear"` adapts
-attention and what all tokens pass; it says which experts it leaves out.
+whose predictions change with what stands behind them. `target_modules = "all-linear"` is the linear layers of the
+blocks: nothing of the head, also where a dense layer stands before the output embeddings. Of mixtures of experts, it
+adapts attention and what all tokens pass; it says which experts and which routers it leaves out.
 
 Made by `python -m benchmarks.architectures`, over tiny random models of every architecture that transformers loads as
 a causal language model and a processor can build so small, with windows of {WINDOW} tokens and texts of up to {SHORT}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from abmll.adapters import adapter_parameters, attach_roles, copy_adapter, load_adapter, save_adapter
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK
+from benchmarks.architectures.tiny import tiny_model
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -239,6 +241,37 @@ def test_models_that_do_not_fit_are_refused_and_left_alone(config):
         attach_roles(plain, config())
     with pytest.raises(AbmllError, match="Did you mean 'q_proj'"):
         attach_roles(base_model(), config(target_modules=["q_prj"]))
+
+
+HEADS = {"modernbert-decoder": "lm_head.dense", "roberta": "lm_head.dense", "electra": "generator_predictions.dense"}
+
+
+@pytest.mark.parametrize("config", [adapter_config, lora_config], ids=["abmll", "lora"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_is_adapted_only_where_it_is_named(config, kind, tmp_path):
+    """What PEFT calls all linear layers takes in a dense layer before the output embeddings."""
+    exclude = r".*layers?\.0\..*"  # as upper_layers makes them
+    for options in ({}, {"exclude_modules": exclude}, {"exclude_modules": ["query"]}):
+        model = attach_roles(tiny_model(kind), config(target_modules="all-linear", **options))
+        names = list(adapter_parameters(model, META))
+        assert names
+        assert not any(HEADS[kind] in name for name in names)
+        assert any(".0." in name for name in names) == (options.get("exclude_modules") != exclude)
+    save_adapter(model, META, tmp_path / "a")
+    assert adapter_parameters(attach_roles(tiny_model(kind), config(target_modules=[HEADS[kind]])), META)
+    plain = PeftModel.from_pretrained(tiny_model(kind), tmp_path / "a")
+    assert {name for name in plain.state_dict() if HEADS[kind] in name and ("lora_A" in name or "mean_A" in name)} == set()
+    again = attach_roles(tiny_model(kind), config(target_modules="all-linear", **options))
+    load_adapter(again, META, tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["llama4_text", "phimoe", "deepseek_v4"])
+def test_layers_that_answer_otherwise_than_linear_ones_are_left_out_and_told(kind, capsys):
+    model = attach_roles(tiny_model(kind), lora_config(target_modules="all-linear"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"leaves out 'model\.layers\.\S+' and \d+ more layers of this \w+, which do not answer as", told)
+    with torch.no_grad():
+        assert model(input_ids=torch.arange(3, 19)[None]).logits.isfinite().all()
 
 
 def test_equal_adapters_are_equal_files_in_every_process(tmp_path):

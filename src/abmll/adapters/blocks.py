@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any, NamedTuple
 
+import torch
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from abmll.core.errors import AbmllError
 
@@ -74,3 +78,61 @@ def untouched(model: Any, blocks: Blocks) -> int:
                 return 0
             count = min(count, int(path.removeprefix(inside).partition(".")[0]))
     return count
+
+
+def within_trunk(model: Any, config: PeftConfig) -> PeftConfig:
+    """A copy of `config` that leaves out what no adapter is for, unless it names its targets itself.
+
+    PEFT's "all-linear" leaves out the output embeddings alone. The heads of some models have a dense layer before them
+    (ModernBERT's decoder, the RoBERTa family), which sees the scored tokens only and belongs to no block; and some of
+    their linear layers answer with something else (`unlike_linear`).
+
+    model: a plain causal LM.
+    """
+    found: Any = copy.deepcopy(config)
+    targets = getattr(found, "target_modules", None)
+    if targets is not None and not (isinstance(targets, str) and targets.lower() == "all-linear"):
+        return found
+    if left_out := [*head_layers(model), *unlike_linear(model)]:
+        excluded = found.exclude_modules or set()
+        if isinstance(excluded, str):
+            found.exclude_modules = "|".join([f"(?:{excluded})", *map(re.escape, left_out)])
+        else:
+            found.exclude_modules = {*excluded, *left_out}
+    return found
+
+
+def head_layers(model: Any) -> list[str]:
+    """The paths of linear layers behind the last block, but for the output embeddings.
+
+    model: a plain causal LM. Its head is what lies outside the model that transformers calls its base.
+    """
+    trunk = getattr(model, "base_model", model)
+    if trunk is model:
+        return []
+    inside = {id(module) for module in trunk.modules()} | {id(model.get_output_embeddings())}
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in inside
+    ]
+
+
+def unlike_linear(model: nn.Module) -> list[str]:
+    """The paths of layers that are an architecture's own kind of `nn.Linear` and do not answer like one: routers that
+    return several things (Llama 4, Phi-MoE), layers in groups (DeepSeek V4). Found by asking them."""
+    own = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models.")
+    ]
+    return [path for path, module in own if not _answers_like_linear(module)]
+
+
+@torch.no_grad()
+def _answers_like_linear(layer: nn.Linear) -> bool:
+    try:
+        answer = layer(layer.weight.new_zeros(1, 1, layer.in_features))
+    except Exception:  # whatever a foreign layer raises, it is no linear one
+        return False
+    return isinstance(answer, torch.Tensor) and answer.shape == (1, 1, layer.out_features)

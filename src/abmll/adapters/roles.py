@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from abmll.adapters.abmll.config import sorted_json
+from abmll.adapters.blocks import unlike_linear, within_trunk
 from abmll.adapters.kind import check_kind
 from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules, expert_weights
 from abmll.core.documents import read_json
@@ -57,6 +58,8 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     for role in (META, TASK):
         check_adapter_name(base_model, role)
     check_target_modules(base_model, config)
+    unlike = unlike_linear(base_model)
+    config = within_trunk(base_model, config)
     model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
     model.add_adapter(TASK, copy.deepcopy(config))
     transposed = getattr(model.peft_config[META], "fan_in_fan_out", None)
@@ -68,6 +71,11 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
             f"target_modules = 'all-linear' leaves out the experts of this {type(base_model).__name__} ({skipped[0]!r} "
             f"and {len(skipped) - 1} more), whose weights are no linear layers: attention and what all tokens pass is "
             "adapted."
+        )
+    if getattr(config, "target_modules", None) == "all-linear" and unlike:
+        tell(
+            f"target_modules = 'all-linear' leaves out {unlike[0]!r} and {len(unlike) - 1} more layers of this "
+            f"{type(base_model).__name__}, which do not answer as linear layers do (routers, layers in groups)."
         )
     copy_adapter(model, META, TASK)
     return model
