@@ -18,6 +18,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.data.task import Task
 from abmll.pipeline import adapt_run, compare_run, evaluate_run, predict_run, train_run, tune_run
+from abmll.pipeline.acquire import acquire_run
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task
 
@@ -100,13 +101,64 @@ def test_adapt_and_predict_check_their_rows_too(adapters, tmp_path, no_model, mo
         for row in tiny_task("new", 8).examples
     ]
     (tmp_path / "new.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for run in (adapt_run, predict_run):
-        with pytest.raises(
-            AbmllError,
-            match=r"new.jsonl\)?, row .new/0.: does not fit: .*\(7 more of its 8",
-        ):
+    too_long = r"new.jsonl\)?, row .new/0.: does not fit: .*\(7 more of its 8"
+    for run in (adapt_run, predict_run, acquire_run):
+        with pytest.raises(AbmllError, match=too_long):
             run(adapter, tmp_path / "new.jsonl", tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_try_checks_its_rows_and_device_at_once_before_the_model_is_loaded(adapters, base, tmp_path, monkeypatch):
+    adapter = adapters("lora")
+    monkeypatch.setattr("abmll.models.load", lambda *_, **__: pytest.fail("loaded too early"))
+    rows = [row._replace(choices=("good " * 600, "bad")) for row in tiny_task("new", 24).examples]
+    path = write_csv(tmp_path / "new.csv", Task("new", tuple(rows)))
+    named = [f"model.name={base}", "prompt.answer=text", "adapter.r=2"]
+    for words in (["--adapter", str(adapter)], named):
+        result = CliRunner().invoke(app, ["try", str(path), *words, "model.device=cuda", "--support", "8"])
+        assert result.exit_code == 2
+        told = " ".join(result.stderr.split())
+        assert "2 mistakes:" in told
+        assert "finds no CUDA device" in told
+        assert "new.csv), row 'new/0': does not fit: " in told
+        assert "(23 more of its 24 rows" in told
+    result = CliRunner().invoke(app, ["try", str(path), *named, "--method", "lora", "method.options.num_step=3"])
+    assert "num_step" in result.stderr
+
+
+def test_acquire_checks_rows_and_folder_at_once(adapters, tmp_path, monkeypatch):
+    adapter = adapters("lora")
+    monkeypatch.setattr("abmll.models.load", lambda *_, **__: pytest.fail("loaded too early"))
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage(10, 10, 1000))
+    rows = [row._replace(choices=("good " * 600, "bad")) for row in tiny_task("new", 8).examples]
+    pool = write_csv(tmp_path / "pool.csv", Task("pool", tuple(rows)))
+    result = CliRunner().invoke(app, ["acquire", str(adapter), str(pool), "-o", str(tmp_path / "results" / "next.jsonl")])
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "2 mistakes:" in told
+    assert "0 MiB are free there" in told
+    assert "row 'new/0': does not fit: " in told
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_adapter_is_not_saved_into_a_folder_in_use(tmp_path):
+    from filelock import FileLock
+
+    from abmll.core.folders import LOCK, hold
+
+    learner = abmll.Learner(tiny_llama(), tiny_tokenizer(), "lora", r=2)
+    (tmp_path / "a").mkdir()
+    with FileLock(tmp_path / "a" / LOCK), pytest.raises(AbmllError, match="a is in use by another process"):
+        learner.save(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] in ([], [LOCK])
+    with hold(tmp_path / "a"):  # by the run that saves
+        learner.save(tmp_path / "a")
+        assert (tmp_path / "a" / LOCK).exists()
+    learner.save(tmp_path / "b")
+    names = [{path.name for path in (tmp_path / folder).iterdir()} for folder in "ab"]
+    assert names[0] == names[1]
+    assert not any("lock" in name for name in names[0])
 
 
 def test_an_adaptation_that_overflows_stops_and_writes_nothing(adapters, tmp_path):

@@ -16,6 +16,7 @@ from abmll.card import read_card
 from abmll.config.schema import AdapterConfig, EpisodesConfig, EvaluationConfig, TrainingConfig
 from abmll.core.errors import AbmllError
 from abmll.core.finite import require_finite_posterior
+from abmll.core.folders import hold
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, TASK, Likelihood, Method, Metrics, Posterior, Role
 from abmll.data.episodes import EpisodeSampler, Order, RowOrder
@@ -397,10 +398,11 @@ class Learner:
             task: what a posterior was adapted to that does not say so itself.
 
         Raises:
-            AbmllError: If the folder cannot be written or the posterior is another learner's.
+            AbmllError: If the folder cannot be written or is in another process's hands, or the posterior is another
+                learner's.
         """
         directory = Path(directory)
-        with working(self):
+        with working(self), hold(directory):
             return write_folder(self, directory, role, posterior, task)
 
     @classmethod

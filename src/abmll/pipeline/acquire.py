@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from abmll.card import read_card
+from abmll.core.calibration import mixture, mutual_information
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
-from abmll.evaluation.calibration import mixture, mutual_information
 from abmll.learner.folder import task_of
 from abmll.learner.given import rows_to_predict
 from abmll.pipeline.build import load_learner
 from abmll.pipeline.predict import model_of
+from abmll.pipeline.preflight import require_usable
 
 Score = Literal["margin", "mutual-information"]
 
@@ -39,10 +40,13 @@ def acquire_run(
         most at odds, which needs a method whose samples differ.
     overrides: as for `predict_run`.
 
-    Raises: AbmllError for mutual information where all samples agree: such a posterior cannot rank anything by it.
+    Raises: AbmllError for rows, a device or a folder that are of no use, before the model is loaded; and for mutual
+    information where all samples agree: such a posterior cannot rank anything by it.
     """
-    rows = rows_to_predict(pool, task_of(read_card(adapter).task))
-    learner = load_learner(model_of(adapter, overrides), adapter)
+    config, card = model_of(adapter, overrides), read_card(adapter)
+    rows = rows_to_predict(pool, task_of(card.task))
+    require_usable(config, card.prompt_format, [(str(pool), rows)], out.parent, alone=False)
+    learner = load_learner(config, adapter)
     log_probs = learner.posterior().predict(rows, num_samples, seed=seed).log_probs.double().log_softmax(-1)
     scores = worth(log_probs, by)
     if by == "mutual-information" and not float(scores.max()) > 0:

@@ -23,7 +23,7 @@ from abmll.learner import Learner
 from abmll.learner.folder import task_of
 from abmll.learner.given import labelled_rows, rows_to_predict
 from abmll.pipeline.build import join_ranks, load_learner
-from abmll.pipeline.preflight import Findings
+from abmll.pipeline.preflight import require_usable
 from abmll.training.distributed import num_ranks, together
 
 ADAPTED_TYPES = get_args(ModelConfig.model_fields["dtype"].annotation)
@@ -86,7 +86,8 @@ def adapt_run(
     config = model_of(adapter, overrides)
     support = labelled_rows(task).drawn(support_size, seed)
     ranks = join_ranks(config)
-    ranks.first(lambda: _check(config, adapter, f"task {support.name!r} ({task})", support.rows, out))
+    prompt, places = read_card(adapter).prompt_format, [(f"task {support.name!r} ({task})", support.rows)]
+    ranks.first(lambda: require_usable(config, prompt, places, out))
     with ExitStack() as held:
         ranks.first(lambda: held.enter_context(hold(out)))
         learner = load_learner(config, adapter, method)
@@ -102,17 +103,6 @@ def adapt_run(
 def _num_bytes(learner: Learner) -> int:
     parameters = learner.likelihood.parameters(TASK).values()
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
-
-def _check(
-    config: RunConfig, adapter: Path, place: str, rows: Sequence[Example], out: Path, *, alone: bool = True
-) -> None:
-    """Raises AbmllError for all that is wrong with rows, device and output folder, before the model is loaded."""
-    findings = Findings()
-    findings.of_device(config.model)
-    findings.of_folder(out, alone=alone)
-    findings.of_rows(config.model, read_card(adapter).prompt_format, [(place, rows)])
-    findings.raise_all()
 
 
 def _counted(rows: Sequence[Example]) -> str:
@@ -160,9 +150,10 @@ def predict_run(
     its question nor its choices gets those of the task that was adapted to. overrides, method: as for `adapt_run`.
     """
     config = model_of(adapter, overrides)
-    rows = rows_to_predict(file, task_of(read_card(adapter).task))
+    card = read_card(adapter)
+    rows = rows_to_predict(file, task_of(card.task))
     ranks = join_ranks(config)
-    ranks.first(lambda: _check(config, adapter, str(file), rows, out.parent, alone=False))
+    ranks.first(lambda: require_usable(config, card.prompt_format, [(str(file), rows)], out.parent, alone=False))
     learner = load_learner(config, adapter, method)
     with together(config.model.shard > 1):
         prediction = learner.posterior().predict(rows, num_samples, seed=seed)

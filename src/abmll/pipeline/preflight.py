@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from abmll import models
-from abmll.config import ModelConfig
+from abmll.config import ModelConfig, RunConfig
 from abmll.core.errors import AbmllError
 from abmll.core.folders import hold, require_room, require_writable
 from abmll.core.types import Example
@@ -76,3 +76,24 @@ def places_of(tasks: Iterable[Task]) -> Iterable[tuple[str, Sequence[Example]]]:
     for task in {id(task): task for task in tasks}.values():
         place = f"task {task.name!r}" + (f" ({task.source})" if task.source else "")
         yield place, (*task.support_pool, *task.examples)
+
+
+def require_usable(
+    config: RunConfig,
+    prompt: PromptFormat,
+    places: Iterable[tuple[str, Sequence[Example]]],
+    out: Path | None = None,
+    *,
+    alone: bool = True,
+) -> None:
+    """Raises AbmllError for all that is wrong with rows, device and output folder, before the model is loaded.
+
+    places: rows, with the words that say where they are from. out: of a command that writes nothing, None.
+    alone: whether the folder must be in nobody's hands.
+    """
+    findings = Findings()
+    findings.of_device(config.model)
+    if out is not None:
+        findings.of_folder(out, alone=alone)
+    findings.of_rows(config.model, prompt, places)
+    findings.raise_all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
@@ -16,11 +17,13 @@ from abmll.evaluation.predictions import Cell
 from abmll.evaluation.queries import Queries, queries_of
 from abmll.evaluation.references import REFERENCES
 from abmll.evaluation.summary import Summary, summarise
+from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.methods import build_method
 from abmll.methods.no_model import NoModel, needs_model
 from abmll.pipeline.build import build_learner, load_learner
 from abmll.pipeline.predict import model_of
+from abmll.pipeline.preflight import places_of, require_usable
 from abmll.reports.mistakes import confident_mistakes
 from abmll.reports.notation import number
 from abmll.reports.tables import text_table
@@ -61,17 +64,21 @@ def try_run(
         overrides: Of [model], with an adapter.
 
     Raises:
-        AbmllError: For a file that cannot be read, or with too few rows to hold some back.
+        AbmllError: For a file that cannot be read, or with too few rows to hold some back; for rows that cannot be put
+            to the model and a device that is not there, before the model is loaded.
     """
     task = read_task(file)
     _require_enough(task, support_size)
     if adapter is not None:
         config = model_of(adapter, overrides)
+        require_usable(config, read_card(adapter).prompt_format, places_of([task]))
         learner = load_learner(config, adapter)
         name = learner.name
     else:
         assert config is not None
         (name,) = config.method.names
+        build_method(name, **config.method.options_for(name))  # whose mistakes need no model either
+        require_usable(config, PromptFormat(**config.prompt.model_dump()), places_of([task]))
         learner = build_learner(config, name, seed=config.seed)
     # The zero-shot row is asked in the same way: "auto" is settled once.
     learner.likelihood.settle(task.support_pool or task.examples[:support_size])
