@@ -260,7 +260,9 @@ def test_a_head_is_adapted_only_where_it_is_named(config, kind, tmp_path):
     save_adapter(model, META, tmp_path / "a")
     assert adapter_parameters(attach_roles(tiny_model(kind), config(target_modules=[HEADS[kind]])), META)
     plain = PeftModel.from_pretrained(tiny_model(kind), tmp_path / "a")
-    assert {name for name in plain.state_dict() if HEADS[kind] in name and ("lora_A" in name or "mean_A" in name)} == set()
+    assert {
+        name for name in plain.state_dict() if HEADS[kind] in name and ("lora_A" in name or "mean_A" in name)
+    } == set()
     again = attach_roles(tiny_model(kind), config(target_modules="all-linear", **options))
     load_adapter(again, META, tmp_path / "a")
 

@@ -171,7 +171,11 @@ def test_a_draw_is_balanced_and_depends_on_its_seed_alone():
 
 def test_rows_that_are_asked_different_things_keep_their_questions():
     """Also none at all: whichever stands first is not asked of the others."""
-    rows = [Example("a", ("no", "yes"), 1, "Good?"), Example("b", ("no", "yes"), 0), Example("c", ("no", "yes"), 0, "Bad?")]
+    rows = [
+        Example("a", ("no", "yes"), 1, "Good?"),
+        Example("b", ("no", "yes"), 0),
+        Example("c", ("no", "yes"), 0, "Bad?"),
+    ]
     for given in (rows, rows[::-1], rows[:2]):
         found = labelled_rows(given)
         assert [row.question for row in found.rows] == [row.question for row in given]

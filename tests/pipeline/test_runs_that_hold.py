@@ -133,7 +133,9 @@ def test_acquire_checks_rows_and_folder_at_once(adapters, tmp_path, monkeypatch)
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(10, 10, 1000))
     rows = [row._replace(choices=("good " * 600, "bad")) for row in tiny_task("new", 8).examples]
     pool = write_csv(tmp_path / "pool.csv", Task("pool", tuple(rows)))
-    result = CliRunner().invoke(app, ["acquire", str(adapter), str(pool), "-o", str(tmp_path / "results" / "next.jsonl")])
+    result = CliRunner().invoke(
+        app, ["acquire", str(adapter), str(pool), "-o", str(tmp_path / "results" / "next.jsonl")]
+    )
     assert result.exit_code == 2
     told = " ".join(result.stderr.split())
     assert "2 mistakes:" in told
