@@ -203,7 +203,7 @@ class Trunk:
         return digest.digest()
 
     def _key(self, batch: Batch, row: int) -> bytes:
-        """Equal for rows that are equal in the trunk: tokens, and positions, whose restarts are those of the choices."""
+        """Equal for rows that are equal in the trunk: in tokens and in positions, which restart at every choice."""
         alone = _alone(batch, row)
         places = alone.position_ids
         if places is None:
