@@ -38,8 +38,8 @@ test-floor: $(STAMP)
 # run interprets the kernels, the second compiles them for GPUs that need not be here.
 TRITON := build/triton
 test-triton: $(STAMP) $(TRITON)/.installed
-	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/core/test_triton.py
-	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/core/test_triton.py
+	TRITON_INTERPRET=1 PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/gaussian/test_triton.py
+	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest tests/gaussian/test_triton.py
 
 $(TRITON)/.installed:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(TRITON) triton

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from abmll import default, models
-from abmll.core.calibration import entropy
 from abmll.core.types import Example
 from abmll.data.folder import read_folder
 from abmll.data.task import Task
+from abmll.evaluation.calibration import entropy
 from abmll.language import PromptFormat
 from abmll.language.letters import NEEDED, ROWS, letter_agreement, letters_fit
 from abmll.learner import Learner

@@ -16,9 +16,9 @@ def judge(learner, task, support_size: int, num_query: int) -> dict[str, tuple[f
     """(accuracy, NLL) of each way to answer, on the same rows."""
     import torch
 
-    from abmll.core.calibration import mixture
     from abmll.core.types import META
     from abmll.data.episodes import evaluation_episode
+    from abmll.evaluation.calibration import mixture
     from abmll.methods.gradient import NoAdaptation
 
     episode = evaluation_episode(task, 0, support_size, num_query, max_support=support_size, balanced=True)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from abmll.config import ModelConfig
-from abmll.core.calibration import accuracy, mixture, nll
 from abmll.data.episodes import evaluation_episode
 from abmll.data.folder import read_folder
 from abmll.data.task import Task
+from abmll.evaluation.calibration import accuracy, mixture, nll
 from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.pipeline.build import load_model

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from abmll.core import noise
-from abmll.core.divergence import stochastic_pass
 from abmll.core.types import META, TASK, Example, Terms
+from abmll.gaussian import noise
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 
 class OneLayer(nn.Module):
@@ -57,7 +57,7 @@ class LayerLikelihood:
         with stochastic_pass(
             sample=sample,
             prior=META if kl or hyper_prior else None,
-            estimator=kl or "closed_form",
+            kl=kl,
             hyper_prior=hyper_prior,
             prior_only=prior_only,
             mask=mask,

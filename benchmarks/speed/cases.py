@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abmll.core.divergence import stochastic_pass
-from abmll.core.layer_output import implementation
 from abmll.core.types import META, TASK
+from abmll.gaussian.layer_output import implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 from benchmarks.speed import published
 from benchmarks.speed.measure import Case
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from abmll.core import triton_layer
+from abmll.gaussian import triton_layer
 from benchmarks.speed.cases import BASELINE, PROJECTIONS, attach
 from benchmarks.speed.measure import timed
 
@@ -77,8 +77,8 @@ def train(shape: dict[str, int], device: str, batch: int, tokens: int, repeats: 
 
 
 def _steps(adapted: Any, variant: str, ids: torch.Tensor, repeats: int) -> tuple[float, int]:
-    from abmll.core.divergence import stochastic_pass
-    from abmll.core.layer_output import implementation
+    from abmll.gaussian.layer_output import implementation
+    from abmll.gaussian.stochastic_pass import stochastic_pass
 
     def step() -> None:
         if variant == BASELINE:

@@ -9,7 +9,7 @@ import torch
 from adapter_models import adapter_config, base_model, randomise
 
 from abmll.adapters import adapter_parameters, attach_roles
-from abmll.core.divergence import stochastic_pass
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 MODES = {
     "mean": {},

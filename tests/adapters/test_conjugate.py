@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from abmll.core import layer_output
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
+from abmll.gaussian import layer_output
 from abmll.methods.objective import Objective
 from layer_likelihood import LayerLikelihood, fix_noise, prompt_of
 

@@ -11,7 +11,7 @@ from torch.distributions import Gamma, Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles, load_adapter, save_adapter
 from abmll.adapters.abmll import Linear
-from abmll.core.divergence import stochastic_pass
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 OFFSET, SCALING = -1.5, 1.5
 
@@ -99,7 +99,7 @@ def test_the_kl_and_the_prior_are_those_of_the_weights_whatever_the_batch(layer,
 
 def test_the_one_sample_estimate_has_the_kl_as_its_mean(layer, x):
     torch.manual_seed(4)
-    with torch.no_grad(), stochastic_pass(sample=True, prior="meta", estimator="sample") as record:
+    with torch.no_grad(), stochastic_pass(sample=True, prior="meta", kl="sample") as record:
         layer(x[:1].expand(40_000, 3, 5))
     q, p = by_hand(layer, "task"), by_hand(layer, "meta")
     expected = sum(kl_divergence(a, b).sum() for a, b in zip(q, p, strict=True)).item()

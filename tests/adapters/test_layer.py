@@ -12,10 +12,10 @@ from torch.distributions import Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles
 from abmll.adapters.abmll import AbmllLayer, Linear
-from abmll.core import noise
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import implementation
+from abmll.gaussian import noise
+from abmll.gaussian.layer_output import implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 
 @pytest.fixture(params=["fused", "naive"], autouse=True)
@@ -94,7 +94,7 @@ def test_closed_form_kl_and_hyper_prior_are_those_of_torch_distributions(layer, 
 
 
 def test_one_sample_estimate_judges_the_sample_that_was_used(layer, x):
-    with stochastic_pass(sample=True, prior="meta", estimator="sample") as record:
+    with stochastic_pass(sample=True, prior="meta", kl="sample") as record:
         value = layer(x) - layer.base_layer(x)
     ratio = by_hand(layer, x, "task").log_prob(value) - by_hand(layer, x, "meta").log_prob(value)
     torch.testing.assert_close(record.kl(), ratio.sum(), rtol=1e-9, atol=0)

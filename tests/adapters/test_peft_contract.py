@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from abmll.adapters import adapter_parameters, attach_roles
 from abmll.adapters.abmll import AbmllLayer
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import implementation
+from abmll.gaussian.layer_output import implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 EXACT = {"rtol": 0.0, "atol": 1e-6}

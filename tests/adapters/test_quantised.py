@@ -7,8 +7,8 @@ import torch
 from adapter_models import adapter_config, randomise
 
 from abmll.adapters import adapter_parameters, attach_roles
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.gaussian.stochastic_pass import stochastic_pass
 from tiny import tiny_llama
 
 pytest.importorskip("bitsandbytes", reason="runs by `make test-quantised`, which installs bitsandbytes into build/")

@@ -13,9 +13,9 @@ from torch.distributions import Normal, kl_divergence
 
 from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles, export_sample, load_adapter, save_adapter
 from abmll.adapters.abmll import Linear
-from abmll.core import gaussian, weight_space
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.gaussian import moments, weight_space
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 OFFSET, SCALING = -1.5, 1.5
 
@@ -66,7 +66,7 @@ def test_the_kl_is_that_of_the_weights_whatever_the_batch(layer, x, batch):
     expected = kl_divergence(by_hand(layer, "task"), by_hand(layer, "meta")).sum()
     torch.testing.assert_close(record.kl(), expected, rtol=1e-9, atol=0)
     p = by_hand(layer, "meta")
-    hyper = gaussian.hyper_prior(p.mean, p.variance.log()).sum()
+    hyper = moments.hyper_prior(p.mean, p.variance.log()).sum()
     torch.testing.assert_close(record.hyper(), hyper, rtol=1e-9, atol=0)
 
 
@@ -86,7 +86,7 @@ def test_a_rows_tokens_share_a_weight_and_rows_do_not(layer):
 
 def test_the_one_sample_estimate_is_refused_with_the_remedy(layer, x):
     with (
-        stochastic_pass(sample=True, prior="meta", estimator="sample"),
+        stochastic_pass(sample=True, prior="meta", kl="sample"),
         pytest.raises(AbmllError, match='estimator = "closed_form"'),
     ):
         layer(x)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from abmll.core import calibration
+from abmll.evaluation import calibration
 from abmll.evaluation.domains import SCORES, doubt, mutual_information, ood_aurocs, ood_interval
 from abmll.evaluation.predictions import Cell
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from abmll.core import calibration
 from abmll.core.errors import AbmllError
+from abmll.evaluation import calibration
 from abmll.evaluation.levels import levels_of
 from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics
 from abmll.evaluation.predictions import Cell

@@ -7,9 +7,9 @@ import torch
 from test_likelihood import EXAMPLES, naive_choice_log_probs
 
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import implementation
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
+from abmll.gaussian.layer_output import implementation
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.packing.evidence import Bearing, smallest_window
 from tiny import tiny_llama, tiny_tokenizer

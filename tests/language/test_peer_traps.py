@@ -24,10 +24,10 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from abmll.adapters import AbmllConfig, attach_roles, save_adapter
-from abmll.core.divergence import stochastic_pass
 from abmll.core.types import META, TASK
 from abmll.evaluation.metrics import cell_metrics
 from abmll.evaluation.predictions import Cell
+from abmll.gaussian.stochastic_pass import stochastic_pass
 from abmll.language import CausalLMLikelihood, PromptFormat
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abmll.core.layer_output import implementation
 from abmll.core.params import gradients_of, train_only
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Example
+from abmll.gaussian.layer_output import implementation
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods.abmll import Abmll
 from abmll.methods.inner import InnerLoop

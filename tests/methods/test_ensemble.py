@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from abmll.core.calibration import mixture
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META
+from abmll.evaluation.calibration import mixture
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.gradient import GradientAdaptation
 from abmll.methods.inner import InnerLoop

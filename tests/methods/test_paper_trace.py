@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from abmll.core import layer_output
 from abmll.core.params import clone
 from abmll.core.types import META, TASK, Example
 from abmll.data.episodes import EpisodeSampler
 from abmll.data.task import Task
+from abmll.gaussian import layer_output
 from abmll.methods import build_method
 from abmll.training.loop import train
 from abmll.training.settings import Training

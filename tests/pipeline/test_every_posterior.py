@@ -16,11 +16,11 @@ from abmll.card import CARD, read_card
 from abmll.cli import app
 from abmll.config import dump_toml
 from abmll.config.methods import default_options
-from abmll.core.calibration import mixture
 from abmll.core.errors import AbmllError
 from abmll.core.types import TASK
 from abmll.data.readers import read_task
 from abmll.data.task import Task
+from abmll.evaluation.calibration import mixture
 from abmll.methods import METHODS
 from abmll.pipeline import adapt_run, predict_run, train_run
 from abmll.pipeline.predict import load_learner, model_of

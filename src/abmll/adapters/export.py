@@ -16,10 +16,10 @@ from torch import Tensor
 from abmll.adapters.abmll.config import AbmllConfig, sorted_json
 from abmll.adapters.names import LORA_FOLDER
 from abmll.adapters.roles import adapter_parameters
-from abmll.core import gaussian, weight_space
 from abmll.core.errors import AbmllError
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import Role
+from abmll.gaussian import moments, weight_space
 
 
 def export_mean(config: AbmllConfig, directory: Path, auto_mapping: dict[str, str] | None = None) -> Path | None:
@@ -73,7 +73,7 @@ def sample_as_lora(tensors: dict[str, Tensor], config: AbmllConfig, seed: int) -
         mean_A, mean_B, std_A, std_B = (
             tensors[f"{module}.abmll_{part}"] for part in ("mean_A", "mean_B", "log_var_A", "log_var_B")
         )
-        g = gaussian.Factors(mean_A, mean_B, std_A, std_B, config.scaling, config.log_var_offset)
+        g = moments.Factors(mean_A, mean_B, std_A, std_B, config.scaling, config.log_var_offset)
         with seeded(derive_seed("sample", seed, module)):
             signs = (
                 weight_space.draw_signs(size, device=torch.device("cpu")) for size in (mean_A.shape[1], len(mean_B))

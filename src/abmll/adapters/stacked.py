@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from abmll.adapters.abmll.layer import AbmllLayer
 from abmll.adapters.roles import adapter_parameters
-from abmll.core.divergence import current_pass
 from abmll.core.errors import AbmllError
 from abmll.core.types import TASK
+from abmll.gaussian.stochastic_pass import current_pass
 
 
 class Product(NamedTuple):

@@ -1,1 +1,1 @@
-"""The mathematics: tensors in, tensors out. Nothing here knows of transformers or PEFT."""
+"""What everything else is made of: the nouns, named tensors, errors, files, seeds. It imports torch alone."""

@@ -12,11 +12,22 @@ import operator
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    Unpack,
+    get_args,
+    runtime_checkable,
+)
 
 from torch import Tensor
 
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, unknown_name
 
 META: Final = "meta"
 """Role (and PEFT adapter name) of the global, meta-learned parameters θ."""
@@ -35,8 +46,9 @@ if TYPE_CHECKING:
     _Texts = Sequence[str]
     _Index = int | None
     _Examples = Sequence["Example"]
-else:  # An example checks itself, in words for people: nothing may refuse its arguments before it does.
-    _Text = _Texts = _Index = _Examples = Any
+    _Kl = Estimator | None
+else:  # Some check themselves, in words for people: nothing may refuse their arguments before they do.
+    _Text = _Texts = _Index = _Examples = _Kl = Any
 
 
 class _Row(NamedTuple):
@@ -162,25 +174,54 @@ class Terms(NamedTuple):
     num_tokens: int
 
 
+class Asked(TypedDict, total=False):
+    """The questions of a `PassRequest` as keyword arguments."""
+
+    sample: bool
+    kl: Estimator | None
+    hyper_prior: bool
+    prior_only: bool
+
+
+@dataclass(frozen=True)
+class PassRequest:
+    """What a forward pass is asked for besides the NLL: from `Likelihood.terms` down to the arithmetic of a layer.
+
+    sample: draw the task parameters from their Gaussian (one draw) instead of using the mean.
+    kl: also report KL(task ‖ meta), by this estimator; None skips it (and its cost).
+    hyper_prior: also report -log p(θ).
+    prior_only: to both of these the task parameters and the layers' inputs are constants, so that their gradient is
+        META's alone. An outer loop whose posterior follows the likelihood gets the gradients of both from one backward
+        pass, and they do not mix.
+
+    Raises: AbmllError for an unknown estimator, and for a one-sample estimate without a sample.
+    """
+
+    sample: bool = False
+    kl: _Kl = None
+    hyper_prior: bool = False
+    prior_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kl is not None and self.kl not in get_args(Estimator):
+            raise unknown_name("KL estimator", self.kl, get_args(Estimator))
+        if self.kl == "sample" and not self.sample:
+            raise AbmllError("the one-sample KL estimate needs a sample: pass sample=True, or kl='closed_form'.")
+
+    @property
+    def estimator(self) -> Estimator:
+        """Of the KL, wherever a prior stands to compare with."""
+        return self.kl or "closed_form"
+
+
 @runtime_checkable
 class Likelihood(Protocol):
     """The only door to a model: p(target | prompt, task parameters)."""
 
-    def terms(
-        self,
-        examples: Sequence[Example],
-        *,
-        sample: bool = False,
-        kl: Estimator | None = None,
-        hyper_prior: bool = False,
-        prior_only: bool = False,
-    ) -> AbstractContextManager[Terms]:
+    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> AbstractContextManager[Terms]:
         """Forward pass under the task parameters. Call `backward()` inside the block.
 
-        sample: draw the task parameters from their Gaussian (one draw) instead of using the mean.
-        kl: also report KL(task ‖ meta), by this estimator; None skips it (and its cost).
-        hyper_prior: also report -log p(θ).
-        prior_only: to `kl` and `hyper` the task parameters are constants, so that their gradient is META's alone.
+        asked: sample, kl, hyper_prior and prior_only, as `PassRequest` describes them.
         """
         ...
 

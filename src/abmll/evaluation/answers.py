@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.core import calibration
 from abmll.core.types import Example
+from abmll.evaluation import calibration
 
 
 def csv_table(answers: Sequence[Mapping[str, Any]], fields: Sequence[Mapping[str, Any]]) -> str:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from abmll.core import calibration
 from abmll.core.types import Adaptation, Example, Likelihood, Posterior
 from abmll.data.episodes import balanced_order
+from abmll.evaluation import calibration
 from abmll.methods.gradient import NoAdaptation
 
 FOLDS = 4

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abmll.core import calibration
+from abmll.evaluation import calibration
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.statistics import Interval, bootstrap_interval
 

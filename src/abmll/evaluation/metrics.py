@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from abmll.core import calibration
+from abmll.evaluation import calibration
 from abmll.evaluation.predictions import Cell
 
 

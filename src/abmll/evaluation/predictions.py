@@ -31,9 +31,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from abmll.core import calibration
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError, Unreadable
+from abmll.evaluation import calibration
 
 try:
     import fcntl

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from abmll.core.divergence import current_pass
+from abmll.gaussian.stochastic_pass import current_pass
 
 
 class AdapterDropout:

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import implementation
+from abmll.gaussian.layer_output import implementation
 
 TWICE_DIFFERENTIABLE = ("eager", "sdpa")
 """Attention implementations that have a second derivative: sdpa by its plain kernel, the fused ones have none."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
-from abmll.core.divergence import StochasticPass, stochastic_pass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
-from abmll.core.types import META, Estimator, Example, Role, Terms
+from abmll.core.types import META, Asked, Example, PassRequest, Role, Terms
+from abmll.gaussian.stochastic_pass import StochasticPass, stochastic_pass
 from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
 from abmll.language.functional import called_at
@@ -111,37 +111,24 @@ class CausalLMLikelihood:
                 self._stacked = False
 
     @contextmanager
-    def terms(
-        self,
-        examples: Sequence[Example],
-        *,
-        sample: bool = False,
-        kl: Estimator | None = None,
-        hyper_prior: bool = False,
-        prior_only: bool = False,
-    ) -> Iterator[Terms]:
+    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> Iterator[Terms]:
         """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch.
 
         Without sampling it may be several, of texts of like length, which come to the same with less padding.
         """
+        request = PassRequest(**asked)
         self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         known = [example.known_target for example in examples]
         targets = torch.tensor(known, device=self.model.device)
         by_tokens = self.prompt.loss == "tokens"
-        by_length = not sample and not self._stacked
+        by_length = not request.sample and not self._stacked
         if by_tokens:
             answers = [[[*item.choices[target], *item.ending]] for item, target in zip(encoded, known, strict=True)]
             batches = self._pack(encoded, answers, [item.supervised for item in encoded], by_length=by_length)
         else:
             batches = self._pack(encoded, [item.choices for item in encoded], by_length=by_length)
-        with self._stochastic_pass(
-            sample=sample,
-            prior=META if kl or hyper_prior else None,
-            estimator=kl or "closed_form",
-            hyper_prior=hyper_prior,
-            prior_only=prior_only,
-        ) as stochastic:
+        with self._stochastic_pass(META if request.kl or request.hyper_prior else None, **asked) as stochastic:
             log_probs = self._packed.log_probs(batches, stochastic, self._substituted)
             if by_tokens:
                 nll = -log_probs.sum((1, 2))
@@ -209,10 +196,10 @@ class CausalLMLikelihood:
         return self._packed.pack([item.prefix for item in encoded], answers, supervised, by_length=by_length)
 
     @contextmanager
-    def _stochastic_pass(self, *, sample: bool = False, **asked: Any) -> Iterator[StochasticPass]:
-        self._dropout.on = sample
+    def _stochastic_pass(self, prior: str | None = None, **asked: Unpack[Asked]) -> Iterator[StochasticPass]:
+        self._dropout.on = asked.get("sample", False)
         try:
-            with stochastic_pass(sample=sample, **asked) as record:
+            with stochastic_pass(prior=prior, **asked) as record:
                 yield record
         finally:
             self._dropout.on = False

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from abmll.core import calibration
 from abmll.core.errors import AbmllError
+from abmll.evaluation import calibration
 from abmll.learner.labels import Label
 
 

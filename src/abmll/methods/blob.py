@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.gaussian import kl_divergence
 from abmll.core.params import clone, reset_task
 from abmll.core.types import META, Example, Likelihood
+from abmll.gaussian.moments import kl_divergence
 from abmll.methods.inner import InnerLoop
 from abmll.methods.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll, gaussian_names
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from typing import NoReturn, Unpack
 
 from torch import Tensor
 
-from abmll.core.types import Example, Method, Role, Terms
+from abmll.core.types import Asked, Example, Method, Role, Terms
 
 
 def needs_model(method: Method) -> bool:
@@ -26,7 +26,7 @@ class NoModel:
     def parameters(self, role: Role) -> dict[str, Tensor]:
         return {}
 
-    def terms(self, examples: Sequence[Example], **options: Any) -> AbstractContextManager[Terms]:
+    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> AbstractContextManager[Terms]:
         self._refuse()
 
     def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from abmll.card import read_card
-from abmll.core.calibration import mixture, mutual_information
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.evaluation.calibration import mixture, mutual_information
 from abmll.learner.folder import task_of
 from abmll.learner.given import rows_to_predict
 from abmll.pipeline.build import load_learner

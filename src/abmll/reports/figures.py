@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from abmll.core import calibration
+from abmll.evaluation import calibration
 from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking

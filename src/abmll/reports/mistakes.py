@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from abmll.core import calibration
+from abmll.evaluation import calibration
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.queries import Queries, Query, find_query
 

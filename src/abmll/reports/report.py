@@ -9,11 +9,10 @@ from typing import Any
 
 import jinja2
 
-from abmll.core import calibration
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.core.notices import tell
-from abmll.evaluation import domains
+from abmll.evaluation import calibration, domains
 from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.queries import QUERIES, Queries, read_queries

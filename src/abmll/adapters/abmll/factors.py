@@ -7,20 +7,20 @@ from collections.abc import Hashable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from abmll.core import gaussian
-from abmll.core.divergence import StochasticPass
+from abmll.gaussian import moments
+from abmll.gaussian.stochastic_pass import StochasticPass
 
 
-def mean_field(factors: gaussian.Factors) -> tuple[gaussian.Moments, gaussian.Moments]:
+def mean_field(factors: moments.Factors) -> tuple[moments.Moments, moments.Moments]:
     """The Gaussians of A and of B, in float32 at least: log-variances are the offset plus the stored tensor."""
-    dtype = gaussian.at_least_float32(factors.mean_A)
+    dtype = moments.at_least_float32(factors.mean_A)
     return (
-        gaussian.Moments(factors.mean_A.to(dtype), factors.log_var_A.to(dtype) + factors.offset),
-        gaussian.Moments(factors.mean_B.to(dtype), factors.log_var_B.to(dtype) + factors.offset),
+        moments.Moments(factors.mean_A.to(dtype), factors.log_var_A.to(dtype) + factors.offset),
+        moments.Moments(factors.mean_B.to(dtype), factors.log_var_B.to(dtype) + factors.offset),
     )
 
 
-def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors], record: StochasticPass) -> Tensor:
+def factor_output(layer: Hashable, x: Tensor, asked: Sequence[moments.Factors], record: StochasticPass) -> Tensor:
     """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch, shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
@@ -32,22 +32,23 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[gaussian.Factors],
     rows = len(x) if record.mask is None else len(record.mask)
     examples = rows if record.copies is None else record.copies.num_rows
     tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
+    request = record.request
     A, B = (
-        gaussian.sample(*(m.expand(examples, *m.shape) for m in part)) if record.sample else part.mean for part in q
+        moments.sample(*(m.expand(examples, *m.shape) for m in part)) if request.sample else part.mean for part in q
     )
-    judged, drawn = q, (A, B)
-    if record.prior_only:
-        judged, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
+    compared, drawn = q, (A, B)
+    if request.prior_only:
+        compared, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
     for prior in priors:
-        if record.estimator == "sample":
-            parts = zip(drawn, judged, prior, strict=True)
-            estimates = (gaussian.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts)
+        if request.estimator == "sample":
+            parts = zip(drawn, compared, prior, strict=True)
+            estimates = (moments.kl_estimate(v, *(m.expand_as(v) for m in (*part, *p))) for v, part, p in parts)
             kl = sum_of(estimates) / examples
         else:
-            kl = sum_of(gaussian.kl_divergence(*part, *p) for part, p in zip(judged, prior, strict=True))
-        hyper = sum_of(gaussian.hyper_prior(*p) for p in prior) if record.hyper_prior else None
+            kl = sum_of(moments.kl_divergence(*part, *p) for part, p in zip(compared, prior, strict=True))
+        hyper = sum_of(moments.hyper_prior(*p) for p in prior) if request.hyper_prior else None
         record.report_sum(layer, kl, hyper)
-    if record.sample and record.copies is not None:
+    if request.sample and record.copies is not None:
         A, B = A[record.copies.row], B[record.copies.row]
     return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
 

@@ -11,10 +11,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from abmll.core import gaussian
-from abmll.core.divergence import StochasticPass, current_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import gaussian_output
+from abmll.gaussian import moments
+from abmll.gaussian.layer_output import gaussian_output
+from abmll.gaussian.stochastic_pass import StochasticPass, current_pass
 
 from .config import AbmllConfig
 from .factors import factor_output
@@ -73,9 +73,9 @@ class AbmllLayer(BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def factors(self, adapter_name: str) -> gaussian.Factors:
+    def factors(self, adapter_name: str) -> moments.Factors:
         """The parameters of one adapter's conditional Gaussian."""
-        return gaussian.Factors(
+        return moments.Factors(
             self.abmll_mean_A[adapter_name],
             self.abmll_mean_B[adapter_name],
             self.abmll_log_var_A[adapter_name],
@@ -88,7 +88,7 @@ class AbmllLayer(BaseTunerLayer):
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """The mean as a change of weight, (out_features, in_features), in float32 at least."""
         q = self.factors(adapter_name)
-        dtype = gaussian.at_least_float32(q.mean_A)
+        dtype = moments.at_least_float32(q.mean_A)
         return q.scaling * (q.mean_B.to(dtype) @ q.mean_A.to(dtype))
 
     def add_adapter(
@@ -97,8 +97,8 @@ class AbmllLayer(BaseTunerLayer):
         """`base` plus one adapter's mean, or plus a sample if the pass asks for one, in `dtype`. Reports the KL."""
         q = self.factors(adapter_name)
         priors = [self.factors(name) for name in self.abmll_mean_A if record is not None and name == record.prior]
-        if record is None or not (record.sample or priors):
-            mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
+        if record is None or not (record.request.sample or priors):
+            mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
             return (base.to(mean.dtype) + mean).to(dtype)
         return self._add_gaussian(base, x, adapter_name, [q, *priors], record, dtype)
 
@@ -108,7 +108,7 @@ class AbmllLayer(BaseTunerLayer):
         base: Tensor,
         x: Tensor,
         adapter_name: str,
-        asked: list[gaussian.Factors],
+        asked: list[moments.Factors],
         record: StochasticPass,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -127,10 +127,7 @@ class AbmllLayer(BaseTunerLayer):
             base,
             q,
             *priors,
-            sample=record.sample,
-            estimator=record.estimator,
-            hyper_prior=record.hyper_prior,
-            prior_only=record.prior_only,
+            request=record.request,
             counted=record.counted(base.shape, base.device) if priors else None,
             copies=record.copies_of_tokens(base.shape),
             dtype=dtype,
@@ -157,7 +154,7 @@ class Linear(nn.Module, AbmllLayer):
             return output
         record = current_pass()
         if self.merged:
-            if record is not None and (record.sample or record.prior):
+            if record is not None and (record.request.sample or record.prior):
                 raise AbmllError(
                     "a sample or a KL divergence was asked for while the adapter is merged into the base weights, "
                     "where only its mean is left: call model.unmerge_adapter() first."
@@ -167,7 +164,7 @@ class Linear(nn.Module, AbmllLayer):
         if not active:
             return output
         with _without_autocast(x):
-            wide = gaussian.at_least_float32(output, self.abmll_mean_A[active[0]])
+            wide = moments.at_least_float32(output, self.abmll_mean_A[active[0]])
             total = output
             for name in active:  # rounded to the output's type once, by the last
                 total = self.add_adapter(total, x, name, record, output.dtype if name == active[-1] else wide)

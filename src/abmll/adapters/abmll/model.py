@@ -21,7 +21,7 @@ class AbmllModel(BaseTuner):
     """A model whose chosen linear layers carry Gaussians over their outputs.
 
     Made by `peft.get_peft_model(model, AbmllConfig(...))`. It predicts at the mean; inside
-    `abmll.core.divergence.stochastic_pass` it samples and reports KL divergences.
+    `abmll.gaussian.stochastic_pass.stochastic_pass` it samples and reports KL divergences.
 
     Source: arXiv 2508.14285.
     """

@@ -7,16 +7,16 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from abmll.core import gaussian, weight_space
-from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
+from abmll.gaussian import moments, weight_space
+from abmll.gaussian.stochastic_pass import StochasticPass
 
 
 def weight_output(
     layer: Hashable,
     base: Tensor,
     x: Tensor,
-    asked: Sequence[gaussian.Factors],
+    asked: Sequence[moments.Factors],
     record: StochasticPass,
     dtype: torch.dtype,
     kl_rows: int | None,
@@ -31,15 +31,16 @@ def weight_output(
     """
     q, *priors = asked
     for prior in priors:
-        if record.estimator == "sample":
+        if record.request.estimator == "sample":
             raise AbmllError(
                 "the one-sample KL estimate is not offered for space='weight': set estimator = \"closed_form\", "
                 "which is exact and costs the same."
             )
-        own = q.constant() if record.prior_only else q
-        record.report_sum(layer, *weight_space.divergence(own, prior, hyper_prior=record.hyper_prior, rows=kl_rows))
-    if not record.sample:
-        mean = gaussian.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
+        own = q.constant() if record.request.prior_only else q
+        sums = weight_space.divergence(own, prior, hyper_prior=record.request.hyper_prior, rows=kl_rows)
+        record.report_sum(layer, *sums)
+    if not record.request.sample:
+        mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
         return (base.to(mean.dtype) + mean).to(dtype)
     rows = len(x) if record.mask is None else len(record.mask)
     tokens, outputs = (tensor.reshape(rows, -1, tensor.shape[-1]) for tensor in (x, base))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.core.noise import Copies
+from abmll.gaussian.noise import Copies
 
 
 class Batch(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abmll.core.divergence import StochasticPass
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
+from abmll.gaussian.stochastic_pass import StochasticPass
 from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, score
 from abmll.language.packing.evidence import Bearing, Evidence
@@ -127,7 +127,7 @@ class PackedModel:
                 "several passes, and these cannot be differentiated under gradient checkpointing. Call "
                 "model.gradient_checkpointing_disable()."
             )
-        again = _Randomness(self._model.device) if record.sample and len(batches) > 1 else None
+        again = _Randomness(self._model.device) if record.request.sample and len(batches) > 1 else None
         total: Tensor | None = None
         for batch in batches:
             if again is not None:  # the same noise in every pass, of which each takes the rows that it holds

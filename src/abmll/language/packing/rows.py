@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from abmll.core.noise import Copies
+from abmll.gaussian.noise import Copies
 from abmll.language.packing.batch import Batch
 from abmll.language.packing.tree import Tree, kept_columns
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import gaussian
-from abmll.core.divergence import current_pass, stochastic_pass
 from abmll.core.errors import AbmllError
+from abmll.gaussian import moments
+from abmll.gaussian.stochastic_pass import current_pass, stochastic_pass
 
 
 class ToyLayer(nn.Module):
@@ -26,8 +26,8 @@ class ToyLayer(nn.Module):
         if record is None:
             return x + self.shift
         mean, log_var = x + self.shift, torch.tanh(x)
-        record.report(self, gaussian.kl_divergence(mean, log_var, x, torch.zeros_like(x)))
-        return gaussian.sample(mean, log_var) if record.sample else mean
+        record.report(self, moments.kl_divergence(mean, log_var, x, torch.zeros_like(x)))
+        return moments.sample(mean, log_var) if record.request.sample else mean
 
 
 def test_there_is_no_pass_outside_one_even_after_an_error() -> None:
@@ -119,8 +119,8 @@ def test_axes_of_size_one_are_looked_through() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prior": "meta", "estimator": "closed-form"}, "Did you mean 'closed_form'"),
-        ({"prior": "meta", "estimator": "sample"}, "pass sample=True"),
+        ({"prior": "meta", "kl": "closed-form"}, "Did you mean 'closed_form'"),
+        ({"prior": "meta", "kl": "sample"}, "pass sample=True"),
         ({"hyper_prior": True}, "prior='meta'"),
         ({"mask": torch.ones(2, 3)}, r"torch.float32 of shape \(2, 3\): pass attention_mask.bool"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, r"shape \(3,\)"),

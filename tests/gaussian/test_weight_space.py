@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import gaussian, weight_space
-from abmll.core.layer_output import implementation
+from abmll.gaussian import moments, weight_space
+from abmll.gaussian.layer_output import implementation
 
 IN, OUT, RANK = 5, 4, 2
 
@@ -26,7 +26,7 @@ def leaf(*shape: int) -> Tensor:
 
 
 def factors(scaling: float = 1.5, offset: float = 0.5, rank: int = RANK, out: int = OUT) -> Any:
-    return gaussian.Factors(leaf(rank, IN), leaf(out, rank), leaf(rank, IN), leaf(out, rank), scaling, offset)
+    return moments.Factors(leaf(rank, IN), leaf(out, rank), leaf(rank, IN), leaf(out, rank), scaling, offset)
 
 
 def normal(g: Any) -> Normal:
@@ -85,8 +85,8 @@ def test_gradients_reach_only_what_is_trained() -> None:
 
 
 def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero() -> None:
-    q = gaussian.Factors(*(tensor.detach().float().requires_grad_() for tensor in factors()[:4]), 1.5, -20.0)
-    p = gaussian.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
+    q = moments.Factors(*(tensor.detach().float().requires_grad_() for tensor in factors()[:4]), 1.5, -20.0)
+    p = moments.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
     kl, _ = weight_space.divergence(q, p)
     assert kl.item() == 0.0
     for gradient in torch.autograd.grad(kl, [*q[:4], *p[:4]]):
@@ -193,7 +193,7 @@ def test_checkpointing_draws_the_same_signs_again() -> None:
 
 
 def test_half_precision_is_computed_in_float32_and_rounded_once() -> None:
-    g = gaussian.Factors(*(tensor.detach().float().requires_grad_() for tensor in factors()[:4]), 1.5, -1.0)
+    g = moments.Factors(*(tensor.detach().float().requires_grad_() for tensor in factors()[:4]), 1.5, -1.0)
     x, base = torch.randn(3, 6, IN).bfloat16().requires_grad_(), torch.randn(3, 6, OUT).bfloat16()
     torch.manual_seed(1)
     value = weight_space.sampled_output(x, base, g, torch.bfloat16)

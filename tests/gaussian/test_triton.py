@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED
+from asked import ASKED, requested
 from torch import Tensor
 
-from abmll.core import fused, gaussian, layer_output, noise, triton_layer
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.core.types import PassRequest
+from abmll.gaussian import layer_output, moments, noise, plan, triton_layer
+from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 
 INTERPRETED = triton_layer.installed() and os.environ.get("TRITON_INTERPRET") == "1"
 HOW = "runs by `make test-triton`, which installs triton into build/ and interprets the kernels on the processor"
@@ -89,7 +90,7 @@ class Case:
         self.weights = torch.randn(rows, out, device=device, dtype=torch.float64)
         scalings = (1.5, 0.7)
         self.gaussians = [
-            gaussian.Factors(
+            moments.Factors(
                 self.leaf(rank, IN),
                 self.leaf(out, rank),
                 self.leaf(rank, IN),
@@ -111,7 +112,7 @@ class Case:
     def run(self, name: str, **asked: Any) -> LayerOutput:
         torch.manual_seed(3)
         with implementation(name):
-            return gaussian_output(self.x, self.base, *self.gaussians, **asked)
+            return gaussian_output(self.x, self.base, *self.gaussians, **requested(asked))
 
     def gradients(self, output: LayerOutput) -> tuple[Tensor, ...]:
         total = (output.value.double() * self.weights).sum()
@@ -201,7 +202,7 @@ def test_equals_have_a_divergence_and_gradient_of_exactly_zero(bound: float | No
     case = Case(device, bound=bound, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     copies = [tensor.detach().clone().requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = gaussian.Factors(*copies, *q[4:])
+    case.gaussians[1] = moments.Factors(*copies, *q[4:])
     output = case.run("triton", sample=True)
     assert output.kl.item() == 0.0
     for gradient in torch.autograd.grad(output.kl, [case.x, *q[:4], *copies]):
@@ -214,11 +215,11 @@ def test_a_small_step_keeps_its_digits_under_the_bound(device: str) -> None:
     case = Case(device, bound=0.5, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     moved = [(tensor.detach() + 1e-6 * torch.randn_like(tensor)).requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = gaussian.Factors(*moved, *q[4:])
+    case.gaussians[1] = moments.Factors(*moved, *q[4:])
     single = case.run("triton").kl
     wide = Case(device, bound=0.5, dtype=torch.float64)
     wide.x, wide.base = case.x.double(), case.base.double()
-    wide.gaussians = [gaussian.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in case.gaussians]
+    wide.gaussians = [moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in case.gaussians]
     assert abs(single.double() / wide.run("naive").kl - 1) < 1e-4
 
 
@@ -304,7 +305,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(architecture: int) -> No
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     half, byte, integer = {"base", "value", "d_value"}, {"counted"}, {"rows", "columns", "tiles"}
     constants = {
@@ -393,6 +394,5 @@ def test_the_plan_draws_one_seed_for_a_sample_and_none_without() -> None:
     for sample in (True, False):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        asked = fused.Asked(sample, "closed_form", hyper_prior=False, prior_only=False)
-        fused.plan_of(case.x, case.base, *case.gaussians, torch.float64, asked)
+        plan.plan_of(case.x, case.base, *case.gaussians, torch.float64, PassRequest(sample))
         assert torch.equal(before, torch.get_rng_state()) == (not sample)

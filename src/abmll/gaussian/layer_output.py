@@ -1,6 +1,6 @@
 """What a Gaussian over a layer's output adds to it, and its KL divergence: one function, three implementations.
 
-"naive" is the formulas of `core.gaussian` one after the other, differentiated by autograd any number of times; it
+"naive" is the formulas of `gaussian.moments` one after the other, differentiated by autograd any number of times; it
 keeps some ten tensors of the output's size for the backward pass. "fused" computes the same in tiles and keeps
 none. Both draw the same noise from the same state of the global generator; they differ in rounding alone. "triton" is
 the fused one in two GPU kernels, with noise of its own. For outputs so large that memory matters "auto" takes "triton"
@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from abmll.core import fused, gaussian, noise, triton_layer
-from abmll.core.divergence import sum_counted
 from abmll.core.errors import unknown_name
-from abmll.core.fused import Asked
-from abmll.core.types import Estimator
+from abmll.core.types import PassRequest
+from abmll.gaussian import fused, moments, noise, triton_layer
+from abmll.gaussian.stochastic_pass import sum_counted
 
 Implementation = Literal["auto", "fused", "naive", "triton"]
 _chosen: Implementation = "auto"
@@ -44,7 +43,7 @@ def implementation(name: Implementation | str) -> Iterator[None]:
 
     Raises: AbmllError for an unknown name.
     """
-    global _chosen  # a plain variable, not a thread-local, for the reason given in `core.divergence`
+    global _chosen  # a plain variable, not a thread-local, for the reason given in `gaussian.stochastic_pass`
     if name not in get_args(Implementation):
         raise unknown_name("implementation", name, get_args(Implementation))
     before, _chosen = _chosen, cast(Implementation, name)
@@ -62,41 +61,39 @@ def twice_differentiable() -> bool:
 def gaussian_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None = None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None = None,
     *,
-    sample: bool = False,
-    estimator: Estimator = "closed_form",
-    hyper_prior: bool = False,
-    prior_only: bool = False,
+    request: PassRequest,
     counted: Tensor | None = None,
     copies: noise.Copies | None = None,
     dtype: torch.dtype | None = None,
 ) -> LayerOutput:
-    """base + mean(x), plus noise of variance e^log_var(x) if `sample`; and KL(posterior ‖ prior), -log p(prior).
+    """base + mean(x), plus noise of variance e^log_var(x) for a sample; and KL(posterior ‖ prior), -log p(prior).
 
     x: (..., in_features). base: (..., out_features), the frozen layer's output.
-    estimator: of the KL. hyper_prior: whether to return -log p of the prior's moments.
-    prior_only: to both sums x and the posterior are constants, so that their gradient is the prior's alone.
+    request: what to compute; without a prior there is nothing but the value.
     counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
     copies: which rows draw the same noise; None: each its own. The kernels of "triton" do not know copies, and
         "fused" takes their place.
     dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
     """
-    wide = gaussian.at_least_float32(x, base, posterior.mean_A)
+    wide = moments.at_least_float32(x, base, posterior.mean_A)
     has_prior = prior is not None
-    asked = Asked(sample, estimator, hyper_prior and has_prior, prior_only and has_prior, copies)
+    request = request if has_prior else PassRequest(request.sample)
     # a tile takes both Gaussians' ranks and bounds to be equal, as roles that PEFT made from one configuration are
     alike = prior is None or (
         prior.bound == posterior.bound
         and all(p.shape == q.shape for p, q in zip(prior[:4], posterior[:4], strict=True))
     )
     name = _implementation_for(base, wide) if alike else "naive"
-    if name == "triton" and sample and copies is not None:
+    if name == "triton" and request.sample and copies is not None:
         name = "fused"
     compute = {"fused": fused.fused_output, "naive": _naive_output, "triton": triton_layer.triton_output}[name]
-    value, kl, hyper = compute(x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, asked)
-    return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if asked.hyper_prior else None)
+    value, kl, hyper = compute(
+        x.flatten(0, -2), base.flatten(0, -2), posterior, prior, counted, dtype or wide, request, copies
+    )
+    return LayerOutput(value.view(base.shape), kl if has_prior else None, hyper if request.hyper_prior else None)
 
 
 def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
@@ -110,29 +107,30 @@ def _implementation_for(base: Tensor, wide: torch.dtype) -> str:
 def _naive_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gaussians = [posterior] if prior is None or asked.prior_only else [posterior, prior]
-    q, *priors = gaussian.conditionals(x, *gaussians)
+    gaussians = [posterior] if prior is None or request.prior_only else [posterior, prior]
+    q, *priors = moments.conditionals(x, *gaussians)
     value = q.mean
-    if asked.sample:
-        rows = len(value) if asked.copies is None else asked.copies.num_tokens
+    if request.sample:
+        rows = len(value) if copies is None else copies.num_tokens
         drawn = noise.whole(noise.draw_seed(), rows, value.shape[1], value.dtype, value.device)
-        drawn = drawn if asked.copies is None else drawn[asked.copies.token]
+        drawn = drawn if copies is None else drawn[copies.token]
         value = value + torch.exp(0.5 * q.log_var) * drawn
-    judged = value
-    if prior is not None and asked.prior_only:
-        priors = gaussian.conditionals(x.detach(), prior)
-        judged, q = value.detach(), gaussian.Moments(*(moment.detach() for moment in q))
+    compared = value
+    if prior is not None and request.prior_only:
+        priors = moments.conditionals(x.detach(), prior)
+        compared, q = value.detach(), moments.Moments(*(moment.detach() for moment in q))
     kl = hyper = value.new_zeros(())
     for p in priors:
-        one_sample = asked.estimator == "sample"
-        estimate = gaussian.kl_estimate(judged, *q, *p) if one_sample else gaussian.kl_divergence(*q, *p)
+        one_sample = request.estimator == "sample"
+        estimate = moments.kl_estimate(compared, *q, *p) if one_sample else moments.kl_divergence(*q, *p)
         kl = sum_counted(estimate, counted)
-        if asked.hyper_prior:
-            hyper = sum_counted(gaussian.hyper_prior(*p), counted)
+        if request.hyper_prior:
+            hyper = sum_counted(moments.hyper_prior(*p), counted)
     return (base.to(value.dtype) + value).to(dtype), kl, hyper

@@ -1,10 +1,10 @@
-"""A Gaussian over a layer's output in two Triton kernels, one forward and one backward: `core.fused` for GPUs.
+"""A Gaussian over a layer's output in two Triton kernels, one forward and one backward: `gaussian.fused` for GPUs.
 
 It keeps the same for the backward pass, the input and 2r or 4r numbers a row, and computes everything else again in
 registers. The products with A, a small share of the work, are ordinary matrix products.
 
 Its noise is Philox's, counted by an element's row and column, so that it is the same for every size of tile, forward
-and backward; it is other noise than `core.noise`'s for the same seed.
+and backward; it is other noise than `gaussian.noise`'s for the same seed.
 
 Triton comes with PyTorch's CUDA builds; this module imports it only when a kernel runs.
 """
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from abmll.core import fused, gaussian
 from abmll.core.errors import AbmllError
-from abmll.core.fused import Asked, Plan
+from abmll.core.types import PassRequest
+from abmll.gaussian import moments, noise
+from abmll.gaussian.plan import Plan, asked_for, gradients_of_inputs, joint_A, mark_outputs, plan_of, times
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -49,18 +50,19 @@ def suits(base: Tensor, dtype: torch.dtype) -> bool:
 def triton_output(
     x: Tensor,
     base: Tensor,
-    posterior: gaussian.Factors,
-    prior: gaussian.Factors | None,
+    posterior: moments.Factors,
+    prior: moments.Factors | None,
     counted: Tensor | None,
     dtype: torch.dtype,
-    asked: Asked,
+    request: PassRequest,
+    copies: noise.Copies | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fused.fused_output`, with other noise.
 
     Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
     imported), and for float64 on a GPU.
     """
-    plan, factors = fused.plan_of(x, base, posterior, prior, dtype, asked)
+    plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     _require(base, plan)
     return _TritonOutput.apply(plan, x, base, counted, *factors)
 
@@ -73,7 +75,7 @@ def _require(base: Tensor, plan: Plan) -> None:
         )
     from triton.runtime.jit import JITFunction
 
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     if not isinstance(triton_kernels.forward, JITFunction):
         return  # interpreted: takes any device and type
@@ -94,9 +96,9 @@ class _TritonOutput(torch.autograd.Function):
     def forward(
         ctx: Any, plan: Plan, x: Tensor, base: Tensor, counted: Tensor | None, *factors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from abmll.core import triton_kernels
+        from abmll.gaussian import triton_kernels
 
-        inner = fused.times(x, fused.joint_A(plan, factors).T).contiguous()
+        inner = times(x, joint_A(plan, factors).T).contiguous()
         value = torch.empty(base.shape, dtype=plan.dtype, device=base.device)
         has_prior = len(factors) == 8
         row_tiles, column_tiles = _grid(base.shape)
@@ -113,13 +115,13 @@ class _TritonOutput(torch.autograd.Function):
                     plan.seed,
                     *base.shape,
                     **_constants(plan, factors, counted),
-                    HYPER_PRIOR=plan.asked.hyper_prior,
+                    HYPER_PRIOR=plan.request.hyper_prior,
                     num_warps=NUM_WARPS,
                 )
         kl, hyper = parts.sum((1, 2), dtype=torch.float64).to(plan.wide)
         ctx.save_for_backward(x, inner, counted, *factors)
         ctx.plan, ctx.base_dtype = plan, base.dtype
-        fused.mark_outputs(ctx, value)
+        mark_outputs(ctx, value)
         return value, kl, hyper
 
     @staticmethod
@@ -127,11 +129,11 @@ class _TritonOutput(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None) -> tuple[Any, ...]:
         x, inner, counted, *factors = ctx.saved_tensors
         plan: Plan = ctx.plan
-        d_kl, d_hyper = fused.asked_for(plan, factors, d_kl, d_hyper)
+        d_kl, d_hyper = asked_for(plan, factors, d_kl, d_hyper)
         if (d_value is None and d_kl is None and d_hyper is None) or not len(x):
             return (None,) * (4 + len(factors))
         d_inner, d_Bs = _inner_gradients(plan, inner, counted, factors, d_value, d_kl, d_hyper)
-        return fused.gradients_of_inputs(ctx, x, factors, fused.joint_A(plan, factors), d_value, d_inner, d_Bs)
+        return gradients_of_inputs(ctx, x, factors, joint_A(plan, factors), d_value, d_inner, d_Bs)
 
 
 def _inner_gradients(
@@ -144,7 +146,7 @@ def _inner_gradients(
     d_hyper: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the inner products (rows, inner) and of each B (factors, out_features, r)."""
-    from abmll.core import triton_kernels
+    from abmll.gaussian import triton_kernels
 
     rows, columns, rank = len(inner), *factors[1].shape
     row_tiles, column_tiles = _grid((rows, columns))
@@ -169,7 +171,7 @@ def _inner_gradients(
             HAS_VALUE=d_value is not None,
             HAS_KL=d_kl is not None,
             HAS_HYPER=d_hyper is not None,
-            PRIOR_ONLY=plan.asked.prior_only,
+            PRIOR_ONLY=plan.request.prior_only,
             num_warps=NUM_WARPS,
         )
     return d_inner.sum(0), d_Bs.sum(0)
@@ -206,8 +208,8 @@ def _constants(plan: Plan, factors: Sequence[Tensor], counted: Tensor | None) ->
         "BOUND": plan.bound,
         "HAS_PRIOR": len(factors) == 8,
         "HAS_COUNTED": counted is not None,
-        "SAMPLE": plan.asked.sample,
-        "ONE_SAMPLE": plan.asked.estimator == "sample",
+        "SAMPLE": plan.request.sample,
+        "ONE_SAMPLE": plan.request.estimator == "sample",
     }
 
 

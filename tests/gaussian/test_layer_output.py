@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED
+from asked import ASKED, requested
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from abmll.core import fused, gaussian, layer_output, noise
-from abmll.core.divergence import stochastic_pass
 from abmll.core.errors import AbmllError
-from abmll.core.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.core.types import PassRequest
+from abmll.gaussian import fused, layer_output, moments, noise
+from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
+from abmll.gaussian.stochastic_pass import stochastic_pass
 
 ROWS, IN, OUT, RANK = 70, 5, 1030, 2  # more than one block of noise either way
 
@@ -36,7 +37,7 @@ def factors(
     bound: float | None = None,
     **kind: Any,
 ) -> Any:
-    return gaussian.Factors(
+    return moments.Factors(
         leaf(rank, IN, **kind),
         leaf(out, rank, **kind),
         leaf(rank, IN, **kind),
@@ -55,7 +56,7 @@ def inputs(rows: int = ROWS, out: int = OUT, bound: float | None = None) -> tupl
 def run(name: Any, x: Tensor, base: Tensor, q: Any, p: Any = None, **asked: Any) -> LayerOutput:
     torch.manual_seed(3)
     with implementation(name):
-        return gaussian_output(x, base, q, p, **asked)
+        return gaussian_output(x, base, q, p, **requested(asked))
 
 
 def leaves(x: Tensor, base: Tensor, *gaussians: Any) -> list[Tensor]:
@@ -142,7 +143,7 @@ def test_for_the_prior_alone_the_sums_have_the_priors_gradient_and_no_other(
 ) -> None:
     """Against two backward passes through the ordinary output: the value's to all but the prior, the sums' to it."""
     x, base, q, p = inputs(bound=bound)
-    asked = {"sample": True, "estimator": estimator, "hyper_prior": True, "counted": torch.rand(ROWS) < 0.6}
+    asked = {"sample": True, "kl": estimator, "hyper_prior": True, "counted": torch.rand(ROWS) < 0.6}
     others, priors = leaves(x, base, q), list(p[:4])
     ordinary = run("naive", x, base, q, p, **asked)
     expected = [
@@ -190,7 +191,7 @@ def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None
     x, base, q, p = inputs(rows=3, out=4)
 
     def values(x: Tensor, base: Tensor, *tensors: Tensor) -> list[Tensor]:
-        q_, p_ = (gaussian.Factors(*tensors[i : i + 4], *g[4:]) for i, g in ((0, q), (4, p)))
+        q_, p_ = (moments.Factors(*tensors[i : i + 4], *g[4:]) for i, g in ((0, q), (4, p)))
         counted = torch.tensor([True, False, True])
         return [part for part in run("fused", x, base, q_, p_, counted=counted, **asked) if part is not None]
 
@@ -202,7 +203,7 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
     x, base, q, p = inputs(rows=9, out=7)
 
     def normal(g: Any) -> Normal:
-        mean, log_var = gaussian.conditional(x, *g)
+        mean, log_var = moments.conditional(x, *g)
         return Normal(mean, torch.exp(0.5 * log_var))
 
     counted = torch.arange(9) % 3 != 0
@@ -212,7 +213,7 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
     expected = base + normal(q).mean + normal(q).stddev * epsilon
     torch.testing.assert_close(output.value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.kl, kl_divergence(normal(q), normal(p))[counted].sum(), rtol=1e-9, atol=0)
-    estimate = run(name, x, base, q, p, sample=True, estimator="sample", counted=counted)
+    estimate = run(name, x, base, q, p, sample=True, kl="sample", counted=counted)
     added = output.value - base
     ratio = (normal(q).log_prob(added) - normal(p).log_prob(added))[counted].sum()
     torch.testing.assert_close(estimate.kl, ratio, rtol=1e-9, atol=1e-9)
@@ -223,7 +224,7 @@ def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bou
     """In float32 and at the published offset, where Δ of 1e-7 would count e^20 times."""
     single = {"dtype": torch.float32}
     q = factors(offset=-20.0, bound=bound, **single)
-    p = gaussian.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
+    p = moments.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
     x = leaf(ROWS, IN, **single)
     output = run("fused", x, torch.zeros(ROWS, OUT), q, p, sample=True)
     assert output.kl is not None
@@ -234,11 +235,11 @@ def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bou
 
 def test_a_small_step_is_told_more_exactly_than_by_subtracting_moments() -> None:
     q = factors(offset=-20.0)
-    p = gaussian.Factors(*(tensor.detach() + 1e-6 * torch.randn_like(tensor) for tensor in q[:4]), *q[4:])
+    p = moments.Factors(*(tensor.detach() + 1e-6 * torch.randn_like(tensor) for tensor in q[:4]), *q[4:])
     x, base = leaf(ROWS, IN), torch.zeros(ROWS, OUT, dtype=torch.float64)
-    x, base, q, p = x.float(), base.float(), *(gaussian.Factors(*(t.float() for t in g[:4]), *g[4:]) for g in (q, p))
+    x, base, q, p = x.float(), base.float(), *(moments.Factors(*(t.float() for t in g[:4]), *g[4:]) for g in (q, p))
     stored = run(
-        "naive", x.double(), base.double(), *(gaussian.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in (q, p))
+        "naive", x.double(), base.double(), *(moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in (q, p))
     ).kl
     errors = [abs(run(name, x, base, q, p).kl.double() / stored - 1).item() for name in ("fused", "naive")]
     assert errors[0] < 1e-4
@@ -315,7 +316,7 @@ def test_checkpointing_draws_the_same_noise_again() -> None:
     tensors = leaves(x, base, q, p)
 
     def layer(x: Tensor) -> Tensor:
-        output = gaussian_output(x, base, q, p, sample=True)
+        output = gaussian_output(x, base, q, p, request=PassRequest(sample=True))
         record.report_counted("layer", output.kl)
         return output.value
 

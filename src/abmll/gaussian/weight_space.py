@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from abmll.core import gaussian
-from abmll.core.layer_output import twice_differentiable
-from abmll.core.noise import Copies
+from abmll.gaussian import moments
+from abmll.gaussian.layer_output import twice_differentiable
+from abmll.gaussian.noise import Copies
 
 TILE, LEAST_TILES = 2**16, 8
 """Weights in a tile of the divergence, at least one row; and into how many a small weight is cut at least."""
@@ -35,10 +35,10 @@ def offset_std(offset: float) -> float:
     return math.exp(0.5 * offset)
 
 
-def dense(g: gaussian.Factors) -> gaussian.Moments:
+def dense(g: moments.Factors) -> moments.Moments:
     """Mean and log-variance of every weight, (out_features, in_features): for small layers and for tests."""
     std = g.scaling * (g.log_var_B @ g.log_var_A) + offset_std(g.offset)
-    return gaussian.Moments(g.scaling * (g.mean_B @ g.mean_A), std.square().log())
+    return moments.Moments(g.scaling * (g.mean_B @ g.mean_A), std.square().log())
 
 
 class Lora(NamedTuple):
@@ -48,9 +48,9 @@ class Lora(NamedTuple):
     B: Tensor
 
 
-def as_lora(g: gaussian.Factors, signs_in: Tensor, signs_out: Tensor) -> Lora:
+def as_lora(g: moments.Factors, signs_in: Tensor, signs_out: Tensor) -> Lora:
     """The sample of these signs, (..., in_features) and (..., out_features); leading axes are independent samples."""
-    dtype = gaussian.at_least_float32(g.mean_A)
+    dtype = moments.at_least_float32(g.mean_A)
     v, u = signs_in.to(dtype)[..., None, :], signs_out.to(dtype)[..., None]
     mean_A, mean_B, std_A, std_B = (factor.to(dtype) for factor in g[:4])
     lead = signs_in.shape[:-1]
@@ -67,7 +67,7 @@ def draw_signs(*shape: int, device: torch.device) -> Tensor:
 
 
 def sampled_output(
-    x: Tensor, base: Tensor, g: gaussian.Factors, dtype: torch.dtype, copies: Copies | None = None
+    x: Tensor, base: Tensor, g: moments.Factors, dtype: torch.dtype, copies: Copies | None = None
 ) -> Tensor:
     """base + W x with one W for each example, in `dtype`. copies: which rows are the same example.
 
@@ -85,9 +85,9 @@ def sampled_output(
     return _SampledOutput.apply(x, base, signs_in, signs_out, g.scaling, g.offset, dtype, *g[:4])
 
 
-def _gaussian(factors: Sequence[Tensor], scaling: float, offset: float) -> gaussian.Factors:
+def _gaussian(factors: Sequence[Tensor], scaling: float, offset: float) -> moments.Factors:
     mean_A, mean_B, std_A, std_B = factors
-    return gaussian.Factors(mean_A, mean_B, std_A, std_B, scaling, offset)
+    return moments.Factors(mean_A, mean_B, std_A, std_B, scaling, offset)
 
 
 class _SampledOutput(torch.autograd.Function):
@@ -131,7 +131,7 @@ class _SampledOutput(torch.autograd.Function):
 
 
 def divergence(
-    posterior: gaussian.Factors, prior: gaussian.Factors, *, hyper_prior: bool = False, rows: int | None = None
+    posterior: moments.Factors, prior: moments.Factors, *, hyper_prior: bool = False, rows: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """KL(posterior ‖ prior) and, if asked for, -log p of the prior's moments: sums over all weights, in nats.
 
@@ -148,7 +148,7 @@ def divergence(
         posterior, prior = (_rows(g, chosen) for g in (posterior, prior))
     if twice_differentiable():
         q, p = dense(posterior), dense(prior)
-        kl, hyper = gaussian.kl_divergence(*q, *p).sum(), gaussian.hyper_prior(*p).sum()
+        kl, hyper = moments.kl_divergence(*q, *p).sum(), moments.hyper_prior(*p).sum()
     else:
         kl, hyper = _Divergence.apply(
             (posterior.scaling, prior.scaling),
@@ -160,7 +160,7 @@ def divergence(
     return share * kl, share * hyper if hyper_prior else None
 
 
-def _rows(g: gaussian.Factors, chosen: Tensor) -> gaussian.Factors:
+def _rows(g: moments.Factors, chosen: Tensor) -> moments.Factors:
     return g._replace(mean_B=g.mean_B[chosen], log_var_B=g.log_var_B[chosen])
 
 
@@ -175,7 +175,7 @@ class _Divergence(torch.autograd.Function):
         hyper_prior: bool,
         *factors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        dtype = gaussian.at_least_float32(*factors)
+        dtype = moments.at_least_float32(*factors)
         ctx.dtypes = [factor.dtype for factor in factors]
         wide = [factor.to(dtype) for factor in factors]
         needs = ctx.needs_input_grad[3:]
@@ -251,11 +251,11 @@ class _WeightTile:
         return d_mean, self.excess / self.std, -d_mean, d_prior_std
 
     def hyper(self) -> Tensor:
-        return gaussian.hyper_prior(self.prior_mean, self.prior_std.square().log())
+        return moments.hyper_prior(self.prior_mean, self.prior_std.square().log())
 
     def hyper_gradients(self) -> tuple[Tensor | None, ...]:
         inverse = self.prior_std.reciprocal()
-        d_prior_std = (inverse.square() * (-2 * gaussian.GAMMA_RATE)).add_(2 * (gaussian.GAMMA_SHAPE - 1)).mul_(inverse)
+        d_prior_std = (inverse.square() * (-2 * moments.GAMMA_RATE)).add_(2 * (moments.GAMMA_SHAPE - 1)).mul_(inverse)
         return None, None, self.prior_mean, d_prior_std
 
     def accumulate(self, into: list[Tensor | None], gradients: tuple[Tensor | None, ...]) -> None:

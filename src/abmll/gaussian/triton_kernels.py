@@ -1,7 +1,7 @@
-"""The two kernels of `core.triton_layer`. Importing this module imports triton.
+"""The two kernels of `gaussian.triton_layer`. Importing this module imports triton.
 
 A program computes a tile of the output: BLOCK_ROWS rows and BLOCK_COLUMNS units. The formulas are those of
-`core.fused`, line by line. Sums that several programs add to (the divergence, the gradients) leave a kernel as one
+`gaussian.tile`, line by line. Sums that several programs add to (the divergence, the gradients) leave a kernel as one
 part for each program and are added up afterwards, so that a result does not depend on which program comes first.
 
 Arithmetic is in WIDE, products in full float32 precision: with TF32's 10 bits a difference between posterior and prior
@@ -16,7 +16,7 @@ from typing import no_type_check  # the shape checks that tests switch on would 
 import triton
 import triton.language as tl
 
-from abmll.core.gaussian import GAMMA_RATE, GAMMA_SHAPE
+from abmll.gaussian.moments import GAMMA_RATE, GAMMA_SHAPE
 
 _HYPER_CONSTANT = 0.5 * math.log(2 * math.pi) - GAMMA_SHAPE * math.log(GAMMA_RATE) + math.lgamma(GAMMA_SHAPE)
 HYPER_CONSTANT = tl.constexpr(_HYPER_CONSTANT)
@@ -189,7 +189,7 @@ def forward(
             t = (delta + noise) * tl.exp(0.5 * (d - log_var))
             terms = 0.5 * (t * t - epsilon * epsilon - d)
         else:
-            scaled = delta * tl.exp(0.5 * (d - log_var))  # squared last: see core.gaussian
+            scaled = delta * tl.exp(0.5 * (d - log_var))  # squared last: see gaussian.moments
             terms = 0.5 * (_excess(d) + scaled * scaled)
         tl.store(kl + part, tl.sum(tl.where(inside, terms, 0.0)))
         if HYPER_PRIOR:
@@ -327,7 +327,7 @@ def backward(
             of_z_v = _dot(d_log_var, B_v, WIDE)
             of_dz = _dot(d_delta, p_B, WIDE)
             of_dz_v = _dot(d_d, p_B_v, WIDE)
-            if PRIOR_ONLY:  # posterior and input are constants: see core.fused
+            if PRIOR_ONLY:  # posterior and input are constants: see gaussian.tile
                 d_delta = tl.zeros_like(d_delta)
                 d_d = tl.zeros_like(d_d)
                 of_dz = -of_dz

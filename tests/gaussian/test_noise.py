@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from abmll.core import noise
+from abmll.gaussian import noise
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = noise.block_of(CPU)

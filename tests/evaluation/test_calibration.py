@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from abmll.core import calibration
 from abmll.core.errors import AbmllError
+from abmll.evaluation import calibration
 
 NINF = -math.inf
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast, get_args
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from abmll.core.errors import AbmllError, unknown_name
-from abmll.core.noise import Copies
-from abmll.core.types import Estimator
+from abmll.core.errors import AbmllError
+from abmll.core.types import Asked, PassRequest
+from abmll.gaussian.noise import Copies
 
 # A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers
 # in a thread of its own, and they must see the same pass there.
@@ -31,31 +31,21 @@ _active: StochasticPass | None = None
 class StochasticPass:
     """What the stochastic layers are asked to do in one pass, and what they reported.
 
-    sample: draw each layer's output from its Gaussian instead of using the mean.
+    request: the questions.
     prior: name of the adapter that holds the prior's parameters; None asks for no KL.
-    estimator: "closed_form", or "sample" for the published one-sample estimate.
-    hyper_prior: also report -log p(prior parameters).
-    prior_only: to both of these the posterior and the layers' inputs are constants. An outer loop whose posterior
-        follows the likelihood gets the gradients of both from one backward pass, and they do not mix.
     mask: (batch, tokens), True where a token counts; None counts all.
     copies: which rows and tokens of the pass draw the same noise; None: each its own.
     """
 
     def __init__(
         self,
-        sample: bool,
+        request: PassRequest,
         prior: str | None,
-        estimator: Estimator,
-        hyper_prior: bool,
-        prior_only: bool,
         mask: Tensor | None,
         copies: Copies | None = None,
     ) -> None:
-        self.sample = sample
+        self.request = request
         self.prior = prior
-        self.estimator = estimator
-        self.hyper_prior = hyper_prior
-        self.prior_only = prior_only
         self.mask = mask
         self.copies = copies
         self._wants_grad = torch.is_grad_enabled()
@@ -167,28 +157,23 @@ def _total(record: dict[Hashable, Tensor]) -> Tensor:
 @contextmanager
 def stochastic_pass(
     *,
-    sample: bool = False,
     prior: str | None = None,
-    estimator: Estimator | str = "closed_form",  # str: a name from a configuration file, checked below
-    hyper_prior: bool = False,
-    prior_only: bool = False,
     mask: Tensor | None = None,
     copies: Copies | None = None,
+    **asked: Unpack[Asked],
 ) -> Iterator[StochasticPass]:
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
 
     Call `backward()` inside the block: gradient checkpointing runs the layers again there, and they must do the
-    same. Arguments are described in `StochasticPass`.
+    same. Arguments are described in `StochasticPass` and, sample, kl, hyper_prior and prior_only, in `PassRequest`.
+    With a prior the KL is reported whether `kl` names an estimator or not.
 
     Raises: AbmllError for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a
     prior, a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
     """
     global _active
-    if estimator not in get_args(Estimator):
-        raise unknown_name("KL estimator", estimator, get_args(Estimator))
-    if prior is not None and estimator == "sample" and not sample:
-        raise AbmllError("the one-sample KL estimate needs a sample: pass sample=True, or estimator='closed_form'.")
-    if hyper_prior and prior is None:
+    request = PassRequest(**asked)
+    if request.hyper_prior and prior is None:
         raise AbmllError(
             "hyper_prior=True needs to know whose parameters it judges: pass prior='meta' (or another adapter)."
         )
@@ -199,7 +184,7 @@ def stochastic_pass(
         )
     if _active is not None:
         raise AbmllError("a stochastic pass is already active: close it before opening another one.")
-    _active = StochasticPass(sample, prior, cast(Estimator, estimator), hyper_prior, prior_only, mask, copies)
+    _active = StochasticPass(request, prior, mask, copies)
     try:
         yield _active
     finally:
