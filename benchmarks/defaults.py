@@ -19,7 +19,7 @@ def judge(learner, task, support_size: int, num_query: int) -> dict[str, tuple[f
     from abmll.core.types import META
     from abmll.data.episodes import evaluation_episode
     from abmll.evaluation.calibration import mixture
-    from abmll.methods.gradient import NoAdaptation
+    from abmll.methods.parts.gradient import NoAdaptation
 
     episode = evaluation_episode(task, 0, support_size, num_query, max_support=support_size, balanced=True)
     targets = torch.tensor([row.target for row in episode.query])

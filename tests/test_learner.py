@@ -17,7 +17,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.language.prompt import encode
-from abmll.methods.options import RESERVED
+from abmll.methods.table.options import RESERVED
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task, tiny_tasks
 

@@ -10,7 +10,7 @@ import abmll
 from abmll.core.seeds import seeded
 from abmll.core.types import META, TASK
 from abmll.methods import METHODS
-from abmll.methods.no_model import needs_model
+from abmll.methods.parts.no_model import needs_model
 from tiny import tiny_tokenizer
 from tiny_tasks import tiny_task
 

@@ -15,7 +15,7 @@ from abmll.data.episodes import EpisodeSampler, evaluation_episode
 from abmll.data.task import Task
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
-from abmll.methods.side_by_side import adapt_side_by_side
+from abmll.methods.parts.side_by_side import adapt_side_by_side
 from benchmarks.speed.measure import Case, Clock, compare
 
 

@@ -19,7 +19,7 @@ from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.types import Role
 from abmll.language import PromptFormat
 from abmll.methods import is_built_in, method_factory
-from abmll.methods.options import option_mistakes
+from abmll.methods.table.options import option_mistakes
 from abmll.rules import raise_all
 
 CARD = "abmll.json"

@@ -11,7 +11,7 @@ import torch
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.gaussian import layer_output
-from abmll.methods.objective import Objective
+from abmll.methods.parts.objective import Objective
 from layer_likelihood import LayerLikelihood, fix_noise, prompt_of
 
 FEATURES, UNITS, OBSERVATIONS, NOISE = 3, 2, 4, 0.5

@@ -11,9 +11,9 @@ from abmll.core.types import META, TASK, Episode, Example, FunctionalLikelihood
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods.abml import Abml
 from abmll.methods.fomaml import Fomaml
-from abmll.methods.inner import InnerLoop
 from abmll.methods.maml import Maml
-from abmll.methods.objective import Objective
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from tiny import tiny_llama, tiny_tokenizer
 
 SUPPORT = [

@@ -9,8 +9,8 @@ from abmll.core.params import clone
 from abmll.core.types import META, TASK, Example
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
-from abmll.methods.jacobian import choice_jacobians
 from abmll.methods.laplace import last_layer
+from abmll.methods.parts.jacobian import choice_jacobians
 from abmll.methods.tfb import balance
 from tiny import tiny_llama, tiny_tokenizer
 

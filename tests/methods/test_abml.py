@@ -11,8 +11,8 @@ from abmll.core.params import clone
 from abmll.core.types import META, AdapterSpec, Likelihood
 from abmll.methods import build_method
 from abmll.methods.abml import Abml
-from abmll.methods.inner import InnerLoop
-from abmll.methods.objective import Objective
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from toy import GaussianToy, ToyEpisodes, observation
 
 NOISE, BETA, GAMMA, RATE, STEPS = 0.5, 0.3, 0.05, 0.05, 4

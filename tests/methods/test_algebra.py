@@ -10,10 +10,10 @@ from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK
 from abmll.methods.abmll import Abmll
 from abmll.methods.fomaml import Fomaml
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
-from abmll.methods.objective import Objective
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from abmll.methods.reptile import Reptile
 from toy import GaussianToy, ToyEpisodes, make_examples, observation
 

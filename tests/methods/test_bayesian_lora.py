@@ -10,9 +10,9 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META
 from abmll.methods.bayesian_lora import BayesianLora
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inducing import InducingMatrix
-from abmll.methods.inner import InnerLoop
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inducing import InducingMatrix
+from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.tfb import mixture_nll
 from toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 

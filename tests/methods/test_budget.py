@@ -7,10 +7,10 @@ import pytest
 from abmll.core.errors import AbmllError
 from abmll.core.types import META
 from abmll.methods import METHODS, build_method
-from abmll.methods.budget import MOST_STEPS, inner_loops, steps_within, with_num_steps
-from abmll.methods.gradient import NoAdaptation
-from abmll.methods.inner import InnerLoop
-from abmll.methods.natural import NaturalSteps
+from abmll.methods.parts.budget import MOST_STEPS, inner_loops, steps_within, with_num_steps
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.natural import NaturalSteps
 from toy import ToyEpisodes, toy_for
 
 STEPPING = [name for name in METHODS if any(inner_loops(build_method(name).adaptation))]

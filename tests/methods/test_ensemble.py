@@ -10,8 +10,8 @@ from abmll.core.params import clone
 from abmll.core.types import META
 from abmll.evaluation.calibration import mixture
 from abmll.methods.ensemble import Ensemble
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
 from toy import GaussianToy, ToyEpisodes
 
 MEMBER = GradientAdaptation(InnerLoop(2, 0.02, "sgd"))

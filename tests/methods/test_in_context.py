@@ -8,10 +8,10 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, AdapterSpec, Episode, Example
 from abmll.methods import build_method
-from abmll.methods.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.in_context import InContext, choose, demonstrate
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
+from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
 from toy import GaussianToy, ToyEpisodes
 
 

@@ -10,12 +10,12 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign
 from abmll.core.types import META, TASK
-from abmll.methods.curvature import DiagonalCurvature, FullCurvature, KroneckerCurvature
-from abmll.methods.evidence import best_precision, log_evidence
-from abmll.methods.gradient import GradientAdaptation, NoAdaptation
-from abmll.methods.inner import InnerLoop
-from abmll.methods.jacobian import choice_jacobians, fisher_rows
 from abmll.methods.laplace import Laplace, last_layer
+from abmll.methods.parts.curvature import DiagonalCurvature, FullCurvature, KroneckerCurvature
+from abmll.methods.parts.evidence import best_precision, log_evidence
+from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.jacobian import choice_jacobians, fisher_rows
 from toy import GaussianToy, ToyEpisodes
 from toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 

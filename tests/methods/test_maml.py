@@ -9,9 +9,9 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK, FunctionalLikelihood
 from abmll.methods.fomaml import Fomaml
-from abmll.methods.inner import InnerLoop
 from abmll.methods.maml import Maml
-from abmll.methods.objective import Objective
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from toy import GaussianToy, ToyEpisodes, observation
 
 NOISE, STEPS, RATE = 0.5, 4, 0.07

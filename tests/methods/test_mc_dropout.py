@@ -6,8 +6,8 @@ import torch
 
 from abmll.core.types import META, TASK
 from abmll.methods import build_method
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
 from toy import ToyEpisodes, toy_for
 
 

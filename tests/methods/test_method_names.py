@@ -7,7 +7,7 @@ import pytest
 from abmll.config import parse_config
 from abmll.core.errors import AbmllError
 from abmll.methods import build_method, method_names
-from abmll.methods.outside import load_factory
+from abmll.methods.table.outside import load_factory
 
 MODULE = """
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_options_that_a_factory_does_not_name_are_unknown():
 def test_the_tables_own_names_go_first(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from abmll.methods import outside
+    from abmll.methods.table import outside
 
     found = {"lora": "their_methods:liar", "new": "their_methods:good"}
     points = [EntryPoint(name, value, outside.GROUP) for name, value in found.items()]

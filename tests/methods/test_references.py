@@ -12,7 +12,7 @@ from abmll.core.types import META, Example
 from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
 from abmll.methods import METHODS, build_method
-from abmll.methods.no_model import NoModel, needs_model
+from abmll.methods.parts.no_model import NoModel, needs_model
 
 CLASSES = ("bad", "good", "so so")
 

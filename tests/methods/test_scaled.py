@@ -11,7 +11,7 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.methods import METHODS, build_method
-from abmll.methods.scaled import (
+from abmll.methods.parts.scaled import (
     CrossFittedScale,
     ScaledPosterior,
     cross_fitted,

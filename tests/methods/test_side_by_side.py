@@ -10,7 +10,7 @@ import abmll
 from abmll.core.errors import AbmllError
 from abmll.core.types import META
 from abmll.methods import build_method
-from abmll.methods.side_by_side import adapt_side_by_side
+from abmll.methods.parts.side_by_side import adapt_side_by_side
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task
 from toy import GaussianToy, make_examples

@@ -10,11 +10,14 @@ import pytest
 
 from abmll.config.methods import refusal, wrong_options
 from abmll.methods import METHODS, build_method
-from abmll.methods.spaces import SPACES, Choice, Given, LogUniform, draw_options
+from abmll.methods.parts.space import Choice, Given, LogUniform
+from abmll.methods.table.search import draw_options, space_of
+
+SPACES = {name: space_of(name) for name in METHODS}
 
 
 def test_every_row_has_a_space():
-    assert SPACES.keys() == METHODS.keys()
+    assert all("space" in vars(factory) for factory in METHODS.values())
 
 
 @pytest.mark.parametrize("method", SPACES)

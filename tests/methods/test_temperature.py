@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from abmll.core.errors import AbmllError
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.temperature import TemperatureScaled, fit_temperature, scale
 from toy import GaussianToy, ToyEpisodes
 

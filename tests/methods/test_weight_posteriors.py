@@ -13,13 +13,13 @@ from abmll.core.params import assign, clone
 from abmll.core.types import META, TASK
 from abmll.methods import build_method
 from abmll.methods.blob import Blob, divergence, flip, kl_weight, perturbed, schedule_length
-from abmll.methods.gradient import GradientAdaptation, NoAdaptation
-from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
+from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll
 from abmll.methods.reptile import Reptile
 from abmll.methods.swag import RunningMoments, Swag, SwagGaussian
 from abmll.methods.tfb import TrainingFreeBayes, balance, largest, mixture_nll
-from abmll.methods.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll
 from toy import GaussianToy, ToyEpisodes
 from toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 

@@ -71,7 +71,7 @@ def run_stage(rank, size, port, stage, file, out, adapter, sabotage, end):
 
 
 def _spoil(number, how):
-    from abmll.methods.gradient import GradientAdaptation
+    from abmll.methods.parts.gradient import GradientAdaptation
 
     adapt, calls = GradientAdaptation.adapt, []
 

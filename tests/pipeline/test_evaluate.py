@@ -12,7 +12,7 @@ from stages import HELD_OUT, cells_of, read_json, read_lines, run_config, write_
 from abmll.config import load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import CellKey
-from abmll.methods.gradient import GradientAdaptation
+from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.pipeline import evaluate_run, train_run
 from abmll.reports.report import render_report
 from tiny_tasks import tiny_task

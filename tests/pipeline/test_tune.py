@@ -12,7 +12,7 @@ from stages import HELD_OUT, run_config, write_tasks
 from abmll.config import dump_toml, load_config
 from abmll.core.errors import AbmllError
 from abmll.learner import Learner
-from abmll.methods.spaces import draw_options
+from abmll.methods.table.search import draw_options
 from abmll.pipeline import train, tune, tune_run
 from abmll.pipeline.build import load_tasks
 from abmll.pipeline.tune import TuningTasks, best_trial, read_trials, tuned_toml, tuning_tasks

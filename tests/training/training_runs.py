@@ -19,9 +19,9 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, AdapterSpec, Method, OuterOptimizer
 from abmll.methods.abmll import Abmll
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
-from abmll.methods.objective import Objective
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from abmll.training.log import read_log
 from abmll.training.loop import TrainingResult, train
 from abmll.training.settings import Training

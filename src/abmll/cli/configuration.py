@@ -68,7 +68,7 @@ def _comment(text: str) -> list[str]:
 def _methods() -> Iterator[str]:
     from abmll.core.toml_text import toml_value
     from abmll.methods import METHODS
-    from abmll.methods.scaled_rows import SCALE, with_scale
+    from abmll.methods.table.with_scale import SCALE, with_scale
 
     any_scaled = with_scale("Any of the methods above", METHODS["pretrained"])  # the scale's own options alone
     for name, factory in [*METHODS.items(), (f"NAME{SCALE}", any_scaled)]:

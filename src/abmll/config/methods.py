@@ -26,7 +26,7 @@ def known_options(name: str) -> list[str]:
 def default_options(name: str) -> dict[str, Any]:
     """The keyword options of a method with their defaults, in its own order."""
     from abmll.methods import method_factory
-    from abmll.methods.options import defaults_of
+    from abmll.methods.table.options import defaults_of
 
     return defaults_of(method_factory(name))
 
@@ -41,6 +41,6 @@ def wrong_options(name: str, options: Mapping[str, Any]) -> dict[str, str]:
 def refusal(name: str, options: Mapping[str, Any]) -> str | None:
     """What the method itself says against these options (a value out of range); None if it takes them."""
     from abmll.methods import method_factory
-    from abmll.methods.options import refusal as refused
+    from abmll.methods.table.options import refusal as refused
 
     return refused(name, method_factory(name), options)

@@ -51,7 +51,7 @@ def option_mistakes(method: Any) -> list[Mistake]:
     names = method_list(table)
     if not names or not isinstance(options, Mapping):
         return []  # wrong types are the schema's findings
-    from abmll.methods.options import unknown_option
+    from abmll.methods.table.options import unknown_option
 
     unusable = {one: reason for one in dict.fromkeys(names) if (reason := _unusable(one)) is not None}
     found = [Mistake("method.name", reason) for reason in unusable.values()]
@@ -99,7 +99,7 @@ def method_list(table: Mapping[str, Any]) -> list[str]:
 
 def _mistakes_in_options(method: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> list[Mistake]:
     from abmll.methods import method_factory
-    from abmll.methods.options import option_mistakes as mistakes
+    from abmll.methods.table.options import option_mistakes as mistakes
 
     known = known_options(method)
     # Where each option stands in the file; a method's own table overrides what the methods share.

@@ -12,7 +12,7 @@ import torch
 from abmll.core.types import Adaptation, Example, Likelihood, Posterior
 from abmll.data.episodes import balanced_order
 from abmll.evaluation import calibration
-from abmll.methods.gradient import NoAdaptation
+from abmll.methods.parts.gradient import NoAdaptation
 
 FOLDS = 4
 """Parts that the rows are divided into; each is answered after adapting to the others."""

@@ -15,9 +15,9 @@ from abmll.data.episodes import RowOrder, evaluation_episode
 from abmll.data.task import Task
 from abmll.evaluation.cost import now, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
-from abmll.methods.budget import steps_within, with_num_steps
-from abmll.methods.gradient import NoAdaptation
-from abmll.methods.no_model import needs_model
+from abmll.methods.parts.budget import steps_within, with_num_steps
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.no_model import needs_model
 from abmll.methods.uniform import Uniform
 
 

@@ -15,7 +15,7 @@ from abmll.card import CARD, Card
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods import METHODS, is_built_in, is_method, method_factory, unknown_method
-from abmll.methods.options import defaults_of, made, option_mistakes
+from abmll.methods.table.options import defaults_of, made, option_mistakes
 from abmll.rules import plain, raise_all, shown
 
 OBJECT = "custom"

@@ -20,7 +20,7 @@ from abmll.data.task import Task
 from abmll.learner.given import TaskRows, labelled_rows
 from abmll.learner.labels import Labels
 from abmll.learner.posterior import TaskPosterior, inner_of
-from abmll.methods.posterior import AdapterPosterior
+from abmll.methods.parts.posterior import AdapterPosterior
 from abmll.model_card import model_card, readme_to_write
 from abmll.version import __version__
 

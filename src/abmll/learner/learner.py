@@ -34,7 +34,7 @@ from abmll.learner.given import labelled_rows
 from abmll.learner.posterior import TaskPosterior
 from abmll.learner.source import base_model
 from abmll.learner.tasks import Tasks, held_out_tasks, training_tasks
-from abmll.methods.side_by_side import adapt_side_by_side
+from abmll.methods.parts.side_by_side import adapt_side_by_side
 from abmll.rules import Amount, Count, Names, Schedule, Text, breach, breaches, plain, require, rules_of
 from abmll.training.log import Record
 from abmll.training.loop import TrainingResult, train

@@ -10,23 +10,30 @@ from typing import Any
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.methods.bayesian_rows import bayesian_lora, blob, laplace, swag, tfb
+from abmll.methods.abml import abml
+from abmll.methods.abmll import abmll_output, abmll_paper
+from abmll.methods.abmll_in_context import abmll_in_context
+from abmll.methods.amortised import abmll
+from abmll.methods.bayesian_lora import bayesian_lora
+from abmll.methods.blob import blob
+from abmll.methods.ensemble import ensemble
+from abmll.methods.fomaml import fomaml
+from abmll.methods.in_context import in_context
 from abmll.methods.label_frequency import label_frequency
-from abmll.methods.options import made, option_mistakes
-from abmll.methods.outside import announced, load_factory
-from abmll.methods.rivals import (
-    abml,
-    abmll_in_context,
-    ensemble,
-    fomaml,
-    in_context,
-    maml,
-    mc_dropout,
-    metaicl,
-    temperature,
-)
-from abmll.methods.rows import abmll, abmll_output, abmll_paper, lora, multitask, pretrained, reptile
-from abmll.methods.scaled_rows import SCALE, with_scale
+from abmll.methods.laplace import laplace
+from abmll.methods.lora import lora
+from abmll.methods.maml import maml
+from abmll.methods.mc_dropout import mc_dropout
+from abmll.methods.metaicl import metaicl
+from abmll.methods.multitask import multitask
+from abmll.methods.pretrained import pretrained
+from abmll.methods.reptile import reptile
+from abmll.methods.swag import swag
+from abmll.methods.table.options import made, option_mistakes
+from abmll.methods.table.outside import announced, load_factory
+from abmll.methods.table.with_scale import SCALE, with_scale
+from abmll.methods.temperature import temperature
+from abmll.methods.tfb import tfb
 from abmll.methods.uniform import uniform
 from abmll.rules import nearest, raise_all, shown
 

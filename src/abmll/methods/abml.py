@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abmll.core.types import Episode, Likelihood, Metrics
-from abmll.methods.inner import InnerLoop
-from abmll.methods.objective import Objective
-from abmll.methods.stateless import Stateless
-from abmll.methods.unrolled import gradient_through, require_sgd
+from abmll.core.types import AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
+from abmll.methods.parts.space import SGD_RATE, Choice, LogUniform, searched
+from abmll.methods.parts.stateless import Stateless
+from abmll.methods.parts.unrolled import gradient_through, require_sgd
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,34 @@ class Abml(Stateless):
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         union = [*episode.support, *episode.query]
         return gradient_through(self.inner, self.outer.at(episode.progress), likelihood, episode.support, union)
+
+
+@searched(
+    learning_rate=SGD_RATE,
+    outer_learning_rate=LogUniform(3e-4, 3e-2),
+    kl_weight=LogUniform(1e-5, 1.0),
+    log_var_offset=Choice((-10.0, -8.0, -7.0, -6.0)),
+)
+def abml(
+    num_steps: int = 5,
+    learning_rate: float = 0.1,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+    kl_weight: float = 1e-3,
+    prior_weight: float = 0.0,
+    log_var_offset: float = -7.0,
+) -> Method:
+    """The original ABML, on the factors of a LoRA: a variational inner loop, differentiated through.
+
+    kl_weight: 1 in the paper, which had to lower it for few-shot tasks; the same in both loops.
+    log_var_offset: initial log-variance of every element; public implementations draw the log of the standard
+        deviation from (-4, -3).
+    """
+    inner_objective = Objective(kl_weight, 0.0, "example", sample=True)
+    inner = InnerLoop(num_steps, learning_rate, "sgd", batch_size, inner_objective)
+    return Method(
+        AdapterSpec("abmll", log_var_offset, space="factors"),
+        GradientAdaptation(inner, sample=True),
+        Abml(inner, Objective(kl_weight, prior_weight, "example", sample=True)),
+        OuterOptimizer("adamw", outer_learning_rate, "linear"),
+    )

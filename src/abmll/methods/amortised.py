@@ -12,9 +12,12 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import add_to_grad
-from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
-from abmll.methods.natural import NaturalSteps, Step, Tensors, log_var_of, nll_gradient
-from abmll.methods.stateless import Stateless
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.natural import NaturalSteps, Step, Tensors, log_var_of, nll_gradient
+from abmll.methods.parts.scaled import CrossFittedScale
+from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
+from abmll.methods.parts.stateless import Stateless
 
 Gradient = Literal["exact", "first_order"]
 RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
@@ -139,3 +142,45 @@ def dot(first: Tensor, second: Tensor) -> float:
 def norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of several tensors together."""
     return math.sqrt(sum(dot(tensor, tensor) for tensor in tensors))
+
+
+@searched(
+    trust=LogUniform(0.03, 0.5),
+    outer_learning_rate=OUTER_RATE,
+    support_weight=Choice((0.1, 0.3, 1.0)),
+    scale_mean=LogUniform(0.4, 1.4),
+)
+def abmll(
+    num_steps: int = 5,
+    trust: float = 0.15,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 2e-3,
+    variance_rate: float = 25.0,
+    log_var_offset: float = 0.0,
+    support_weight: float = 0.3,
+    gradient: Gradient = "exact",
+    scale: bool = True,
+    scale_mean: float = 0.7,
+    scale_std: float = 0.4,
+    scale_folds: int = 2,
+) -> Method:
+    """ABMLL: a Gaussian prior over LoRA parameters, learned over tasks; adapting is a few steps sized by its variances.
+
+    The exact gradient through those steps teaches the prior, at a LoRA's memory; a posterior over one scale of the
+    log-probabilities says how sure to be of a task. Each part is an option, measured in docs/log.md.
+
+    trust: the share of the NLL that an inner step may promise to take away.
+    variance_rate: how many times faster log-variances learn than means.
+    log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
+    support_weight: of the support's own NLL at θ in the outer objective.
+    gradient: "first_order" spares half of an outer step's time.
+    scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
+    """
+    inner = NaturalSteps(num_steps, trust, batch_size, log_var_offset)
+    adaptation = GradientAdaptation(inner)
+    return Method(
+        AdapterSpec("abmll", log_var_offset, space="factors"),
+        CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
+        Amortised(inner, support_weight, gradient),
+        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
+    )

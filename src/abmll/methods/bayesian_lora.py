@@ -11,11 +11,13 @@ from torch import Tensor
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, placed, with_prefix
 from abmll.core.seeds import seeded
-from abmll.core.types import TASK, Adaptation, Example, Likelihood
-from abmll.methods.gradient import NoAdaptation
-from abmll.methods.inducing import InducingMatrix
-from abmll.methods.inner import InnerLoop
-from abmll.methods.weights import WeightPosterior, backpropagate_nll
+from abmll.core.types import TASK, Adaptation, Example, Likelihood, Method
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.inducing import InducingMatrix
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import LogUniform, searched
+from abmll.methods.parts.start import STARTS, Start, from_start
+from abmll.methods.parts.weights import WeightPosterior, backpropagate_nll
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,25 @@ class InducingDistribution:
 def as_matrix(tensor: Tensor) -> Tensor:
     """The tensor with its last dimensions as columns; a vector is one row."""
     return tensor.flatten(1) if tensor.dim() > 1 else tensor[None]
+
+
+@searched(
+    learning_rate=LogUniform(3e-3, 0.3),
+    **STARTS,
+    prior_std=LogUniform(0.1, 3.0),
+    kl_weight=LogUniform(1e-3, 1.0),
+)
+def bayesian_lora(
+    num_steps: int = 20,
+    learning_rate: float = 3e-2,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    outer_learning_rate: float | None = None,
+    num_inducing: int = 9,
+    prior_std: float = 1.0,
+    kl_weight: float = 1.0,
+) -> Method:
+    """Bayesian-LoRA around where adaptation starts."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    adaptation = BayesianLora(NoAdaptation(), inner, num_inducing, prior_std, kl_weight)
+    return from_start(adaptation, start, inner, outer_learning_rate)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, reset_task
-from abmll.core.types import META, Example, Likelihood
+from abmll.core.types import META, Example, Likelihood, Method
 from abmll.gaussian.moments import kl_divergence
-from abmll.methods.inner import InnerLoop
-from abmll.methods.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll, gaussian_names
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import ADAM_RATE, Choice, LogUniform, searched
+from abmll.methods.parts.start import STARTS, Start, from_start
+from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior, backpropagate_nll, gaussian_names
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,34 @@ def kl_weight(step: int, length: int) -> float:
     BLoB's code divides by 2^(M+1) - 1, so that an epoch sums to a little less than 1.
     """
     return 2.0 ** (step % length - length) / (1 - 2.0**-length)
+
+
+@searched(
+    learning_rate=ADAM_RATE,
+    **STARTS,
+    prior_std=LogUniform(0.02, 1.0),
+    prior_mean=Choice(("zero", "meta")),
+    initial_std=LogUniform(0.01, 0.3),
+    kl_learning_rate=LogUniform(1e-4, 0.1),
+)
+def blob(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    outer_learning_rate: float | None = None,
+    prior_std: float = 0.2,
+    prior_mean: Literal["zero", "meta"] = "zero",
+    initial_std: float = 0.05,
+    kl_learning_rate: float = 0.01,
+    gamma: float = 8.0,
+    flipout: bool = True,
+) -> Method:
+    """BLoB with its published prior, initialisation and schedule."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    return from_start(
+        Blob(inner, prior_std, prior_mean, initial_std, kl_learning_rate, gamma, flipout),
+        start,
+        inner,
+        outer_learning_rate,
+    )

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone, with_prefix
-from abmll.core.types import META, Adaptation, Example, Likelihood, Posterior
-from abmll.methods.gradient import GradientAdaptation
+from abmll.core.types import META, Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import ADAM_RATE, Choice, searched
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,17 @@ class EnsemblePosterior:
             for index, member in enumerate(self.members)
             for name, tensor in member.state_dict().items()
         }
+
+
+@searched(learning_rate=ADAM_RATE, noise=Choice((0.3, 1.0, 3.0)), bootstrap=Choice((False, True)))
+def ensemble(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    num_members: int = 5,
+    noise: float = 1.0,
+    bootstrap: bool = False,
+) -> Method:
+    """A deep ensemble of fresh LoRAs; takes `num_members` times the seconds and bytes of one."""
+    member = GradientAdaptation(InnerLoop(num_steps, learning_rate, batch_size=batch_size))
+    return Method(AdapterSpec(), Ensemble(member, num_members, noise, bootstrap), None)

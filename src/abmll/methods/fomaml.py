@@ -8,9 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from abmll.core.params import add_to_grad, clone, gradients, gradients_of
-from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
-from abmll.methods.inner import InnerLoop
-from abmll.methods.stateless import Stateless
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.space import OUTER_RATE, SGD_RATE, searched
+from abmll.methods.parts.stateless import Stateless
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,21 @@ class Fomaml(Stateless):
             gradient[name] = gradient[name] + self.support_weight * start
         add_to_grad(likelihood.parameters(META), gradient)
         return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}
+
+
+@searched(learning_rate=SGD_RATE, outer_learning_rate=OUTER_RATE)
+def fomaml(
+    num_steps: int = 5,
+    learning_rate: float = 0.3,
+    optimizer: InnerOptimizer = "sgd",
+    batch_size: int | None = None,
+    outer_learning_rate: float = 5e-3,
+    support_weight: float = 0.0,
+) -> Method:
+    """First-order MAML on a LoRA.
+
+    support_weight: of the support's own NLL at θ in the outer objective; 0 as published.
+    """
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), Fomaml(inner, support_weight), outer)

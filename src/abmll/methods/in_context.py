@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import Adaptation, Example, Likelihood, Posterior
-from abmll.methods.gradient import NoAdaptation
+from abmll.core.types import Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.space import Choice, searched
 
 DEMONSTRATIONS = "demonstrations"
 """Name of the demonstrations among the tensors of a posterior."""
@@ -99,3 +100,9 @@ def _encode(examples: Sequence[Example]) -> Tensor:
 def _decode(code: Tensor) -> tuple[Example, ...]:
     rows = json.loads(bytes(code.tolist()))
     return tuple(Example(prompt, tuple(choices), *rest) for prompt, choices, *rest in rows)
+
+
+@searched(num_demonstrations=Choice((2, 4, 8, 16)))
+def in_context(num_demonstrations: int = 8) -> Method:
+    """The language model as it is, shown the support set in its prompt."""
+    return Method(AdapterSpec(), InContext(NoAdaptation(), num_demonstrations), None)

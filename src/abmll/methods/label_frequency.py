@@ -14,11 +14,13 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import AdapterSpec, Example, Likelihood, Method
+from abmll.methods.parts.space import searched
 
 COUNTS = "label_counts"
 """Name of the counts among the tensors of a posterior."""
 
 
+@searched()
 def label_frequency(smoothing: float = 1.0) -> Method:
     """The labels' frequencies in the support set, smoothed; uniform where each row has choices of its own."""
     return Method(AdapterSpec(), LabelFrequency(smoothing), None)

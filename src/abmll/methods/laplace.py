@@ -12,12 +12,15 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import assign, clone, placed, with_prefix
-from abmll.core.types import META, TASK, Adaptation, Example, Likelihood
-from abmll.methods.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
-from abmll.methods.evidence import best_precision, log_evidence
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.jacobian import choice_jacobians, fisher_rows
-from abmll.methods.weights import WeightPosterior
+from abmll.core.types import META, TASK, Adaptation, Example, Likelihood, Method
+from abmll.methods.parts.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
+from abmll.methods.parts.evidence import best_precision, log_evidence
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.jacobian import choice_jacobians, fisher_rows
+from abmll.methods.parts.space import ADAM_RATE, Choice, searched
+from abmll.methods.parts.start import STARTS, Start, from_start
+from abmll.methods.parts.weights import WeightPosterior
 
 Structure = Literal["diagonal", "kronecker", "full"]
 Scope = Literal["all", "last_layer"]
@@ -154,3 +157,29 @@ def last_layer(names: Iterable[str]) -> list[str]:
     numbers = {name: max((int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", name)), default=-1) for name in names}
     top = max(numbers.values(), default=-1)
     return [name for name in names if "lm_head" in name] or [name for name in names if numbers[name] == top]
+
+
+@searched(
+    learning_rate=ADAM_RATE,
+    **STARTS,
+    structure=Choice(("diagonal", "kronecker")),
+    scope=Choice(("all", "last_layer")),
+    prior_mean=Choice(("zero", "meta")),
+)
+def laplace(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    outer_learning_rate: float | None = None,
+    structure: Structure = "kronecker",
+    scope: Scope = "all",
+    rank: int | None = None,
+    prior_precision: float | None = None,
+    prior_mean: Literal["zero", "meta"] = "zero",
+    linearized: bool = True,
+) -> Method:
+    """Laplace-LoRA; `scope="last_layer"` is LLLA."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    adaptation = Laplace(GradientAdaptation(inner), structure, scope, rank, prior_precision, prior_mean, linearized)
+    return from_start(adaptation, start, inner, outer_learning_rate)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abmll.core.types import Episode, Likelihood, Metrics
-from abmll.methods.inner import InnerLoop
-from abmll.methods.objective import Objective
-from abmll.methods.stateless import Stateless
-from abmll.methods.unrolled import gradient_through, require_sgd
+from abmll.core.types import AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
+from abmll.methods.parts.space import SGD_RATE, LogUniform, searched
+from abmll.methods.parts.stateless import Stateless
+from abmll.methods.parts.unrolled import gradient_through, require_sgd
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,16 @@ class Maml(Stateless):
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         return gradient_through(self.inner, self.outer, likelihood, episode.support, episode.query)
+
+
+@searched(learning_rate=SGD_RATE, outer_learning_rate=LogUniform(3e-4, 3e-2))
+def maml(
+    num_steps: int = 5,
+    learning_rate: float = 0.1,
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+) -> Method:
+    """Exact MAML on a LoRA, second order through plain gradient steps."""
+    inner = InnerLoop(num_steps, learning_rate, "sgd", batch_size)
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), Maml(inner), outer)

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from abmll.core.types import Episode, Likelihood, MetaLearner, Metrics
-from abmll.methods.in_context import demonstrate
+from abmll.core.types import AdapterSpec, Episode, Likelihood, MetaLearner, Method, Metrics, OuterOptimizer
+from abmll.methods.in_context import InContext, demonstrate
 from abmll.methods.multitask import MultiTask
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.space import Choice, LogUniform, searched
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,15 @@ class MetaIcl:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.meta_learner.load_state_dict(state)
+
+
+@searched(num_demonstrations=Choice((4, 8, 16)), outer_learning_rate=LogUniform(3e-4, 3e-2))
+def metaicl(num_demonstrations: int = 8, outer_learning_rate: float = 3e-3) -> Method:
+    """MetaICL: a LoRA trained on prompts with demonstrations; no gradient step on a new task."""
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(
+        AdapterSpec(),
+        InContext(NoAdaptation(), num_demonstrations),
+        MetaIcl(MultiTask(), num_demonstrations),
+        outer,
+    )

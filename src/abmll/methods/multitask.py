@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from abmll.core.params import add_to_grad, gradients, reset_task, train_only
-from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
-from abmll.methods.objective import Objective
-from abmll.methods.stateless import Stateless
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.objective import Objective
+from abmll.methods.parts.space import OUTER_RATE, SGD_RATE, searched
+from abmll.methods.parts.stateless import Stateless
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,17 @@ class MultiTask(Stateless):
             loss.backward()
         add_to_grad(likelihood.parameters(META), gradients(likelihood.parameters(TASK)))
         return {"nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}
+
+
+@searched(learning_rate=SGD_RATE, outer_learning_rate=OUTER_RATE)
+def multitask(
+    num_steps: int = 5,
+    learning_rate: float = 0.03,
+    optimizer: InnerOptimizer = "sgd",
+    batch_size: int | None = None,
+    outer_learning_rate: float = 3e-3,
+) -> Method:
+    """One LoRA trained on all tasks, then fine-tuned on each new task's support set."""
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
+    outer = OuterOptimizer("adamw", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), MultiTask(), outer)

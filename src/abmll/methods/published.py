@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abmll.core.types import AdapterSpec, Method, OuterOptimizer
 from abmll.methods.abmll import Abmll
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
 from abmll.methods.multitask import MultiTask
-from abmll.methods.objective import Objective
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 from abmll.methods.reptile import Reptile
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from abmll.core.params import add_to_grad
-from abmll.core.types import META, TASK, Episode, Likelihood, Metrics
-from abmll.methods.inner import InnerLoop
-from abmll.methods.stateless import Stateless
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.space import REPTILE_RATE, SGD_RATE, searched
+from abmll.methods.parts.stateless import Stateless
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,17 @@ class Reptile(Stateless):
         theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
         add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
         return {"inner_loss": loss}
+
+
+@searched(learning_rate=SGD_RATE, outer_learning_rate=REPTILE_RATE)
+def reptile(
+    num_steps: int = 5,
+    learning_rate: float = 0.03,
+    optimizer: InnerOptimizer = "sgd",
+    batch_size: int | None = None,
+    outer_learning_rate: float = 1.0,
+) -> Method:
+    """Reptile on a LoRA; the outer rate ε decays linearly to 0, as in the paper's baseline (AdamW, ε = 0.5 there)."""
+    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
+    outer = OuterOptimizer("sgd", outer_learning_rate, "linear")
+    return Method(AdapterSpec(), GradientAdaptation(inner), Reptile(inner), outer)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, placed, with_prefix
-from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.inner import InnerLoop
-from abmll.methods.weights import WeightPosterior
+from abmll.core.types import TASK, Example, Likelihood, Method
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import ADAM_RATE, Choice, searched
+from abmll.methods.parts.start import STARTS, Start, from_start
+from abmll.methods.parts.weights import WeightPosterior
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,21 @@ class SwagGaussian:
     def state_dict(self) -> dict[str, Tensor]:
         parts = {"mean": self.mean, "variance": self.variance, "deviations": self.deviations}
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+@searched(learning_rate=ADAM_RATE, **STARTS, rank=Choice((0, 2, 5)))
+def swag(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    outer_learning_rate: float | None = None,
+    first_step: int | None = None,
+    every: int = 1,
+    rank: int = 5,
+    swag_learning_rate: float | None = None,
+) -> Method:
+    """SWAG-LoRA: the first half of the steps (or `first_step` of them) adapts, the second half is the sample."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    first_step = num_steps // 2 if first_step is None else first_step
+    return from_start(Swag(inner, first_step, every, rank, swag_learning_rate), start, inner, outer_learning_rate)

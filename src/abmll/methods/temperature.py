@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import Adaptation, Example, Likelihood, Posterior
-from abmll.methods.gradient import GradientAdaptation
+from abmll.core.types import Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import ADAM_RATE, Choice, LogUniform, searched
 
 TEMPERATURE = "temperature"
 """Name of T among the tensors of a posterior."""
@@ -125,3 +127,16 @@ class TemperaturePosterior:
     def state_dict(self) -> dict[str, Tensor]:
         temperature = torch.tensor(self.temperature, dtype=torch.float64)
         return {**self._posterior.state_dict(), TEMPERATURE: temperature}
+
+
+@searched(learning_rate=ADAM_RATE, holdback=Choice((0.25, 0.5)), prior_std=LogUniform(0.3, 3.0))
+def temperature(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    holdback: float = 0.25,
+    prior_std: float | None = 1.0,
+) -> Method:
+    """A fresh LoRA fine-tuned on three quarters of the support set, its temperature fitted on the last."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    return Method(AdapterSpec(), TemperatureScaled(GradientAdaptation(inner), holdback, prior_std), None)

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone
-from abmll.core.types import TASK, Adaptation, Example, Likelihood
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.weights import DiagonalGaussian, WeightPosterior
+from abmll.core.types import TASK, Adaptation, Example, Likelihood, Method
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.space import ADAM_RATE, LogUniform, searched
+from abmll.methods.parts.start import STARTS, Start, from_start
+from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,24 @@ def largest(passes: Callable[[float], bool], low: float, high: float, num_iterat
         middle = 0.5 * (low + high)
         low, high = (middle, high) if passes(middle) else (low, middle)
     return low
+
+
+@searched(learning_rate=ADAM_RATE, **STARTS, tolerance=LogUniform(1e-3, 0.1))
+def tfb(
+    num_steps: int = 20,
+    learning_rate: float = 3e-3,
+    batch_size: int | None = None,
+    start: Start = "multitask",
+    outer_learning_rate: float | None = None,
+    tolerance: float = 0.003,
+    min_sigma: float = 0.001,
+    max_sigma: float = 0.2,
+    num_iterations: int = 5,
+    num_search_samples: int = 10,
+) -> Method:
+    """Training-free Bayesianization of a fine-tuned LoRA."""
+    inner = InnerLoop(num_steps, learning_rate, batch_size=batch_size)
+    adaptation = TrainingFreeBayes(
+        GradientAdaptation(inner), tolerance, min_sigma, max_sigma, num_iterations, num_search_samples
+    )
+    return from_start(adaptation, start, inner, outer_learning_rate)

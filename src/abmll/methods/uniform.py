@@ -10,8 +10,10 @@ from torch import Tensor
 
 from abmll.core.types import AdapterSpec, Example, Likelihood, Method
 from abmll.methods.label_frequency import FrequencyPosterior
+from abmll.methods.parts.space import searched
 
 
+@searched()
 def uniform() -> Method:
     """Every choice with the same probability: its NLL is the logarithm of the number of choices."""
     return Method(AdapterSpec(), Uniform(), None)

@@ -12,8 +12,8 @@ import torch
 from abmll.config import RunConfig
 from abmll.core.types import Example, Method
 from abmll.methods import build_method
-from abmll.methods.inner import InnerLoop
-from abmll.methods.no_model import needs_model
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.no_model import needs_model
 
 CHARS_PER_TOKEN = 4.0
 TOKENS = 150.0

@@ -19,7 +19,7 @@ from abmll.evaluation.predictions import Cell, CellKey, append_cell, decode_cell
 from abmll.evaluation.queries import QUERIES, queries_of, write_queries
 from abmll.language import PromptFormat
 from abmll.methods import build_method
-from abmll.methods.no_model import NoModel, needs_model
+from abmll.methods.parts.no_model import NoModel, needs_model
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
 from abmll.pipeline.judged import record_adapter, require_same_adapter

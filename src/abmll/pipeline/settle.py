@@ -9,7 +9,7 @@ from abmll.config import RunConfig, load_config
 from abmll.data.suite import Suite
 from abmll.language import PromptFormat
 from abmll.methods import build_method
-from abmll.methods.no_model import needs_model
+from abmll.methods.parts.no_model import needs_model
 from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import build_learner, join_ranks
 from abmll.pipeline.preflight import Findings, places_of

@@ -20,7 +20,7 @@ from abmll.evaluation.summary import Summary, summarise
 from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.methods import build_method
-from abmll.methods.no_model import NoModel, needs_model
+from abmll.methods.parts.no_model import NoModel, needs_model
 from abmll.pipeline.build import build_learner, load_learner
 from abmll.pipeline.predict import model_of
 from abmll.pipeline.preflight import places_of, require_usable

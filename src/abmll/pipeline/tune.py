@@ -29,7 +29,7 @@ from abmll.data.task import Task
 from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.language import PromptFormat
 from abmll.learner import Learner
-from abmll.methods.spaces import draw_options, space_of
+from abmll.methods.table.search import draw_options, space_of
 from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key

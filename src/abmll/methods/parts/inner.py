@@ -12,7 +12,7 @@ from torch import Tensor
 from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.objective import Objective
+from abmll.methods.parts.objective import Objective
 
 InnerOptimizer = Literal["adamw", "sgd"]
 OnStep = Callable[[int], None]

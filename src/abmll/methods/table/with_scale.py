@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.methods.scaled import CrossFittedScale
+from abmll.methods.parts.scaled import CrossFittedScale
 
 SCALE = "+scale"
 """What the name of such a row ends with."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Adaptation, Example, Likelihood
-from abmll.methods.inner import InnerLoop
-from abmll.methods.natural import NaturalSteps
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.natural import NaturalSteps
 from abmll.methods.swag import Swag
 
 MOST_STEPS = 1000

@@ -10,8 +10,8 @@ from torch import Tensor
 from abmll.core.errors import AbmllError
 from abmll.core.params import add_to_grad, gradients_of
 from abmll.core.types import META, TASK, Example, FunctionalLikelihood, Likelihood, Metrics
-from abmll.methods.inner import InnerLoop
-from abmll.methods.objective import Objective
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.objective import Objective
 
 
 def require_sgd(inner: InnerLoop) -> None:

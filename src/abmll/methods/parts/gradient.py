@@ -9,9 +9,9 @@ from torch import Tensor
 
 from abmll.core.params import placed, reset_task
 from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.inner import InnerLoop
-from abmll.methods.natural import NaturalSteps
-from abmll.methods.posterior import AdapterPosterior
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.natural import NaturalSteps
+from abmll.methods.parts.posterior import AdapterPosterior
 
 
 @dataclass(frozen=True)

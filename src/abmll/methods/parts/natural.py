@@ -12,7 +12,7 @@ from torch import Tensor
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, gradients, reset_task, train_only
 from abmll.core.types import META, TASK, Example, Likelihood
-from abmll.methods.inner import batches_of
+from abmll.methods.parts.inner import batches_of
 
 Tensors = dict[str, Tensor]
 

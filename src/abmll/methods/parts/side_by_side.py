@@ -9,9 +9,9 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, reset_task, train_only
 from abmll.core.types import TASK, Adaptation, Example, Likelihood, StackedLikelihood
-from abmll.methods.gradient import GradientAdaptation
-from abmll.methods.inner import InnerLoop
-from abmll.methods.posterior import AdapterPosterior
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.posterior import AdapterPosterior
 
 
 def adapt_side_by_side(
