@@ -7,7 +7,7 @@ import pytest
 from abmll.core.errors import AbmllError
 from abmll.core.types import META
 from abmll.methods import METHODS, build_method
-from abmll.methods.parts.budget import MOST_STEPS, inner_loops, steps_within, with_num_steps
+from abmll.methods.parts.budget import MOST_STEPS, inner_loops, least_steps, steps_within, with_num_steps
 from abmll.methods.parts.gradient import NoAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.natural import NaturalSteps
@@ -54,6 +54,24 @@ def test_swag_keeps_the_shares_of_its_phases_and_refuses_too_few():
     with pytest.raises(AbmllError, match="fewer than two"):
         with_num_steps(swag, 1)
     assert build_method("swag", num_steps=6).adaptation.start == 3
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "first_step", "every"), [(20, 10, 1), (20, 0, 1), (7, 3, 2), (40, 37, 1), (9, 2, 3)]
+)
+def test_swag_knows_the_least_number_of_steps_that_leave_two_iterates(num_steps, first_step, every):
+    swag = build_method("swag", num_steps=num_steps, first_step=first_step, every=every).adaptation
+    least = least_steps(swag)
+    with_num_steps(swag, least)
+    with pytest.raises(AbmllError, match="fewer than two"):
+        with_num_steps(swag, least - 1)
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_the_least_number_of_steps_is_1_or_the_methods_own(name):
+    adaptation = build_method(name).adaptation
+    with_num_steps(adaptation, least_steps(adaptation))
+    assert least_steps(adaptation) == (3 if name == "swag" else 1)
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,20 @@ class Swag:
                 f"SWAG takes iterates from step {self.start} on, one in {self.every}, and {self.inner.num_steps} steps "
                 "leave fewer than two. Raise num_steps, or lower start or every."
             )
+
+    @property
+    def least_steps(self) -> int:
+        """The least number of steps that leaves two iterates to take, if the two phases keep their shares."""
+        sampled = self.inner.num_steps - self.start  # of n steps ⌈n · sampled / num_steps⌉ come after the start
+        return (2 * self.every - 1) * self.inner.num_steps // sampled + 1
+
+    def with_num_steps(self, num_steps: int) -> Swag:
+        """The same with so many steps in all; the two phases keep their shares.
+
+        Raises: AbmllError if they are fewer than `least_steps`.
+        """
+        start = self.start * num_steps // self.inner.num_steps
+        return replace(self, inner=replace(self.inner, num_steps=num_steps), start=start)
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> WeightPosterior:
         task = likelihood.parameters(TASK)

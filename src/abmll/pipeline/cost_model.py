@@ -12,6 +12,7 @@ import torch
 from abmll.config import RunConfig
 from abmll.core.types import Example, Method
 from abmll.methods import build_method
+from abmll.methods.parts.budget import inner_loops
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.no_model import needs_model
 
@@ -83,20 +84,12 @@ def _outer_examples(method: Method, config: RunConfig) -> float:
 
 
 def _inner_examples(adaptation: Any, support: int) -> float:
-    found = _inner_loop(adaptation)
+    found = next(inner_loops(adaptation), None)
     members = getattr(adaptation, "num_members", 1)
     return members * _loop_examples(found, support) if found is not None else 0.0
 
 
-def _inner_loop(part: Any, depth: int = 3) -> InnerLoop | None:
-    """The inner loop inside an adaptation, however it is wrapped."""
-    if isinstance(part, InnerLoop):
-        return part
-    inside = vars(part).values() if depth and hasattr(part, "__dict__") else ()
-    return next((found for one in inside if (found := _inner_loop(one, depth - 1)) is not None), None)
-
-
-def _loop_examples(inner: InnerLoop, support: int) -> float:
+def _loop_examples(inner: Any, support: int) -> float:
     return inner.num_steps * min(inner.batch_size or support, support)
 
 

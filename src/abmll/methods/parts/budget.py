@@ -5,46 +5,54 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from abmll.core.errors import AbmllError
 from abmll.core.types import Adaptation, Example, Likelihood
-from abmll.methods.parts.inner import InnerLoop
-from abmll.methods.parts.natural import NaturalSteps
-from abmll.methods.swag import Swag
 
 MOST_STEPS = 1000
 """More steps than that are never taken, however many would fit."""
 _STRIDE = 4
+Part = TypeVar("Part")
 
 
-def inner_loops(part: Any) -> Iterator[InnerLoop | NaturalSteps]:
-    """Every inner loop inside an adaptation, at any depth."""
-    if isinstance(part, InnerLoop | NaturalSteps):
+def inner_loops(part: Any) -> Iterator[Any]:
+    """Every part of an adaptation, at any depth, that has a number of steps: `num_steps`, a field of its own."""
+    if not is_dataclass(part):
+        return
+    if hasattr(part, "num_steps"):
         yield part
-    elif is_dataclass(part):
-        for field in fields(part):
-            yield from inner_loops(getattr(part, field.name))
+    for field in fields(part):
+        yield from inner_loops(getattr(part, field.name))
 
 
-def with_num_steps(adaptation: Adaptation, num_steps: int) -> Adaptation:
-    """The adaptation with `num_steps` steps in every inner loop inside it; SWAG's two phases keep their shares.
+def with_num_steps(part: Part, num_steps: int) -> Part:
+    """An adaptation with `num_steps` steps in every inner loop inside it.
 
-    An ensemble's members take `num_steps` each. Adaptations without an inner loop are returned as they are.
-    Raises: AbmllError if the adaptation cannot do with so few.
+    A part that knows better says so by a method `with_num_steps` of its own, as SWAG does, whose two phases keep their
+    shares. An ensemble's members take `num_steps` each. What takes no steps is returned as it is.
+
+    Raises: AbmllError if a part cannot do with so few.
     """
-    changes: dict[str, Any] = {}
-    if not is_dataclass(adaptation):
-        return adaptation
-    for field in fields(adaptation):
-        part = getattr(adaptation, field.name)
-        if isinstance(part, InnerLoop | NaturalSteps):
-            changes[field.name] = replace(part, num_steps=num_steps)
-        elif is_dataclass(part) and any(inner_loops(part)):
-            changes[field.name] = with_num_steps(part, num_steps)  # type: ignore[arg-type]
-    if isinstance(adaptation, Swag):
-        changes["start"] = adaptation.start * num_steps // max(1, adaptation.inner.num_steps)
-    return replace(adaptation, **changes) if changes else adaptation  # type: ignore[type-var]
+    own: Callable[[int], Part] | None = getattr(part, "with_num_steps", None)
+    if own is not None:
+        return own(num_steps)
+    if not is_dataclass(part):
+        return part
+    changes: dict[str, Any] = {"num_steps": num_steps} if hasattr(part, "num_steps") else {}
+    for field in fields(part):
+        inside = getattr(part, field.name)
+        if any(inner_loops(inside)):
+            changes[field.name] = with_num_steps(inside, num_steps)
+    return cast(Part, replace(part, **changes)) if changes else part  # type: ignore[type-var]
+
+
+def least_steps(part: Any) -> int:
+    """The least number of steps that every part of an adaptation can do with: 1, or what its `least_steps` says."""
+    own: int | None = getattr(part, "least_steps", None)
+    if own is not None:
+        return own
+    inside = (least_steps(getattr(part, field.name)) for field in fields(part)) if is_dataclass(part) else ()
+    return max((1, *inside))
 
 
 def steps_within(
@@ -62,7 +70,7 @@ def steps_within(
     """
     if not any(loop.num_steps for loop in inner_loops(adaptation)):
         return None
-    least = _least_steps(adaptation)
+    least = least_steps(adaptation)
 
     def measure(num_steps: int) -> float:
         begun = clock()
@@ -75,13 +83,3 @@ def steps_within(
     step = (second - first) / _STRIDE if second > first else second / (least + _STRIDE)
     fitting = least + int(max(0.0, seconds - first) / max(step, 1e-9))
     return min(max(least, fitting), MOST_STEPS)
-
-
-def _least_steps(adaptation: Adaptation) -> int:
-    for num_steps in range(1, MOST_STEPS):
-        try:
-            with_num_steps(adaptation, num_steps)
-        except AbmllError:
-            continue
-        return num_steps
-    raise AbmllError(f"{type(adaptation).__name__} takes no number of steps up to {MOST_STEPS}.")
