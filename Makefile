@@ -4,6 +4,7 @@
 # make test-floor      the adapters' tests with the lowest peft that pyproject.toml allows
 # make test-triton  the GPU kernels, interpreted on the processor; fetches triton (290 MB) into build/
 # make test-quantised  4-bit and 8-bit base models; fetches bitsandbytes (60 MB) into build/
+# make docs       the documentation as a site, in build/site; strict, and offline once installed
 # make lint       style, layers and types      make format      fix the style
 # make clean      remove what these commands made, but for the results in runs/
 
@@ -12,7 +13,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo demo-llm test test-slow test-floor test-triton test-quantised lint format install clean
+.PHONY: demo demo-llm test test-slow test-floor test-triton test-quantised docs lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
@@ -52,6 +53,14 @@ test-quantised: $(STAMP) $(BITSANDBYTES)/.installed
 # without its dependencies, of which torch would come again, as gigabytes of its CUDA build
 $(BITSANDBYTES)/.installed:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BITSANDBYTES) bitsandbytes
+	@touch $@
+
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server -d build/site"
+
+$(VENV)/.docs-installed: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 lint: $(STAMP)

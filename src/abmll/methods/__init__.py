@@ -102,8 +102,9 @@ def method_factory(name: str) -> Callable[..., Method]:
 def build_method(name: str, **options: Any) -> Method:
     """The method of that name, its options checked as those of a run file are.
 
-    Raises: AbmllError for an unknown name or option, with the nearest known one, and for a value of the wrong type or
-        out of range; all of them at once.
+    Raises:
+        AbmllError: For an unknown name or option, with the nearest known one, and for a value of the wrong type or out
+            of range; all of them at once.
     """
     factory = method_factory(name)
     raise_all(mistake.text for mistake in option_mistakes(name, factory, options))
