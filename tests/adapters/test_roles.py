@@ -136,7 +136,7 @@ def test_a_failed_save_leaves_the_old_folder_whole(failing, tmp_path, monkeypatc
 
     rename = Path.rename
     if failing == "write":
-        monkeypatch.setattr("abmll.adapters.export.save_file", fail)
+        monkeypatch.setattr("abmll.adapters.lora_copy.save_file", fail)
     elif failing == "flush":
         monkeypatch.setattr(os, "fsync", fail)
     else:

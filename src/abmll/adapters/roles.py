@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from abmll.adapters.abmll.config import sorted_json
 from abmll.adapters.blocks import unlike_linear, within_trunk
 from abmll.adapters.kind import check_kind
 from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules, expert_weights
+from abmll.adapters.sorted_json import sorted_json
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.files import sync_folder

@@ -14,14 +14,14 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import TASK
 
 if TYPE_CHECKING:
-    from abmll.learner.learner import Learner
+    from abmll.learner.adapted_model import AdaptedModel
 
 _LOCK = threading.RLock()
 """One for all learners: the task adapter is one place, and the random generators are the process's."""
 
 
 @contextmanager
-def working(learner: Learner) -> Iterator[None]:
+def working(learner: AdaptedModel) -> Iterator[None]:
     """A block that computes with the learner's adapters; other threads wait, and gradients are on in it.
 
     Raises: AbmllError if the adapters are no longer in the model, or not switched on.

@@ -70,6 +70,23 @@ def write_folder(
     return directory
 
 
+def require_same(learner: Learner, directory: Path, card: Card) -> None:
+    """Raises AbmllError if the folder's posterior is not of this learner's model, method, options and prompt."""
+    own = learner.model.peft_config[TASK]
+    differences = [
+        f"{what} is {theirs!r} there and {ours!r} here"
+        for what, theirs, ours in (
+            ("the base model", card.base_model, own.base_model_name_or_path),
+            ("the method", card.method, learner.name),
+            *((f"option {key}", card.options.get(key), value) for key, value in learner._chosen.resolved().items()),
+            ("the prompt", card.prompt_format, learner.prompt),
+        )
+        if theirs != ours
+    ]
+    if differences:
+        raise AbmllError(f"{directory} is of another learner: {'; '.join(differences)}. Load it with abmll.load().")
+
+
 def read_posterior(learner: Learner, directory: Path, card: Card) -> TaskPosterior:
     """The posterior in an adapter folder; TASK holds its adapter afterwards."""
     load_adapter(learner.model, TASK, directory)

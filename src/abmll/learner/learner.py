@@ -9,39 +9,36 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from abmll.adapters import attach_roles, load_adapter
-from abmll.adapters.blocks import below
-from abmll.adapters.spec import peft_config
+from abmll.adapters import load_adapter
 from abmll.card import read_card
-from abmll.config.schema import AdapterConfig, EpisodesConfig, EvaluationConfig, TrainingConfig
+from abmll.config.schema import EpisodesConfig, EvaluationConfig, TrainingConfig
 from abmll.core.errors import AbmllError
 from abmll.core.finite import require_finite_posterior
 from abmll.core.folders import hold
 from abmll.core.seeds import derive_seed, seeded
-from abmll.core.types import META, TASK, Likelihood, Method, Metrics, Posterior, Role
+from abmll.core.types import META, Likelihood, Method, Metrics, Posterior, Role
 from abmll.data.episodes import EpisodeSampler, Order, RowOrder
 from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import CellKey
-from abmll.language import CausalLMLikelihood, PromptFormat
-from abmll.language.letters import letters_fit, some_of_each
+from abmll.language.letters import some_of_each
+from abmll.learner.adapted_model import AdaptedModel
 from abmll.learner.attachment import working
 from abmll.learner.checked import require_rows, require_tasks
-from abmll.learner.chosen import chosen_method, method_of_card
+from abmll.learner.chosen import method_of_card
 from abmll.learner.evaluation import Evaluation
-from abmll.learner.folder import adapter_as_it_stands, read_posterior, write_folder
+from abmll.learner.folder import adapter_as_it_stands, read_posterior, require_same, write_folder
 from abmll.learner.given import labelled_rows
 from abmll.learner.posterior import TaskPosterior
-from abmll.learner.source import base_model
 from abmll.learner.tasks import Tasks, held_out_tasks, training_tasks
 from abmll.methods.parts.side_by_side import adapt_side_by_side
-from abmll.rules import Amount, Count, Names, Schedule, Text, breach, breaches, plain, require, rules_of
+from abmll.rules import Amount, Count, Schedule, plain, require, rules_of
 from abmll.training.log import Record
 from abmll.training.loop import TrainingResult, train
 from abmll.training.settings import Training
 
 
-class Learner:
+class Learner(AdaptedModel):
     """A causal LM with one method attached.
 
     Args:
@@ -67,89 +64,7 @@ class Learner:
         AbmllError: For an unknown model, method, option or layer, and for values of a wrong type or out of range.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        method: str | Method | Callable[..., Method] = "abmll",
-        *,
-        prompt: PromptFormat | None = None,
-        r: int = 8,
-        lora_alpha: int = 16,
-        target_modules: str | Sequence[str] = "all-linear",
-        upper_layers: int | None = None,
-        prediction_batch_size: int = 32,
-        seed: int = 0,
-        dtype: str | None = None,
-        device: str | None = None,
-        revision: str | None = None,
-        **options: Any,
-    ) -> None:
-        listed = isinstance(target_modules, (list, tuple, set, frozenset))
-        targets = list(target_modules) if listed else target_modules
-        own: dict[str, Any] = {"r": r, "lora_alpha": lora_alpha, "target_modules": targets, "seed": seed}
-        own |= {"upper_layers": upper_layers, "prediction_batch_size": prediction_batch_size}
-        rules = rules_of(AdapterConfig) | {"target_modules": Text | Names, "seed": int, "prediction_batch_size": Count}
-        wrong = [breach(name, own[name], rule) for name, rule in breaches(rules, own).items()]
-        if prompt is not None and not isinstance(prompt, PromptFormat):
-            wrong.append(f"prompt is {type(prompt).__name__}: it must be an abmll.PromptFormat")
-        chosen = chosen_method(method, options, wrong)
-        model, tokenizer = base_model(model, tokenizer, dtype=dtype, device=device, revision=revision)
-        self.upper_layers = plain(upper_layers)
-        config = peft_config(
-            chosen.method.adapter,
-            r=plain(r),
-            lora_alpha=plain(lora_alpha),
-            target_modules=targets,
-            exclude_modules=None if upper_layers is None else below(model, self.upper_layers),
-        )
-        with seeded(derive_seed("init", plain(seed))):
-            peft_model = attach_roles(model, config)
-        self._chosen = chosen
-        self.method = chosen.method
-        self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=plain(prediction_batch_size))
-        self.trained_steps = 0
-        self._loaded: TaskPosterior | None = None
-
-    @property
-    def name(self) -> str:
-        """The method's name."""
-        return self._chosen.name
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's options as they were given."""
-        return dict(self._chosen.options)
-
-    @property
-    def model(self) -> Any:
-        """The PEFT model, with the adapters "meta" and "task"."""
-        return self.likelihood.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.likelihood.tokenizer
-
-    @property
-    def prompt(self) -> PromptFormat:
-        """How questions are put and answers scored."""
-        return self.likelihood.prompt
-
-    def settle(self, tasks: Sequence[Task]) -> PromptFormat:
-        """Settles answer = "auto" of the prompt, if it still is, on rows of `tasks`, and returns the prompt.
-
-        Done by whatever is called first: `meta_train`, `adapt` or `evaluate`; a saved adapter keeps it. The labels are
-        not looked at.
-        """
-        if self.prompt.answer == "auto":
-            rows = some_of_each([task.examples for task in tasks])
-            # a task with more choices than there are letters settles it for all
-            rows += [row for task in tasks for row in task.examples if not letters_fit([row])][:1]
-            if rows:
-                with working(self):
-                    self.likelihood.settle(rows)
-        return self.prompt
+    _loaded: TaskPosterior | None = None
 
     def meta_train(
         self,
@@ -473,19 +388,7 @@ class Learner:
         """
         directory = Path(directory)
         card = read_card(directory)
-        own = self.model.peft_config[TASK]
-        differences = [
-            f"{what} is {theirs!r} there and {ours!r} here"
-            for what, theirs, ours in (
-                ("the base model", card.base_model, own.base_model_name_or_path),
-                ("the method", card.method, self.name),
-                *((f"option {key}", card.options.get(key), value) for key, value in self._chosen.resolved().items()),
-                ("the prompt", card.prompt_format, self.prompt),
-            )
-            if theirs != ours
-        ]
-        if differences:
-            raise AbmllError(f"{directory} is of another learner: {'; '.join(differences)}. Load it with abmll.load().")
+        require_same(self, directory, card)
         with working(self):
             return read_posterior(self, directory, card)
 
@@ -494,14 +397,3 @@ class Learner:
         if self._loaded is not None:
             return self._loaded
         return TaskPosterior(self, adapter_as_it_stands(self), None)
-
-    def __sklearn_clone__(self) -> Learner:
-        """A learner is shared, not copied: a copy would hold the language model a second time."""
-        return self
-
-    def __repr__(self) -> str:
-        base = self.model.get_base_model()
-        name = self.model.peft_config[TASK].base_model_name_or_path or type(base).__name__
-        count = sum(parameter.numel() for parameter in self.likelihood.parameters(META).values())
-        trained = f"meta-trained for {self.trained_steps} steps" if self.trained_steps else "not meta-trained here"
-        return f"Learner({self.name} on {name}, {count:,} adapter parameters, {trained})"

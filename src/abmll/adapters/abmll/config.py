@@ -11,6 +11,8 @@ from typing import Any
 from peft.config import PeftConfig
 from peft.utils import CONFIG_NAME, PeftType
 
+from abmll.adapters.lora_copy import export_mean
+from abmll.adapters.sorted_json import sorted_json
 from abmll.core.errors import AbmllError, unknown_name
 
 SPACES = ("output", "weight", "factors")
@@ -131,15 +133,4 @@ class AbmllConfig(PeftConfig):
         super().save_pretrained(save_directory, **kwargs)
         path = Path(save_directory) / CONFIG_NAME
         path.write_text(sorted_json(json.loads(path.read_text())))
-
-        from abmll.adapters.export import export_mean  # export imports this module
-
         export_mean(self, Path(save_directory), auto_mapping)
-
-
-def sorted_json(config: dict[str, Any]) -> str:
-    """JSON whose sets (lists of module names) are in alphabetical order, so that equal configs are equal files."""
-    for key in ("target_modules", "exclude_modules"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
-    return json.dumps(config, indent=2, sort_keys=True) + "\n"
