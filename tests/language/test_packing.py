@@ -11,6 +11,7 @@ from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.gaussian.layer_output import implementation
 from abmll.language import CausalLMLikelihood, PromptFormat
+from abmll.language.packing.batch import Batch
 from abmll.language.packing.evidence import Bearing, smallest_window
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -72,6 +73,30 @@ def test_the_fused_layer_draws_the_noise_of_copies_too(name):
         expected = all_of_it(likelihood_of("output", "tree"), sample=True, estimator="sample")
         found = all_of_it(likelihood_of("output", name), sample=True, estimator="sample")
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tree", "left", "right"])
+@pytest.mark.parametrize(
+    ("which", "tolerance"), [("naive", 1e-5), ("fused", 1e-3)]
+)  # as the fused one is compared above
+def test_nothing_is_computed_for_padding(name, which, tolerance, monkeypatch):
+    """And what is left out changes nothing: without it a layer computes the Gaussian of every place."""
+    from abmll.adapters.abmll import layer
+
+    rows, places, inner = [], [], layer.gaussian_output
+    monkeypatch.setattr(
+        layer, "gaussian_output", lambda x, *_, **__: rows.append(x.shape[:-1].numel()) or inner(x, *_, **__)
+    )
+    with implementation(which):
+        found = all_of_it(likelihood_of("output", name), sample=False)
+        computed = set(rows)
+        rows.clear()
+        monkeypatch.setattr(Batch, "places", property(lambda batch: places.append(batch.real) and None))
+        expected = all_of_it(likelihood_of("output", name), sample=False)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    real = places[-1]
+    assert computed == {int(real.sum())}
+    assert set(rows) == {real.numel()} != computed
 
 
 @pytest.mark.parametrize("name", ["left", "right", "alone"])

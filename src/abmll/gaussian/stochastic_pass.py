@@ -35,7 +35,11 @@ class StochasticPass:
     prior: name of the adapter that holds the prior's parameters; None asks for no KL.
     mask: (batch, tokens), True where a token counts; None counts all.
     copies: which rows and tokens of the pass draw the same noise; None: each its own.
+    places: (tokens,) which of the pass's batch·tokens places hold a token; None: all. A layer computes nothing of its
+        Gaussian for the others, which are padding.
     """
+
+    places: Tensor | None = None
 
     def __init__(
         self,
@@ -101,6 +105,11 @@ class StochasticPass:
         """
         fits = self.copies is not None and shape[:-1].numel() == len(self.copies.token)
         return self.copies if fits else None
+
+    def places_of_tokens(self, shape: torch.Size) -> Tensor | None:
+        """The places for a layer's output of this shape; None for a layer that does not see every token once."""
+        fits = self.places is not None and self.mask is not None and shape[:-1].numel() == self.mask.numel()
+        return self.places if fits else None
 
     def report_sum(self, layer: Hashable, kl: Tensor, hyper: Tensor | None = None) -> None:
         """A layer's contribution if its Gaussian is over weights: scalars, whatever the batch and its mask.

@@ -31,7 +31,12 @@ class AdapterDropout:
             return output
         x, record = inputs[0], current_pass()
         copies = None if record is None else record.copies_of_tokens(x.shape)
-        if copies is None:
-            return nn.functional.dropout(x, module.p, training=True)
-        mask = nn.functional.dropout(x.new_ones(copies.num_tokens, x.shape[-1]), module.p, training=True)
-        return x * mask[copies.token].view(x.shape)
+        places = None if record is None else record.places_of_tokens(x.shape)
+        if copies is not None:
+            mask = nn.functional.dropout(x.new_ones(copies.num_tokens, x.shape[-1]), module.p, training=True)
+            return x * mask[copies.token].view(x.shape)
+        if places is not None:  # drawn for tokens, as where copies of them draw it, and not for padding
+            mask = nn.functional.dropout(x.new_ones(len(places), x.shape[-1]), module.p, training=True)
+            every = x.new_ones(x.shape[:-1].numel(), x.shape[-1]).index_copy(0, places, mask)
+            return x * every.view(x.shape)
+        return nn.functional.dropout(x, module.p, training=True)

@@ -122,19 +122,21 @@ class AbmllLayer(BaseTunerLayer):
             return (base.to(value.dtype) + value).to(dtype)
         if self.space[adapter_name] == "weight":
             return weight_output(self, base, x, asked, record, dtype, self.kl_rows[adapter_name])
+        counted = record.counted(base.shape, base.device) if priors else None
+        copies, places = record.copies_of_tokens(base.shape), record.places_of_tokens(base.shape)
+        rows, base_rows = x, base
+        if places is not None:  # nothing is drawn for padding, and nothing judged
+            rows, base_rows = x.flatten(0, -2)[places], base.flatten(0, -2)[places]
+            counted = None if counted is None else counted[places]
+            copies = None if copies is None else copies._replace(token=copies.token[places])
         output = gaussian_output(
-            x,
-            base,
-            q,
-            *priors,
-            request=record.request,
-            counted=record.counted(base.shape, base.device) if priors else None,
-            copies=record.copies_of_tokens(base.shape),
-            dtype=dtype,
+            rows, base_rows, q, *priors, request=record.request, counted=counted, copies=copies, dtype=dtype
         )
         if output.kl is not None:
             record.report_counted(self, output.kl, output.hyper)
-        return output.value
+        if places is None:
+            return output.value
+        return base.flatten(0, -2).to(output.value.dtype).index_copy(0, places, output.value).view(base.shape)
 
 
 class Linear(nn.Module, AbmllLayer):

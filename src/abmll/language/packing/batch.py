@@ -45,6 +45,11 @@ class Batch(NamedTuple):
         """Whether rows have a mask of their own, under which their positions start anew at every choice."""
         return self.seen is not None and self.seen.ndim == 3
 
+    @property
+    def places(self) -> Tensor | None:
+        """Which of the r·t places hold a token; None if all do."""
+        return None if bool(self.real.all()) else self.real.flatten().nonzero().squeeze(1)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         moved: dict[str, Any] = {

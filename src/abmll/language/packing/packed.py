@@ -132,7 +132,7 @@ class PackedModel:
         for batch in batches:
             if again is not None:  # the same noise in every pass, of which each takes the rows that it holds
                 again.restore()
-            record.mask, record.copies = batch.counted, batch.copies
+            record.mask, record.copies, record.places = batch.counted, batch.copies, batch.places
             with nullcontext() if self.trunk is None else self.trunk.stands_for(batch.hidden):
                 scores = score(self._forward(batch, call), batch)
             total = scores if total is None else total + scores

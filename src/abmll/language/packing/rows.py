@@ -80,7 +80,8 @@ def _batch(tree: Tree, paths: Sequence[Path], side: Literal["left", "right"], po
     scored = tree.scored & (row >= 0)[..., None]
     row = row.clamp(min=0)
     kept, column = kept_columns(place[row[..., None], tree.column], scored)
-    token = of[:, None] * width + source
+    order = tree.real.flatten().cumsum(0).sub(1).clamp(min=0)  # the tree's tokens, counted without its padding
+    token = order[of[:, None] * width + source]
     input_ids = tree.input_ids[of[:, None], source].masked_fill(~real, tree.pad_id)
     padded = side == "left" and not bool(real.all())
     as_in_tree = side == "left" and not tree.branches
@@ -90,7 +91,7 @@ def _batch(tree: Tree, paths: Sequence[Path], side: Literal["left", "right"], po
         tree.position_ids[of[:, None], source].masked_fill(~real, 0) if padded and positions else None,
         real,
         counted,
-        None if as_in_tree else Copies(of, num_questions, token.flatten(), num_questions * width),
+        None if as_in_tree else Copies(of, num_questions, token.flatten(), int(tree.real.sum())),
         kept,
         row,
         column,
