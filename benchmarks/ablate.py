@@ -1,7 +1,8 @@
 """Which of ABMLL's options earn their place: `python benchmarks/ablate.py -o runs/ablation --seeds 3`.
 
-Every variant differs from the library's default in one option; all are meta-trained and judged alike, on the validation
-tasks of the wide embedded suite, so that the choice of the default never sees a test task. Goes on where it stopped.
+Every variant differs from the library's default in one option; all are meta-trained and evaluated alike, on the
+validation tasks of the wide embedded suite, so that the choice of the default never sees a test task. Goes on where it
+stopped.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import abmll
 from abmll.cli import app
-from abmll.config import RunConfig, field_rows, load_config
+from abmll.config import RunConfig, field_entries, load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import Cell, append_cell, read_cells
 from abmll.pipeline.compare import Budget, Comparison
@@ -299,7 +299,7 @@ def test_config_prints_every_field_explained_as_a_run_file_of_defaults():
     Path("printed.toml").write_text(printed)
     assert load_config("printed.toml") == RunConfig()
     flat = " ".join(line.removeprefix("# ") for line in printed.splitlines())
-    for row in field_rows():
+    for row in field_entries():
         assert f"{row.path.rpartition('.')[2]} =" in printed
         assert f"{row.description} ({row.rule})" in flat, row.path
 

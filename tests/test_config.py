@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from abmll.config import RunConfig, dump_toml, field_rows, load_config, parse_config
+from abmll.config import RunConfig, dump_toml, field_entries, load_config, parse_config
 from abmll.config.fields import sections
-from abmll.config.methods import method_names
 from abmll.core.errors import AbmllError
+from abmll.methods import method_names
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 
@@ -238,7 +238,7 @@ def test_parse_config_names_its_source():
 # The schema
 
 
-@pytest.mark.parametrize("row", field_rows(), ids=lambda row: row.path)
+@pytest.mark.parametrize("row", field_entries(), ids=lambda row: row.path)
 def test_every_field_is_described_and_its_bounds_hold_exactly(row):
     assert row.description.endswith((".", ")"))
     for word, inside, outside in [("at least", 0, -1), ("at most", 0, 1), ("above", None, 0), ("below", None, 0)]:
@@ -250,7 +250,9 @@ def test_every_field_is_described_and_its_bounds_hold_exactly(row):
                 parse_config(nested(row.path, as_value(int(bound) + outside)))
 
 
-@pytest.mark.parametrize("row", [row for row in field_rows() if row.rule.startswith("one of: ")], ids=lambda r: r.path)
+@pytest.mark.parametrize(
+    "row", [row for row in field_entries() if row.rule.startswith("one of: ")], ids=lambda r: r.path
+)
 def test_every_listed_choice_is_accepted(row):
     for choice in row.rule.removeprefix("one of: ").split(", "):
         assert value_of(parse_config(nested(row.path, choice)), row.path) == choice
@@ -330,7 +332,7 @@ def test_a_changed_configuration_reads_back_equal(run_file):
 
 def test_the_written_file_names_every_field_that_has_a_value():
     written = tomllib.loads(dump_toml(RunConfig()))
-    for row in field_rows():
+    for row in field_entries():
         value: Any = written
         for part in row.path.split("."):
             value = value.get(part) if value is not None else None

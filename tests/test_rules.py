@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import abmll
-from abmll.config import field_rows, parse_config
+from abmll.config import field_entries, parse_config
 from abmll.core.errors import AbmllError
 from abmll.language.prompt import PromptFormat
 from abmll.methods import build_method
@@ -107,7 +107,7 @@ def test_all_mistakes_are_told_at_once():
 
 @pytest.mark.parametrize(("section", "dataclass"), [("training", Training), ("prompt", PromptFormat)])
 def test_a_field_of_both_has_one_rule_and_one_default(section, dataclass):
-    of_files = {row.path.partition(".")[2]: row for row in field_rows() if row.path.startswith(f"{section}.")}
+    of_files = {row.path.partition(".")[2]: row for row in field_entries() if row.path.startswith(f"{section}.")}
     shared = of_files.keys() & rules_of(dataclass).keys()
     assert len(shared) >= 5
     for name in shared:

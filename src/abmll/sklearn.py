@@ -112,13 +112,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """(texts, classes): the probability of each of `classes_`; the same call gives the same numbers."""
         prediction = self._prediction(X)
         order = [prediction.classes.index(label) for label in self.classes_.tolist()]
-        probabilities = prediction.probabilities.double().numpy()[:, order]
-        return probabilities / probabilities.sum(1, keepdims=True)
+        probabilities: np.ndarray[Any, Any] = prediction.probabilities.double().numpy()[:, order]
+        normalised: np.ndarray[Any, Any] = probabilities / probabilities.sum(1, keepdims=True)
+        return normalised
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """(texts,): the most probable label of each."""
         probabilities = self.predict_proba(X)
-        return self.classes_[probabilities.argmax(1)]
+        labels: np.ndarray[Any, Any] = self.classes_[probabilities.argmax(1)]
+        return labels
 
     def _prediction(self, X: Any) -> Prediction:
         check_is_fitted(self)
@@ -143,7 +145,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             _SHARED[key] = made
             return made
-        return _SHARED[key]
+        shared: Learner = _SHARED[key]
+        return shared
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -165,7 +165,7 @@ def test_support_rows_that_are_judged_on_are_left_out_with_a_warning(tmp_path):
         "task:support:4",
     ]
     assert (
-        "task.toml [support_file]: 1 rows of the support file have an input that is judged on; they are left out."
+        "task.toml [support_file]: 1 rows of the support file have an input that is evaluated on; they are left out."
         in [str(problem).removesuffix(" Remove them from one of the files.") for problem in validate_task(path)]
     )
 

@@ -144,7 +144,7 @@ class TestSummary:
 
     def test_three_tasks_are_too_few_for_a_winner(self):
         two = summarise([c for c in grid() if c.method != "reptile"])
-        assert two.row("lora", 16).differences["nll"].interval.excludes_zero
+        assert two.row("lora", 16).differences["nll"].interval.low > 0
         assert not two.row("lora", 16).differences["nll"].clear
         assert two.winners == {}
 
@@ -254,7 +254,7 @@ class TestUnequalSets:
     def test_other_query_examples_are_not_paired(self):
         other = [c for c in grid(prefix="x") if c.method == "lora"]
         summary = summarise([*(c for c in grid() if c.method != "lora"), *other])
-        assert any("judged on different query examples in 9 (task, seed) cells" in note for note in summary.notes)
+        assert any("evaluated on different query examples in 9 (task, seed) cells" in note for note in summary.notes)
         difference = summary.row("lora", 16).differences["accuracy"]
         assert difference.num_pairs == 0
         assert math.isnan(difference.interval.mean)

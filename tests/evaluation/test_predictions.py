@@ -12,7 +12,7 @@ import torch
 
 from abmll.core.errors import AbmllError
 from abmll.evaluation import predictions
-from abmll.evaluation.predictions import Cell, CellKey, append_cell, has_cell, index, read_cells
+from abmll.evaluation.predictions import Cell, CellKey, append_cell, index, read_cells
 
 
 def make_cell(seed: int = 0, num_samples: int = 2, num_query: int = 5, **changes) -> Cell:
@@ -74,10 +74,7 @@ def test_index_for_resuming(tmp_path):
     path = tmp_path / "p.jsonl"
     assert index(path) == set()
     cell = make_cell()
-    assert not has_cell(path, *cell.key)
     append_cell(path, cell)
-    assert has_cell(path, "abmll", 0, cell.task, 16)
-    assert not has_cell(path, "abmll", 0, cell.task, 4)
     assert index(path) == {CellKey("abmll", 0, cell.task, 16)}
 
 

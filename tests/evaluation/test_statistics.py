@@ -83,12 +83,11 @@ class TestBootstrap:
 
     def test_one_value_has_no_interval_and_none_has_no_mean(self):
         assert math.isnan(bootstrap_interval(np.array([[2.0]])).low)
-        assert not bootstrap_interval(np.array([[2.0]])).excludes_zero
         assert math.isnan(bootstrap_interval(np.full((2, 2), np.nan)).mean)
 
     def test_constant_values_have_a_point_interval(self):
         interval = bootstrap_interval(np.full((4, 3), 0.25))
-        assert (interval.mean, interval.low, interval.high, interval.excludes_zero) == (0.25, 0.25, 0.25, True)
+        assert (interval.mean, interval.low, interval.high) == (0.25, 0.25, 0.25)
 
 
 def brute_wilcoxon(differences: list[float]) -> float:

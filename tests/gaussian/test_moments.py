@@ -162,12 +162,6 @@ def test_kl_is_never_negative(mean: float, log_var: float, prior_mean: float, pr
     assert kl >= -1e-15
 
 
-def test_log_density_and_its_gradients_equal_torch_distributions() -> None:
-    inputs = [draw(*SHAPE), draw(*SHAPE), draw(*SHAPE, shift=-2.0)]
-    theirs = normal(*inputs[1:]).log_prob(inputs[0])
-    assert_same_with_gradients(moments.log_density(*inputs), theirs, inputs)
-
-
 def test_kl_estimate_is_the_log_density_ratio() -> None:
     inputs = [draw(*SHAPE), draw(*SHAPE), draw(*SHAPE), draw(*SHAPE), draw(*SHAPE)]
     value, mean, log_var, prior_mean, prior_log_var = inputs
@@ -235,7 +229,6 @@ def test_gradients_to_every_factor_equal_finite_differences() -> None:
                 moments.kl_divergence(*posterior, *prior).sum(),
                 moments.kl_estimate(value, *posterior, *prior).sum(),
                 moments.hyper_prior(*prior).sum(),
-                moments.log_density(value, *prior).sum(),
             ]
         )
 

@@ -136,7 +136,7 @@ def test_families_that_training_never_saw_are_marked(base, tmp_path):
 
 
 def test_what_cannot_be_judged_is_told_before_anything_is_trained(base, tmp_path, monkeypatch):
-    forbid(monkeypatch, "build_learner", "write_beside")
+    forbid(monkeypatch, "build_learner", "write_run_record")
     folder = write_tasks(tmp_path)
     write_csv(folder / "task-5.csv", tiny_task("task-5", 6))
     small = run_config(base, folder, tmp_path / "run", evaluation={"support_sizes": [0, 6]})

@@ -48,7 +48,7 @@ def no_model(monkeypatch):
 
 @pytest.fixture
 def bad_suite(tmp_path):
-    """One task with more labels than letters, one with a row that cannot fit, and one to be judged on."""
+    """One task with more labels than letters, one with a row that cannot fit, and one to be evaluated on."""
     folder = tmp_path / "bad"
     folder.mkdir()
     write_csv(folder / "many.csv", Task("many", tuple(Example(f"t {n}", MANY, n % 77, id=f"m{n}") for n in range(80))))

@@ -38,8 +38,8 @@ def test_training_puts_it_on_the_card_and_evaluation_takes_it_from_there(base, s
     adapter = train_run(config, progress=False)
     assert read_json(adapter / "abmll.json")["prompt"]["answer"] == "letters"
     assert load_config(tmp_path / "run" / "run.toml").prompt.answer == "letters"
-    evaluate_run(config, adapter, tmp_path / "judged", progress=False)
-    assert load_config(tmp_path / "judged" / "run.toml").prompt.answer == "letters"
+    evaluate_run(config, adapter, tmp_path / "evaluated", progress=False)
+    assert load_config(tmp_path / "evaluated" / "run.toml").prompt.answer == "letters"
     assert asked == [1]
 
 

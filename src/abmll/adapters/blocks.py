@@ -89,16 +89,17 @@ def within_trunk(model: Any, config: PeftConfig) -> PeftConfig:
 
     model: a plain causal LM.
     """
-    found: Any = copy.deepcopy(config)
+    found = copy.deepcopy(config)
     targets = getattr(found, "target_modules", None)
     if targets is not None and not (isinstance(targets, str) and targets.lower() == "all-linear"):
         return found
     if left_out := [*head_layers(model), *unlike_linear(model)]:
-        excluded = found.exclude_modules or set()
+        changed: Any = found  # what is excluded is in no common base of the configurations
+        excluded = changed.exclude_modules or set()
         if isinstance(excluded, str):
-            found.exclude_modules = "|".join([f"(?:{excluded})", *map(re.escape, left_out)])
+            changed.exclude_modules = "|".join([f"(?:{excluded})", *map(re.escape, left_out)])
         else:
-            found.exclude_modules = {*excluded, *left_out}
+            changed.exclude_modules = {*excluded, *left_out}
     return found
 
 

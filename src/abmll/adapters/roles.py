@@ -115,14 +115,14 @@ def copy_adapter(model: PeftModel, source: Role, target: Role) -> None:
 
 
 def save_adapter(
-    model: PeftModel, role: Role, directory: str | Path, *, beside: Mapping[str, bytes | None] = NOTHING
+    model: PeftModel, role: Role, directory: str | Path, *, sidecars: Mapping[str, bytes | None] = NOTHING
 ) -> None:
     """Writes one adapter as a PEFT folder: its two files directly in `directory`, and `lora/` for an ABMLL adapter.
 
     Written whole or not at all: everything goes to a temporary sibling, is flushed to disk, and takes the place of
     `directory` by renaming. Other files in `directory` stay (they are linked into the new folder).
 
-    beside: further files of the folder, by name; None removes one that an earlier adapter left there.
+    sidecars: further files of the folder, by name; None removes one that an earlier adapter left there.
 
     Raises: AbmllError for parameters that are not finite, and if the folder cannot be written; what was there before
         is still there then.
@@ -133,7 +133,7 @@ def save_adapter(
         if not torch.isfinite(parameter).all():
             raise AbmllError(f"{name!r} of the adapter holds nan or infinity: {directory} is not written.")
     try:
-        _save(model, role, directory, beside)
+        _save(model, role, directory, sidecars)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AbmllError(
@@ -141,7 +141,7 @@ def save_adapter(
         ) from error
 
 
-def _save(model: PeftModel, role: Role, directory: Path, beside: Mapping[str, bytes | None]) -> None:
+def _save(model: PeftModel, role: Role, directory: Path, sidecars: Mapping[str, bytes | None]) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
@@ -149,11 +149,11 @@ def _save(model: PeftModel, role: Role, directory: Path, beside: Mapping[str, by
         new = temporary / role
         config = new / CONFIG_NAME  # PEFT writes sets in an order that changes from process to process
         config.write_text(sorted_json(json.loads(config.read_text(encoding="utf-8"))), encoding="utf-8")
-        for name, content in beside.items():
+        for name, content in sidecars.items():
             if content is not None:
                 (new / name).write_bytes(content)
         if directory.is_dir():
-            _link_others(directory, new, leave={name for name, content in beside.items() if content is None})
+            _link_others(directory, new, leave={name for name, content in sidecars.items() if content is None})
         _flush(new)
         if directory.exists():
             directory.rename(temporary / "replaced")

@@ -41,7 +41,7 @@ def stacked(model: PeftModel, params: Mapping[str, Tensor]) -> Iterator[None]:
                 product = _product(module)
                 A, B = (params[names[id(tensor)]] for tensor in (product.A, product.B))
                 hook = _adds(A, B, product.scaling)
-                stack.enter_context(_removed(module.register_forward_hook(hook)))  # type: ignore[attr-defined]
+                stack.enter_context(_removed(module.register_forward_hook(hook)))
         stack.enter_context(model.disable_adapter())
         yield
 
@@ -72,7 +72,8 @@ def _adds(A: Tensor, B: Tensor, scaling: float) -> Callable[[Any, tuple[Any, ...
             own_A, own_B, blocks = A[of_row], B[of_row], len(of_row)
         x = inputs[0].to(A.dtype).reshape(blocks, -1, inputs[0].shape[-1])
         mean = (scaling * (x @ own_A.mT)) @ own_B.mT
-        return (output.to(A.dtype) + mean.view(output.shape)).to(output.dtype)
+        total: Tensor = output.to(A.dtype) + mean.view(output.shape)
+        return total.to(output.dtype)
 
     return hook
 

@@ -42,9 +42,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 def _matching_fields(incomplete: str, section: str = "") -> list[tuple[str, str]]:
-    from abmll.config import field_rows
+    from abmll.config import field_entries
 
-    rows = [row for row in field_rows() if row.path.startswith(section)]
+    rows = [row for row in field_entries() if row.path.startswith(section)]
     return [(f"{row.path}=", row.description) for row in rows if row.path.startswith(incomplete)]
 
 

@@ -44,13 +44,13 @@ def config(
 
 
 def _template() -> Iterator[str]:
-    from abmll.config import field_rows
+    from abmll.config import field_entries
     from abmll.config.fields import sections
     from abmll.core.toml_text import toml_value
 
     yield "# A run file. Lines that begin with # are fields without a value; all others show the default."
     table = ""
-    for row in field_rows():
+    for row in field_entries():
         section, _, name = row.path.rpartition(".")
         if section != table:
             table = section

@@ -179,7 +179,8 @@ def _token_counters(model: str) -> dict[str, Callable[[str], int]]:
     tokenizer = models.load_tokenizer(model)
 
     def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
     return {"first_token": lambda text: int(encode(f" {text}")[0]), "count_tokens": lambda text: len(encode(text))}
 

@@ -1,7 +1,7 @@
 """A run as one file: what may stand in it, reading it, writing it, and what ran beside it."""
 
 from abmll.config.about import about_run
-from abmll.config.fields import FieldRow, field_rows
+from abmll.config.fields import FieldEntry, field_entries
 from abmll.config.provenance import provenance
 from abmll.config.read import load_config, parse_config, parse_overrides
 from abmll.config.schema import (
@@ -23,7 +23,7 @@ __all__ = [
     "DataConfig",
     "EpisodesConfig",
     "EvaluationConfig",
-    "FieldRow",
+    "FieldEntry",
     "MethodConfig",
     "ModelConfig",
     "PromptConfig",
@@ -32,7 +32,7 @@ __all__ = [
     "TuneConfig",
     "about_run",
     "dump_toml",
-    "field_rows",
+    "field_entries",
     "load_config",
     "parse_config",
     "parse_overrides",

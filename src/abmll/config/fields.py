@@ -1,4 +1,4 @@
-"""The fields of a run file as rows; help and error messages are made of them."""
+"""The fields of a run file one by one; help and error messages are made of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abmll.config.schema import RunConfig, Section
 from abmll.rules import describe
 
 
-class FieldRow(NamedTuple):
+class FieldEntry(NamedTuple):
     """One field of a run file. `rule` says what its value must be; `default` is None where nothing is set."""
 
     path: str
@@ -30,20 +30,22 @@ def sections() -> dict[str, type[Section]]:
     }
 
 
-def field_rows() -> list[FieldRow]:
+def field_entries() -> list[FieldEntry]:
     """Every field of a run file; top-level fields first, then table by table."""
     tables = sections()
-    rows = list(_rows(RunConfig, "", skip=tables))
+    entries = list(_entries(RunConfig, "", skip=tables))
     for name, section in tables.items():
-        rows.extend(_rows(section, f"{name}."))
-    return rows
+        entries.extend(_entries(section, f"{name}."))
+    return entries
 
 
-def _rows(section: type[BaseModel], prefix: str, skip: dict[str, type[Section]] | None = None) -> Iterator[FieldRow]:
+def _entries(
+    section: type[BaseModel], prefix: str, skip: dict[str, type[Section]] | None = None
+) -> Iterator[FieldEntry]:
     for name, info in section.model_fields.items():
         if name not in (skip or {}):
             default = info.get_default(call_default_factory=True)
-            yield FieldRow(f"{prefix}{name}", rule(info), default, info.description or "")
+            yield FieldEntry(f"{prefix}{name}", rule(info), default, info.description or "")
 
 
 def rule(info: FieldInfo) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from abmll.config.fields import field_rows, sections
+from abmll.config.fields import field_entries, sections
 from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
 from abmll.rules import breach, shown
@@ -23,7 +23,7 @@ class Mistake(NamedTuple):
 
 def mistakes_of(error: ValidationError, data: Mapping[str, Any]) -> list[Mistake]:
     """Pydantic's findings on `data`, one a field: ten wrong items of a list are one mistake."""
-    rules = {row.path: row.rule for row in field_rows()}
+    rules = {row.path: row.rule for row in field_entries()}
     found: dict[str, Mistake] = {}
     for item in error.errors(include_url=False):
         location = [str(part) for part in item["loc"]]
@@ -116,7 +116,7 @@ def _mistakes_in_options(method: str, shared: Mapping[str, Any], own: Mapping[st
 
 def _unknown(path: str, value: Any) -> str:
     """The message for a key that is no field: the nearest in its own table first, then anywhere."""
-    tables, paths = sections(), [row.path for row in field_rows()]
+    tables, paths = sections(), [row.path for row in field_entries()]
     table, _, key = path.rpartition(".")
     if not table and isinstance(value, Mapping):
         near = difflib.get_close_matches(key, tables, n=1)

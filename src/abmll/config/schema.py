@@ -164,10 +164,10 @@ class MethodConfig(Section):
 
 
 class EpisodesConfig(Section):
-    """One visit to one task: adapt on a support set, be judged on a query set."""
+    """One visit to one task: adapt on a support set, be evaluated on a query set."""
 
     support_size: Count = Field(default=16, description="Labelled examples to adapt on in each training episode.")
-    query_size: Amount = Field(default=16, description="Further examples of the same task to be judged on.")
+    query_size: Amount = Field(default=16, description="Further examples of the same task to be evaluated on.")
     order: Literal["random", "sequential"] = Field(
         default="random", description="How tasks follow each other: drawn at random, or in the suite's order."
     )
@@ -236,7 +236,7 @@ class EvaluationConfig(Section):
 
 
 class TuneConfig(Section):
-    """`abmll tune`: random search over the options of each method, judged on the validation tasks alone."""
+    """`abmll tune`: random search over the options of each method, evaluated on the validation tasks alone."""
 
     trials: int = Field(
         default=16, ge=1, description="Settings that are tried for each method, its defaults among them."

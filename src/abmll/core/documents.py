@@ -13,10 +13,12 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from abmll.core.errors import Unreadable, printable, shown
 from abmll.core.files import read_bytes
+
+T = TypeVar("T")
 
 DOCUMENT_LIMIT = 16 * 2**20
 """Bytes of the largest file that is read as one JSON document (cards, manifests, records of runs)."""
@@ -113,7 +115,7 @@ def read_toml(path: Path, *, limit: int = TOML_LIMIT) -> dict[str, Any]:
     return _read(path, parse_toml, limit)
 
 
-def _read(path: Path, parse: Callable[[bytes], Any], limit: int) -> Any:
+def _read(path: Path, parse: Callable[[bytes], T], limit: int) -> T:
     data = read_bytes(path, limit)
     try:
         return parse(data)

@@ -1,6 +1,6 @@
 """The nouns of the library and the three protocols that every method is made of.
 
-A method is a row of three parts: an *adapter* (which parameters there are, deterministic or Gaussian), an
+A method has three parts: an *adapter* (which parameters there are, deterministic or Gaussian), an
 *adaptation* (the inner loop: support set -> posterior) and a *meta-learner* (the outer loop: episode -> gradient
 on the global parameters). All of them see the language model through one door, the `Likelihood`, so that a toy with
 a closed-form answer can stand in for it.
@@ -148,7 +148,7 @@ def _checked_target(prompt: str, choices: tuple[str, ...], target: Any) -> int |
 
 
 class Episode(NamedTuple):
-    """One visit to one task: adapt on `support`, be judged on `query`.
+    """One visit to one task: adapt on `support`, be evaluated on `query`.
 
     progress: the share of meta-training that was done before this visit, 0 to 1, for schedules; the trainer sets it.
     """
@@ -174,7 +174,7 @@ class Terms(NamedTuple):
     num_tokens: int
 
 
-class Asked(TypedDict, total=False):
+class Requested(TypedDict, total=False):
     """The questions of a `PassRequest` as keyword arguments."""
 
     sample: bool
@@ -218,10 +218,10 @@ class PassRequest:
 class Likelihood(Protocol):
     """The only door to a model: p(target | prompt, task parameters)."""
 
-    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> AbstractContextManager[Terms]:
+    def terms(self, examples: Sequence[Example], **requested: Unpack[Requested]) -> AbstractContextManager[Terms]:
         """Forward pass under the task parameters. Call `backward()` inside the block.
 
-        asked: sample, kl, hyper_prior and prior_only, as `PassRequest` describes them.
+        requested: sample, kl, hyper_prior and prior_only, as `PassRequest` describes them.
         """
         ...
 
@@ -356,7 +356,7 @@ class AdapterSpec:
 
 
 class Method(NamedTuple):
-    """One row of the comparison. `meta_learner` is None for methods that learn nothing across tasks."""
+    """What is compared. `meta_learner` is None for methods that learn nothing across tasks."""
 
     adapter: AdapterSpec
     adaptation: Adaptation

@@ -34,7 +34,7 @@ def check_rows(file: str, placed: Sequence[PlacedExample], *, labelled: bool = T
     if labelled:
         problems += _classes(file, placed)
     if labelled and 0 < len(placed) < FEW_ROWS:
-        cure = f"Add rows: at least {FEW_ROWS} let 16 be adapted on and 16 be judged on"
+        cure = f"Add rows: at least {FEW_ROWS} let 16 be adapted on and 16 be evaluated on"
         message = f"the task has only {len(placed)} row{'s' if len(placed) > 1 else ''}"
         problems.append(Problem(file, 0, "", message, cure, "warning"))
     return sorted(problems, key=lambda problem: (problem.severity != "error", problem.line))
@@ -150,7 +150,7 @@ def _classes(file: str, placed: Sequence[PlacedExample]) -> list[Problem]:
         which = f"the class {shown(single[0])} has one row only" if len(single) == 1 else (
             f"{len(single)} classes have one row only: {listing(single)}"
         )  # fmt: skip
-        cure = "Add rows, or remove it if it is a slip: it can stand in the support set or be judged on, not both"
+        cure = "Add rows, or remove it if it is a slip: it can stand in the support set or be evaluated on, not both"
         problems.append(Problem(file, 0, "target", which, cure, "warning"))
     empty = [choice for target, choice in enumerate(choices) if target not in counts]
     if empty:

@@ -70,8 +70,8 @@ def read_crossfit(spec: SuiteSpec, folder: Path) -> Collected:
 
     def rows(name: str, side: Side) -> tuple[list[Path], list[Path]]:
         found = prefixes(folder, name)
-        judged = ("train", "dev") if side == "train" else ("test",)
-        first = [path.with_name(f"{path.name}_{part}.tsv") for path in found for part in judged]
+        evaluated = ("train", "dev") if side == "train" else ("test",)
+        first = [path.with_name(f"{path.name}_{part}.tsv") for path in found for part in evaluated]
         support = [] if side == "train" else [path.with_name(f"{path.name}_train.tsv") for path in found]
         return first, support
 
@@ -79,7 +79,7 @@ def read_crossfit(spec: SuiteSpec, folder: Path) -> Collected:
 
 
 def read_unifiedqa(spec: SuiteSpec, folder: Path) -> Collected:
-    """UnifiedQA's folders `<set>/{train,dev,test}.tsv`; held-out sets are judged on dev, whose answers are public."""
+    """UnifiedQA's folders `<set>/{train,dev,test}.tsv`; held-out sets are evaluated on dev, whose labels are public."""
 
     def rows(name: str, side: Side) -> tuple[list[Path], list[Path]]:
         place = folder / name
@@ -128,7 +128,7 @@ def _collect(
     return Collected(sides, notes)
 
 
-def _task(name: str, form: str, judged: Sequence[Path], support: Sequence[Path]) -> Task | None:
+def _task(name: str, form: str, evaluated: Sequence[Path], support: Sequence[Path]) -> Task | None:
     """One task from all its files, repeated rows once; None where its answers are free text.
 
     Its choices are those that each input lists, or else all its outputs if these are few and come again.
@@ -136,7 +136,7 @@ def _task(name: str, form: str, judged: Sequence[Path], support: Sequence[Path])
     reader = find_format(form)
     groups = [
         [row.fields for file in group if file.is_file() for row in reader.read(file, Options()).rows]
-        for group in (judged, support)
+        for group in (evaluated, support)
     ]
     every = [fields for group in groups for fields in group]
     classes = sorted({str(fields[LABEL]).strip() for fields in every})
@@ -150,7 +150,7 @@ def _task(name: str, form: str, judged: Sequence[Path], support: Sequence[Path])
     apart = [row for row in _once([row for row in pool if row is not None]) if normalised(row.prompt) not in tested]
     judged_rows = tuple(row._replace(id=f"{name}:{number}") for number, row in enumerate(kept))
     pool_rows = tuple(row._replace(id=f"{name}:support:{number}") for number, row in enumerate(apart))
-    return Task(name, judged_rows, source=str(judged[0].parent), support_pool=pool_rows) if kept else None
+    return Task(name, judged_rows, source=str(evaluated[0].parent), support_pool=pool_rows) if kept else None
 
 
 def _example(fields: Mapping[str, Any], classes: Sequence[str]) -> Example | None:

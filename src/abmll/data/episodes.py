@@ -1,4 +1,4 @@
-"""From tasks to episodes: which task, which rows to adapt on, which to be judged on.
+"""From tasks to episodes: which task, which rows to adapt on, which to be evaluated on.
 
 Every draw is a pure function of its arguments. Randomness comes from the Philox counter-based generator,
 keyed by the seed derived from what is drawn, so it depends neither on the order of access, nor on the
@@ -33,7 +33,8 @@ def random_words(count: int, *key: int | str) -> np.ndarray:
 
 def permutation(count: int, *key: int | str) -> list[int]:
     """A uniform permutation of range(count) that depends on `key` alone."""
-    return np.argsort(random_words(count, *key), kind="stable").tolist()
+    order: list[int] = np.argsort(random_words(count, *key), kind="stable").tolist()
+    return order
 
 
 def balanced_order(rows: Sequence[Example]) -> list[int]:
@@ -168,7 +169,7 @@ def evaluation_episode(
     balanced: bool = False,
     order: RowOrder = "random",
 ) -> Episode:
-    """The episode on which a method is judged; a pure function of its arguments.
+    """The episode on which a method is evaluated; a pure function of its arguments.
 
     For one (task, seed) the rows are permuted once: the first `max_support` are set aside for support sets
     and the query is taken from the end. So support sets are nested over `support_size`, and the query is the
@@ -180,7 +181,7 @@ def evaluation_episode(
     order: "random" as above; "file" takes the rows as they stand, as published runs do: support sets from the front of
         the pool, and the first rows behind them, or of the test file, as the query. The seed then decides nothing here.
 
-    Raises AbmllError if `support_size` exceeds `max_support`, or the task has no row left to be judged on.
+    Raises AbmllError if `support_size` exceeds `max_support`, or the task has no row left to be evaluated on.
     """
     if not 0 <= support_size <= max_support:
         raise AbmllError(

@@ -211,11 +211,11 @@ def _paired(folder: Path, found: Sequence[Source]) -> list[Source]:
         kind = "train" if side.startswith("train") else "test" if side == "test" else "validation"
         by_stem.setdefault((mark["stem"], source.path.suffix), {})[kind] = source
     for (stem, _), sides in by_stem.items():
-        judged = sides.get("test") or sides.get("validation")
-        if judged is None or "train" not in sides:
+        evaluated = sides.get("test") or sides.get("validation")
+        if evaluated is None or "train" not in sides:
             result += sides.values()
         else:
-            result.append(Source(judged.path, stem or folder.resolve().name, sides["train"].path))
+            result.append(Source(evaluated.path, stem or folder.resolve().name, sides["train"].path))
     return sorted(result, key=lambda source: source.name)
 
 

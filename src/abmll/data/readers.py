@@ -121,7 +121,9 @@ def parse_spec(
         pool, found = _apart(path.name, examples, pool, "support_file" if len(read) > 1 else "split")
         problems += found
     if not examples and not errors(problems):
-        problems.append(Problem(path.name, 0, "", "no row is left to be judged on", "Add rows, or leave the file out"))
+        problems.append(
+            Problem(path.name, 0, "", "no row is left to be evaluated on", "Add rows, or leave the file out")
+        )
     if errors(problems):
         return ParsedTask(None, placed, tuple(problems))
     task = Task(
@@ -169,13 +171,13 @@ def _parse_file(path: Path, spec: TaskSpec, name: str, layout: Layout) -> _File:
 def _apart(
     file: str, examples: tuple[Example, ...], pool: tuple[Example, ...], key: str
 ) -> tuple[tuple[Example, ...], list[Problem]]:
-    """The support pool without inputs that the rows to be judged on have too, and what is wrong between the two."""
+    """The support pool without inputs that the rows to be evaluated on have too, and what is wrong between the two."""
     problems = []
-    judged = {input_key(row.prompt) for row in examples}
-    kept = tuple(row for row in pool if input_key(row.prompt) not in judged)
+    evaluated = {input_key(row.prompt) for row in examples}
+    kept = tuple(row for row in pool if input_key(row.prompt) not in evaluated)
     if len(kept) < len(pool):
         whose = "of the support file" if key == "support_file" else "for training"
-        message = f"{len(pool) - len(kept)} rows {whose} have an input that is judged on; they are left out"
+        message = f"{len(pool) - len(kept)} rows {whose} have an input that is evaluated on; they are left out"
         cure = "Remove them from one of the files" if key == "support_file" else "Remove them from one side"
         problems.append(Problem(file, 0, key, message, cure, "warning"))
     choices = [{row.choices for row in rows} for rows in (examples, pool)]

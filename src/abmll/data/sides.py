@@ -24,7 +24,7 @@ def support_lines(
 ) -> tuple[frozenset[int], list[Problem]]:
     """The lines of the rows that are adapted on, where a column says which these are; and what is told of it.
 
-    Rows for testing are judged on, or those for validation where there is no test; all others are adapted on.
+    Rows for testing are evaluated on, or those for validation where there is no test; all others are adapted on.
 
     said: the column, by the spec; None looks for a column of a usual name whose every value is a usual one; False takes
         all rows alike.
@@ -45,13 +45,13 @@ def support_lines(
             cure = "Write train, validation or test; split = false in the spec takes all rows alike"
             return frozenset(), [Problem(file, unknown[0].line, said, message, cure)]
         counts = Counter(kinds)
-        judged = "test" if counts["test"] else "validation"
-        if unknown or not counts["train"] or not counts[judged]:
+        evaluated = "test" if counts["test"] else "validation"
+        if unknown or not counts["train"] or not counts[evaluated]:
             continue
-        lines = frozenset(row.line for row, kind in zip(rows, kinds, strict=True) if kind != judged)
+        lines = frozenset(row.line for row, kind in zip(rows, kinds, strict=True) if kind != evaluated)
         message = (
-            f"the column {shown(column)} splits the rows: {counts[judged]} ({judged}) are judged on, the other "
-            f"{len(lines)} are adapted on"
+            f"the column {shown(column)} splits the rows: {counts[evaluated]} ({evaluated}) are evaluated on, the "
+            f"other {len(lines)} are adapted on"
         )
         return lines, [Problem(file, 0, column, message, "split = false in a TOML spec takes all alike", "note")]
     return frozenset(), []

@@ -31,8 +31,8 @@ class TaskSpec(Schema):
         fields of whatever kind of file it is.
     delimiter, quoting, encoding, columns: of CSV and TSV; by default they are recognised, and the
         first line names the columns. sheet: of an Excel workbook.
-    split: the column that says which rows are for training (adapted on) and which for testing (judged on); by default
-        one of a usual name whose values are all train, validation or test; false takes all rows alike.
+    split: the column that says which rows are for training (adapted on) and which for testing (evaluated on); by
+        default one of a usual name whose values are all train, validation or test; false takes all rows alike.
     shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 

@@ -1,4 +1,4 @@
-"""Suites: named sets of tasks, split into those to train on, to choose settings by and to be judged on."""
+"""Suites: named sets of tasks, split into those to train on, to choose settings by and to be evaluated on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task as data: named, labelled rows that a model adapts to and is judged on."""
+"""A task as data: named, labelled rows that a model adapts to and is evaluated on."""
 
 from __future__ import annotations
 

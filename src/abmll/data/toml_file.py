@@ -42,7 +42,7 @@ def read_toml(
         return None, [*problems, *(_problem(path, schema, dict(found)) for found in error.errors())]
 
 
-def read_table(path: Path) -> tuple[dict | None, list[Problem]]:
+def read_table(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     """The file's content as a dict, not yet checked."""
     text, problems = read_text(path)
     if text is None:
@@ -77,7 +77,7 @@ def inside(folder: Path, name: str) -> Path:
 ABSOLUTE_CURE = "Move the data below that folder, or write an absolute path to say that you mean it"
 
 
-def _problem(path: Path, schema: type[Schema], found: dict) -> Problem:
+def _problem(path: Path, schema: type[Schema], found: dict[str, Any]) -> Problem:
     where = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
         known = _keys(schema, found["loc"][:-1])
@@ -89,7 +89,7 @@ def _problem(path: Path, schema: type[Schema], found: dict) -> Problem:
     return Problem(path.name, 0, where, f"{shown(found['input'])}: {found['msg']}", "Correct the value")
 
 
-def _keys(schema: type[Schema], location: tuple) -> list[str]:
+def _keys(schema: type[Schema], location: tuple[Any, ...]) -> list[str]:
     for part in location:
         annotation = schema.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, Schema)):

@@ -5,7 +5,7 @@ rule is shared. What is new are families that only one side holds. Neither meta-
 embedded model ever asks their questions; two of the test side's four ("home", "post") answer in words that are answers
 nowhere else, and in one ("sale") yes is what people say of what they do not like. The validation side has two families
 of its own, one of each of these two kinds, so that a setting is chosen by how it does on families it was not trained
-on, without touching those that it is judged by.
+on, without touching those that it is evaluated by.
 """
 
 from __future__ import annotations

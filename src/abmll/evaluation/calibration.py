@@ -178,13 +178,14 @@ def separability(high: Float[Tensor, "P"], low: Float[Tensor, "Q"]) -> Float[Ten
         return values.new_tensor(float("nan"))
     _, group, count = values.unique(return_inverse=True, return_counts=True)
     midrank = (count.cumsum(0) - count).double() + (count.double() + 1) / 2
-    rank_sum = midrank[group[: len(high)]].sum()
+    rank_sum: Tensor = midrank[group[: len(high)]].sum()
     return (rank_sum - len(high) * (len(high) + 1) / 2) / (len(high) * len(low))
 
 
 def entropy(probs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
     """Entropy -Σ_c p_c log p_c of each example's distribution, in nats, in [0, log C]."""
-    return torch.special.entr(_checked_probs(probs)).sum(1)
+    terms: Tensor = torch.special.entr(_checked_probs(probs))
+    return terms.sum(1)
 
 
 def mutual_information(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N"]:
@@ -195,8 +196,8 @@ def mutual_information(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N"]:
     Rounding below zero is cut off.
     """
     log_probs = _checked_log_probs(log_probs)
-    of_mean = torch.special.entr(mixture(log_probs).exp()).sum(-1)
-    mean_of = torch.special.entr(log_probs.exp()).sum(-1).mean(0)
+    of_mean: Tensor = torch.special.entr(mixture(log_probs).exp()).sum(-1)
+    mean_of: Tensor = torch.special.entr(log_probs.exp()).sum(-1).mean(0)
     return (of_mean - mean_of).clamp(min=0)
 
 

@@ -45,7 +45,7 @@ def cross_validated(
 
     Args:
         likelihood: With the adapter that is adapted from.
-        adaptation: What is judged.
+        adaptation: What is evaluated.
         rows: Labelled. Folds are as even over the labels as they can be.
         num_samples: Of the posterior.
     """

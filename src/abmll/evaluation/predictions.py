@@ -175,11 +175,6 @@ def index(path: Path | str) -> set[CellKey]:
     return {key for _, key in _numbered(path, decode_key)} if path.exists() else set()
 
 
-def has_cell(path: Path | str, method: str, seed: int, task: str, support_size: int) -> bool:
-    """Whether the file holds this cell. Reads the whole file: in a loop, use `index` once."""
-    return CellKey(method, seed, task, support_size) in index(path)
-
-
 def _numbered(path: Path, decode: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
     """What `decode` makes of every line, with its number."""
     try:
@@ -271,7 +266,7 @@ def decode_key(line: bytes) -> CellKey:
 
 def _record(line: bytes) -> dict[str, Any]:
     try:
-        record = parse_json(line)
+        record: dict[str, Any] = parse_json(line)
     except Unreadable as error:
         raise AbmllError(f"not valid JSON ({error.found}).") from error
     found = record.pop("version", None) if isinstance(record, dict) else None

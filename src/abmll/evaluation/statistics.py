@@ -25,10 +25,6 @@ class Interval(NamedTuple):
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def seed_means(values: np.ndarray) -> np.ndarray:
     """Means over the last axis, of what is not NaN; NaN where there is nothing else."""
@@ -87,7 +83,8 @@ def midranks(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
-    return below + (equal + 1) / 2
+    ranks: np.ndarray = below + (equal + 1) / 2
+    return ranks
 
 
 def wilcoxon_signed_rank(differences: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -171,7 +171,7 @@ class _Summariser:
             numbers = self.numbers[c.key]
             self.values[c.support_size, c.method][(slice(None), *at)] = [numbers[m] for m in metrics]
             self.present[c.support_size, c.method][at] = True
-        self._shared: dict[tuple, np.ndarray] = {}
+        self._shared: dict[tuple[Any, ...], np.ndarray] = {}
         self.notes: list[str] = []
         # What holds for several support sizes is said once: (before, after) -> sizes, joined in `summary`.
         self.notes_by_size: dict[tuple[str, str], list[int]] = {}
@@ -320,7 +320,7 @@ class _Summariser:
                 if unequal:
                     self._note(
                         size,
-                        f"{method} and {self.baseline} were judged on different query examples in {unequal} "
+                        f"{method} and {self.baseline} were evaluated on different query examples in {unequal} "
                         "(task, seed) cells with",
                         "; these are left out of the differences.",
                     )
@@ -345,4 +345,5 @@ def _enumerated(sizes: list[int]) -> str:
 def _task_means(values: np.ndarray) -> np.ndarray:
     """Mean over seeds of the tasks that have a value."""
     means = seed_means(values)
-    return means[~np.isnan(means)]
+    known: np.ndarray = means[~np.isnan(means)]
+    return known

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from abmll.core.types import PassRequest
 from abmll.gaussian import moments, noise
-from abmll.gaussian.plan import Plan, asked_for, gradients_of_inputs, mark_outputs, plan_of, times
+from abmll.gaussian.plan import Plan, gradients_of_inputs, mark_outputs, plan_of, requested_gradients, times
 from abmll.gaussian.tile import Tile, maps_of
 
 BLOCKS_PER_TILE = 1
@@ -38,7 +38,8 @@ def fused_output(
     prior: of the posterior's rank and bound. Differentiable once.
     """
     plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
-    return _FusedOutput.apply(plan, x, base, counted, *factors)
+    output: tuple[Tensor, Tensor, Tensor] = _FusedOutput.apply(plan, x, base, counted, *factors)
+    return output
 
 
 class _FusedOutput(torch.autograd.Function):
@@ -73,7 +74,7 @@ class _FusedOutput(torch.autograd.Function):
         x, inner, counted, *factors = ctx.saved_tensors
         plan, maps = ctx.plan, maps_of(ctx.plan, factors)
         needs = ctx.needs_input_grad[4:]
-        d_kl, d_hyper = asked_for(plan, factors, d_kl, d_hyper)
+        d_kl, d_hyper = requested_gradients(plan, factors, d_kl, d_hyper)
         if d_value is None and d_kl is None and d_hyper is None:
             return (None,) * (4 + len(factors))
         d_inner = torch.zeros_like(inner)

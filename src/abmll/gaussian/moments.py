@@ -142,14 +142,6 @@ def kl_divergence(
     return 0.5 * (torch.expm1(d) - d + z.square())
 
 
-def log_density(
-    value: Float[Tensor, "*shape"], mean: Float[Tensor, "*shape"], log_var: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """log N(value; mean, e^log_var) elementwise, in nats."""
-    z = (value - mean) * torch.exp(-0.5 * log_var)
-    return -0.5 * (math.log(2 * math.pi) + log_var + z.square())
-
-
 def kl_estimate(
     value: Float[Tensor, "*shape"],
     mean: Float[Tensor, "*shape"],

@@ -97,7 +97,7 @@ def mark_outputs(ctx: Any, value: Tensor) -> None:
         ctx.mark_non_differentiable(value)
 
 
-def asked_for(
+def requested_gradients(
     plan: Plan, factors: Sequence[Tensor], d_kl: Tensor | None, d_hyper: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients by kl and hyper, None for one that was not computed."""

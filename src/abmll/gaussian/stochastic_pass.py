@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import Asked, PassRequest
+from abmll.core.types import PassRequest, Requested
 from abmll.gaussian.noise import Copies
 
 # A plain variable, not a ContextVar or a thread-local: on CUDA the autograd engine recomputes checkpointed layers
@@ -169,7 +169,7 @@ def stochastic_pass(
     prior: str | None = None,
     mask: Tensor | None = None,
     copies: Copies | None = None,
-    **asked: Unpack[Asked],
+    **requested: Unpack[Requested],
 ) -> Iterator[StochasticPass]:
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
 
@@ -181,7 +181,7 @@ def stochastic_pass(
     prior, a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
     """
     global _active
-    request = PassRequest(**asked)
+    request = PassRequest(**requested)
     if request.hyper_prior and prior is None:
         raise AbmllError(
             "hyper_prior=True needs to know whose parameters it judges: pass prior='meta' (or another adapter)."

@@ -80,7 +80,7 @@ class Tile:
         self.plan, self.maps, self.rows, self.columns = plan, maps, rows, columns
         self.r, width = maps.mean.shape
         self.z_mean, self.z_log_var = inner[rows].chunk(2, dim=1)  # each followed by its difference
-        self.skipped = None if counted is None else ~counted[rows, None]
+        self.masked = None if counted is None else ~counted[rows, None]
         self.log_var = self.z_log_var[:, : self.r] @ maps.log_var[:, columns]
         if maps.has_prior:
             self.delta = self.z_mean @ maps.mean_difference[:, columns]
@@ -127,12 +127,12 @@ class Tile:
         if self.plan.request.estimator == "sample":
             assert self.epsilon is not None
             t = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta + self.noise)
-            return self._counted(t.square_().addcmul_(self.epsilon, self.epsilon, value=-1).sub_(self.d).mul_(0.5))
+            return self._filled(t.square_().addcmul_(self.epsilon, self.epsilon, value=-1).sub_(self.d).mul_(0.5))
         scaled = (self.d - self.log_var).mul_(0.5).exp_().mul_(self.delta)  # squared last: see gaussian.moments
-        return self._counted(torch.expm1(self.d).sub_(self.d).addcmul_(scaled, scaled).mul_(0.5))
+        return self._filled(torch.expm1(self.d).sub_(self.d).addcmul_(scaled, scaled).mul_(0.5))
 
     def hyper(self, mean: Tensor) -> Tensor:
-        return self._counted(moments.hyper_prior(mean - self.delta, self.log_var - self.d))
+        return self._filled(moments.hyper_prior(mean - self.delta, self.log_var - self.d))
 
     def gradients(
         self, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None
@@ -160,14 +160,14 @@ class Tile:
                 half = (d_delta * self.delta).mul_(0.5)  # ½ Δ² w
                 d_d = self.d.expm1_().mul_(0.5).add_(half)
                 d_v = half.neg_()
-            d_delta, d_d, d_v = (self._counted(gradient.mul_(d_kl)) for gradient in (d_delta, d_d, d_v))
+            d_delta, d_d, d_v = (self._filled(gradient.mul_(d_kl)) for gradient in (d_delta, d_d, d_v))
             if self.plan.request.prior_only:
                 d_prior_mean, d_prior_log_var, d_delta, d_d = d_delta.neg_(), d_d.neg_(), None, None
             else:
                 d_log_var = _sum(d_log_var, d_v)
         if d_hyper is not None:
-            d_prior_mean = _sum(d_prior_mean, self._counted((self.mean() - self.delta).mul_(d_hyper)))
-            of_log_var = self._counted(w.mul_(-moments.GAMMA_RATE).add_(moments.GAMMA_SHAPE - 1).mul_(d_hyper))
+            d_prior_mean = _sum(d_prior_mean, self._filled((self.mean() - self.delta).mul_(d_hyper)))
+            of_log_var = self._filled(w.mul_(-moments.GAMMA_RATE).add_(moments.GAMMA_SHAPE - 1).mul_(d_hyper))
             d_prior_log_var = _sum(d_prior_log_var, of_log_var)
         if self.plan.bound is not None:
             d_log_var, d_d, d_prior_log_var = self._unbent(d_log_var, d_d, d_prior_log_var)
@@ -228,9 +228,9 @@ class Tile:
                 if d_difference is not None:
                     d_Bt[:, columns] -= z_prior @ d_difference
 
-    def _counted(self, values: Tensor) -> Tensor:
+    def _filled(self, values: Tensor) -> Tensor:
         # filled, not multiplied: 0·inf in a padded row would be nan
-        return values if self.skipped is None else values.masked_fill_(self.skipped, 0.0)
+        return values if self.masked is None else values.masked_fill_(self.masked, 0.0)
 
 
 def _slope(s: Tensor) -> Tensor:

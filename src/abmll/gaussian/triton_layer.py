@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from abmll.core.errors import AbmllError
 from abmll.core.types import PassRequest
 from abmll.gaussian import moments, noise
-from abmll.gaussian.plan import Plan, asked_for, gradients_of_inputs, joint_A, mark_outputs, plan_of, times
+from abmll.gaussian.plan import Plan, gradients_of_inputs, joint_A, mark_outputs, plan_of, requested_gradients, times
 
 BLOCK_ROWS, BLOCK_COLUMNS = 32, 64
 """Of a tile: powers of 2, at least 16. They change the speed and, but for rounding, no result. These take 72 KB of a
@@ -64,7 +64,8 @@ def triton_output(
     """
     plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     _require(base, plan)
-    return _TritonOutput.apply(plan, x, base, counted, *factors)
+    output: tuple[Tensor, Tensor, Tensor] = _TritonOutput.apply(plan, x, base, counted, *factors)
+    return output
 
 
 def _require(base: Tensor, plan: Plan) -> None:
@@ -129,7 +130,7 @@ class _TritonOutput(torch.autograd.Function):
     def backward(ctx: Any, d_value: Tensor | None, d_kl: Tensor | None, d_hyper: Tensor | None) -> tuple[Any, ...]:
         x, inner, counted, *factors = ctx.saved_tensors
         plan: Plan = ctx.plan
-        d_kl, d_hyper = asked_for(plan, factors, d_kl, d_hyper)
+        d_kl, d_hyper = requested_gradients(plan, factors, d_kl, d_hyper)
         if (d_value is None and d_kl is None and d_hyper is None) or not len(x):
             return (None,) * (4 + len(factors))
         d_inner, d_Bs = _inner_gradients(plan, inner, counted, factors, d_value, d_kl, d_hyper)

@@ -82,7 +82,8 @@ def sampled_output(
     if twice_differentiable():
         A, B = as_lora(g, signs_in, signs_out)
         return (base.to(A.dtype) + x.to(A.dtype) @ A.mT @ B.mT).to(dtype)
-    return _SampledOutput.apply(x, base, signs_in, signs_out, g.scaling, g.offset, dtype, *g[:4])
+    output: Tensor = _SampledOutput.apply(x, base, signs_in, signs_out, g.scaling, g.offset, dtype, *g[:4])
+    return output
 
 
 def _gaussian(factors: Sequence[Tensor], scaling: float, offset: float) -> moments.Factors:

@@ -14,7 +14,7 @@ from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
-from abmll.core.types import META, Asked, Example, PassRequest, Role, Terms
+from abmll.core.types import META, Example, PassRequest, Requested, Role, Terms
 from abmll.gaussian.stochastic_pass import StochasticPass, stochastic_pass
 from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
@@ -77,7 +77,8 @@ class CausalLMLikelihood:
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in, whatever the adapters are kept in."""
-        return self.model.get_base_model().dtype
+        dtype: torch.dtype = self.model.get_base_model().dtype
+        return dtype
 
     def parameters(self, role: Role) -> dict[str, Tensor]:
         if role not in self._parameters:
@@ -111,12 +112,12 @@ class CausalLMLikelihood:
                 self._stacked = False
 
     @contextmanager
-    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> Iterator[Terms]:
+    def terms(self, examples: Sequence[Example], **requested: Unpack[Requested]) -> Iterator[Terms]:
         """See `Likelihood.terms`; one pass over all `examples`, so the caller chooses the batch.
 
         Without sampling it may be several, of texts of like length, which come to the same with less padding.
         """
-        request = PassRequest(**asked)
+        request = PassRequest(**requested)
         self.settle(examples)
         encoded = [self.encode(example) for example in examples]
         known = [example.known_target for example in examples]
@@ -128,7 +129,7 @@ class CausalLMLikelihood:
             batches = self._pack(encoded, answers, [item.supervised for item in encoded], by_length=by_length)
         else:
             batches = self._pack(encoded, [item.choices for item in encoded], by_length=by_length)
-        with self._stochastic_pass(META if request.kl or request.hyper_prior else None, **asked) as stochastic:
+        with self._stochastic_pass(META if request.kl or request.hyper_prior else None, **requested) as stochastic:
             log_probs = self._packed.log_probs(batches, stochastic, self._substituted)
             if by_tokens:
                 nll = -log_probs.sum((1, 2))
@@ -196,10 +197,10 @@ class CausalLMLikelihood:
         return self._packed.pack([item.prefix for item in encoded], answers, supervised, by_length=by_length)
 
     @contextmanager
-    def _stochastic_pass(self, prior: str | None = None, **asked: Unpack[Asked]) -> Iterator[StochasticPass]:
-        self._dropout.on = asked.get("sample", False)
+    def _stochastic_pass(self, prior: str | None = None, **requested: Unpack[Requested]) -> Iterator[StochasticPass]:
+        self._dropout.on = requested.get("sample", False)
         try:
-            with stochastic_pass(prior=prior, **asked) as record:
+            with stochastic_pass(prior=prior, **requested) as record:
                 yield record
         finally:
             self._dropout.on = False

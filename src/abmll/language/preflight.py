@@ -14,7 +14,8 @@ from typing import Any
 
 from abmll.core.errors import AbmllError, printable, shown
 from abmll.core.types import Example
-from abmll.language.prompt import LETTERS, Encoded, PromptFormat, encode, render
+from abmll.language.letters import LETTERS
+from abmll.language.prompt import Encoded, PromptFormat, encode, render
 
 BATCH = 1000
 """Rows that are tokenised in one call."""

@@ -13,7 +13,7 @@ def ids_of(tokenizer: Any, text: str, *, special: bool = True, control: bool = F
         text like any other.
     """
     # Not verbose: a text that is longer than the model's context is about to be cut, and needs no warning.
-    ids = tokenizer.encode(text, add_special_tokens=special, split_special_tokens=not control, verbose=False)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=special, split_special_tokens=not control, verbose=False)
     closing = _closing(tokenizer) if special else 0
     return ids[: len(ids) - closing]
 

@@ -39,11 +39,11 @@ def write_folder(
         assign(learner.likelihood.parameters(TASK), learner.likelihood.parameters(META) if mean is None else mean)
     config = learner.model.peft_config[role]
     options = learner._chosen.resolved()
-    beside: dict[str, bytes | None] = {POSTERIOR: None}
+    sidecars: dict[str, bytes | None] = {POSTERIOR: None}
     kept = None
     if state and state.keys() != learner.likelihood.parameters(TASK).keys():
         metadata = {"method": learner.name, "options": json.dumps(options, sort_keys=True)}
-        beside[POSTERIOR], digest = packed_posterior(state, metadata)
+        sidecars[POSTERIOR], digest = packed_posterior(state, metadata)
         kept = CardPosterior(file=POSTERIOR, sha256=digest)
     modules = config.target_modules
     card = Card(
@@ -64,9 +64,9 @@ def write_folder(
         task=card_task(task if task is not None else getattr(posterior, "task", None)),
         posterior=kept,
     )
-    beside[CARD] = card_file(card)
+    sidecars[CARD] = card_file(card)
     readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll")
-    save_adapter(learner.model, role, directory, beside={**beside, **readme_to_write(directory, readme)})
+    save_adapter(learner.model, role, directory, sidecars={**sidecars, **readme_to_write(directory, readme)})
     return directory
 
 

@@ -103,7 +103,7 @@ def labels_of(found: Sequence[Any], classes: Sequence[Any] | Mapping[Any, str] |
             "classes with classes=[...]."
         )
     try:
-        labels.sort()  # type: ignore[type-var]
+        labels.sort()
     except TypeError:
         labels.sort(key=lambda label: (str(type(label)), str(label)))
     return Labels(tuple(labels), tuple(map(word_of, labels)))

@@ -94,7 +94,7 @@ class Learner(AdaptedModel):
             training: steps, episodes a step, seed, checkpoints; see `abmll.Training`. Its fields may also be given by
                 themselves: `num_steps=200`.
             support_size: labelled examples to adapt on in an episode, or a range (least, most) to draw from.
-            query_size: further examples of the same task to be judged on, likewise.
+            query_size: further examples of the same task to be evaluated on, likewise.
             order: "random" draws a task for every episode; "sequential" takes them in turn.
             balanced: draw support sets with equally many examples of every class.
             learning_rate: of the outer optimiser; None takes the method's own.

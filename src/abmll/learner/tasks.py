@@ -44,7 +44,7 @@ def training_tasks(tasks: Any) -> tuple[Task, ...]:
 
 
 def held_out_tasks(tasks: Tasks) -> Sequence[Task]:
-    """The tasks to be judged on: those given, or the test side of a suite."""
+    """The tasks to be evaluated on: those given, or the test side of a suite."""
     if isinstance(tasks, (str, PathLike, Suite)):
         return _suite(tasks).require("test")
     return (tasks,) if isinstance(tasks, Task) else tasks

@@ -1,6 +1,7 @@
-"""The table of methods: one row each, made of an adapter, an adaptation and a meta-learner.
+"""The table of methods: one file and one factory each.
 
-A row is a factory: its keyword arguments are the options a run file may set under `[method.options]`.
+A factory makes the method of an adapter, an adaptation and a meta-learner; its keyword arguments are the options that
+a run file may set under `[method.options]`.
 """
 
 from __future__ import annotations

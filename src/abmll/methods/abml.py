@@ -18,7 +18,7 @@ class Abml(Stateless):
     """∇_θ { E_q[NLL(support ∪ query)] + β·KL(q ‖ p(φ|θ)) - γ·log p(θ) }, q = q(φ; λ_K(θ)), through the inner loop.
 
     λ_K is K steps of gradient descent on E_q[NLL(support)] + β·KL(q ‖ p(φ|θ)) from λ_0 = θ: θ is both where the
-    inner loop starts and the prior. The query set is judged together with the support set, which keeps the bound
+    inner loop starts and the prior. The query set is evaluated together with the support set, which keeps the bound
     valid; the variational parameters see the support set alone.
 
     Source: Ravi & Beatson 2019, "Amortized Bayesian Meta-Learning", ICLR, sections 3.2-3.4. Deliberate difference:

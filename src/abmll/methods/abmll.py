@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from abmll.core.params import add_to_grad, gradients_of, train_only
-from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
 from abmll.methods.parts.objective import Objective, Reduction, Schedule
@@ -69,7 +69,7 @@ class Abmll:
             "num_tokens": float(terms.num_tokens),
         }
 
-    def _outer_examples(self, episode: Episode) -> list:
+    def _outer_examples(self, episode: Episode) -> list[Example]:
         if self.outer_data == "last_batch":
             *_, last = self.inner.batches(episode.support)
             return list(last)

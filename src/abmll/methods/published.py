@@ -1,4 +1,4 @@
-"""Rows of published tables that the library's own table of methods has not; `abmll reproduce` names them by module.
+"""Methods of published tables that the library's own table has not; `abmll reproduce` names them by module.
 
 They differ from the library's methods in numbers, not in kind; what they cannot follow of the published code is said by
 the protocols that use them.

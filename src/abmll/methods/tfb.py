@@ -29,7 +29,7 @@ class TrainingFreeBayes:
     num_search_samples: draws that the loss, the NLL of their average probabilities, is taken over.
 
     Source: Shi et al. 2025, arXiv 2412.05723 (ε = 0.3 % of the NLL, 5 halvings, 10 draws; its code searches .001 to
-    .015). Deliberate difference: every σ is judged by the same noise, so that the search sees one smooth function.
+    .015). Deliberate difference: every σ is evaluated by the same noise, so that the search sees one smooth function.
     """
 
     point: Adaptation = GradientAdaptation()

@@ -17,7 +17,6 @@ from abmll.core.folders import hold
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
 from abmll.methods import is_method, method_factory
-from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import fetch_model, load_tasks
 from abmll.pipeline.evaluate import (
     PREDICTIONS,
@@ -31,6 +30,7 @@ from abmll.pipeline.evaluate import (
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.preflight import Findings
 from abmll.pipeline.references import with_references
+from abmll.pipeline.run_record import RUN_FILE
 from abmll.pipeline.settle import settled
 from abmll.pipeline.worker import Bench
 from abmll.reports.comparison import write_comparison

@@ -52,7 +52,7 @@ class PassCost:
 def count_passes(config: RunConfig, name: str, num_tasks: int, num_query: float) -> Passes:
     """The passes of one method with one seed: its meta-training, and adaptation and prediction of every held-out task.
 
-    num_tasks: that are judged. num_query: examples that are predicted for each, on average.
+    num_tasks: that are evaluated. num_query: examples that are predicted for each, on average.
     """
     method = build_method(name, **config.method.options_for(name))
     if not needs_model(method):
@@ -90,7 +90,7 @@ def _inner_examples(adaptation: Any, support: int) -> float:
 
 
 def _loop_examples(inner: Any, support: int) -> float:
-    return inner.num_steps * min(inner.batch_size or support, support)
+    return float(inner.num_steps * min(inner.batch_size or support, support))
 
 
 def _samples(method: Method) -> bool:

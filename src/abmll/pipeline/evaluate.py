@@ -20,11 +20,11 @@ from abmll.evaluation.queries import QUERIES, queries_of, write_queries
 from abmll.language import PromptFormat
 from abmll.methods import build_method
 from abmll.methods.parts.no_model import NoModel, needs_model
-from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
+from abmll.pipeline.adapter_record import record_adapter, require_same_adapter
 from abmll.pipeline.build import build_learner, join_ranks, load_learner, load_tasks
-from abmll.pipeline.judged import record_adapter, require_same_adapter
 from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.references import with_references
+from abmll.pipeline.run_record import RUN_FILE, require_same_run, write_run_record
 from abmll.pipeline.settle import settled
 from abmll.pipeline.train import episodes_of, train_learner
 from abmll.training.distributed import Ranks, Unheard, together
@@ -37,13 +37,13 @@ PREDICTIONS = "predictions.jsonl"
 def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress: bool = True) -> Path:
     """Appends to `out`/predictions.jsonl every cell of the run that it does not hold yet, and returns the file.
 
-    With an adapter, that one is adapted and judged with every seed. Without, each method is first meta-trained with
+    With an adapter, that one is adapted and evaluated with every seed. Without, each method is first meta-trained with
     each seed (under `out`/METHOD/seed-N, going on where an earlier call stopped), so that the seeds repeat the whole
     experiment.
 
     Started by `torchrun`, the ranks share the cells between them; rank 0 alone reads and writes `out`.
 
-    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be judged, and for settings or an
+    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be evaluated, and for settings or an
     adapter that differ from those of the cells in `out`.
     """
     path = out / PREDICTIONS
@@ -74,11 +74,11 @@ def _evaluate(
     progress: bool,
 ) -> None:
     path = out / PREDICTIONS
-    judged = dict.fromkeys(config.method.names) | dict.fromkeys(own, adapter)
-    ranks.first(lambda: prepare_folder(config, judged, out))
+    evaluated = dict.fromkeys(config.method.names) | dict.fromkeys(own, adapter)
+    ranks.first(lambda: prepare_folder(config, evaluated, out))
     # References first: their model is let go before the adapter's is loaded.
     for name in sorted(config.method.names, key=own.__contains__):
-        if judged[name] is None:
+        if evaluated[name] is None:
             for seed in config.evaluation.seeds:
                 evaluate_method(config, suite, name, seed, out, ranks=ranks, progress=progress)
             continue
@@ -135,22 +135,22 @@ def write_texts(config: RunConfig, suite: Suite, out: Path) -> None:
         write_queries(out / QUERIES, queries_of(tasks, seeds, evaluation.num_query, max(evaluation.support_sizes)))
 
 
-def prepare_folder(config: RunConfig, judged: Mapping[str, Path | None], out: Path) -> None:
+def prepare_folder(config: RunConfig, evaluated: Mapping[str, Path | None], out: Path) -> None:
     """Writes beside the predictions in `out` what makes them.
 
     Args:
         config: The run.
-        judged: Method name to the adapter that is judged; None for methods to be trained.
+        evaluated: Method name to the adapter that is evaluated; None for methods to be trained.
         out: The folder.
 
     Raises:
         AbmllError: If cells of another adapter are there.
     """
     done = index(out / PREDICTIONS)
-    for name, adapter in judged.items():
+    for name, adapter in evaluated.items():
         require_same_adapter(out, name, adapter, done)
-    write_beside(out, config, config.evaluation.seeds)
-    for name, adapter in judged.items():
+    write_run_record(out, config, config.evaluation.seeds)
+    for name, adapter in evaluated.items():
         record_adapter(out, name, adapter)
 
 
@@ -189,7 +189,7 @@ def require_same_evaluation(out: Path, config: RunConfig) -> None:
 
 
 def require_judgeable(suite: Suite, config: RunConfig) -> None:
-    """Raises AbmllError if the split to be judged on is empty, or a task of it too small for the support sizes."""
+    """Raises AbmllError if the split to be evaluated on is empty, or a task of it too small for the support sizes."""
     evaluation = config.evaluation
     for task in suite.require(evaluation.split):
         largest = max(evaluation.support_sizes)

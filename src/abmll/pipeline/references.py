@@ -1,4 +1,4 @@
-"""The reference rows of a run: methods that are judged although nobody named them."""
+"""The reference methods of a run: methods that are evaluated although nobody named them."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _planned(
 
 
 def _suite_of(experiment: Experiment, out: Path) -> str:
-    """The suite's name; or, if some of its test tasks are judged alone, the path of a suite TOML that says so."""
+    """The suite's name; or, if some of its test tasks are evaluated alone, the path of a suite TOML that says so."""
     if experiment.test is None:
         return experiment.suite
     path = out / experiment.name / "suite.toml"

@@ -10,9 +10,9 @@ from abmll.data.suite import Suite
 from abmll.language import PromptFormat
 from abmll.methods import build_method
 from abmll.methods.parts.no_model import needs_model
-from abmll.pipeline.beside import RUN_FILE
 from abmll.pipeline.build import build_learner, join_ranks
 from abmll.pipeline.preflight import Findings, places_of
+from abmll.pipeline.run_record import RUN_FILE
 
 AUTO = "auto"
 
@@ -20,8 +20,8 @@ AUTO = "auto"
 def settled(config: RunConfig, suite: Suite, out: Path, adapter: Path | None = None) -> RunConfig:
     """The run with what its answer = "auto" comes to; as it is, if it says something else.
 
-    A run that goes on in `out` takes what its run file there has, an adapter that is judged what its card has; else the
-    model is asked, on training rows (`Learner.settle`), which loads it.
+    A run that goes on in `out` takes what its run file there has, an adapter that is evaluated what its card has; else
+    the model is asked, on training rows (`Learner.settle`), which loads it.
     """
     if config.prompt.answer != AUTO:
         return config

@@ -17,9 +17,9 @@ from abmll.data.task import Task
 from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.methods import build_method
-from abmll.pipeline.beside import write_beside
 from abmll.pipeline.build import build_learner, join_ranks, load_tasks
 from abmll.pipeline.preflight import Findings, places_of
+from abmll.pipeline.run_record import write_run_record
 from abmll.pipeline.settle import settled
 from abmll.training.loop import CHECKPOINTS, require_unused
 from abmll.training.settings import Training
@@ -85,7 +85,7 @@ def _fresh(learner: Learner, config: RunConfig, resume: bool) -> Path:
             "added to it. Choose another folder with output=…"
         )
     if not folder.exists():
-        write_beside(config.output, config, [config.seed])
+        write_run_record(config.output, config, [config.seed])
         learner.save(folder)
     elif (found := read_card(folder).method) != learner.name:
         raise AbmllError(f"{folder} holds an adapter of {found!r}, not of {learner.name!r}. Choose another output=…")
@@ -109,7 +109,7 @@ def train_learner(
     """
     meta_train(learner, suite.train, config, seed, directory=directory, resume=resume, progress=progress)
     if save and int(os.environ.get("RANK", "0")) == 0:
-        write_beside(directory, config, [seed])
+        write_run_record(directory, config, [seed])
         learner.save(directory / ADAPTER)
 
 

@@ -1,4 +1,4 @@
-"""Choosing options before the comparison: seeded random search, judged on validation tasks alone."""
+"""Choosing options before the comparison: seeded random search, evaluated on validation tasks alone."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from abmll.evaluation.metrics import METRICS, cell_metrics
 from abmll.language import PromptFormat
 from abmll.learner import Learner
 from abmll.methods.table.search import draw_options, space_of
-from abmll.pipeline.beside import RUN_FILE, require_same_run, write_beside
 from abmll.pipeline.build import build_learner, fetch_model, load_tasks
 from abmll.pipeline.evaluate import training_key
 from abmll.pipeline.pool import Failure, Unit, run_here, run_workers
 from abmll.pipeline.preflight import Findings, places_of
+from abmll.pipeline.run_record import RUN_FILE, require_same_run, write_run_record
 from abmll.pipeline.settle import settled
 from abmll.pipeline.train import meta_train
 from abmll.training.progress import progress_bar
@@ -53,7 +53,7 @@ class TuningTasks:
 
 
 def tuning_tasks(config: RunConfig) -> TuningTasks:
-    """The run's tasks without those it is judged on.
+    """The run's tasks without those it is evaluated on.
 
     A suite without validation tasks, as one that is split by `data.held_out`, gives `tune.held_out` of its training
     tasks, in whole families; the trials are then not trained on them.
@@ -94,7 +94,7 @@ def _tune(config: RunConfig, suite: Suite, out: Path, jobs: int, progress: bool)
     fetch_model(config.model)
     config = settled(config, suite, out)
     require_same_run(out, config, free=("method.name", "output", "tune.trials"))
-    write_beside(out, config, [config.tune.seed])
+    write_run_record(out, config, [config.tune.seed])
     units = [Unit(name, {"work": "tune", "method": name}) for name in config.method.names]
     ended: list[Unit] = []
     with progress_bar(0, len(units), visible=progress, title="tuning methods") as show:

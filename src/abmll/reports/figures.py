@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, NamedTuple
@@ -302,7 +302,7 @@ def _metric_label(metric: str) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float):
+def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of this size in inches, in the report's style and apart from pyplot's global state."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if width > 1 else None)

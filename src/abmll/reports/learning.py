@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,8 @@ class Curve:
         total = np.concatenate([[0.0], np.cumsum(self.values)])
         places = np.arange(len(self.values))
         start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(self.values))
-        return (total[stop] - total[start]) / (stop - start)
+        means: np.ndarray = (total[stop] - total[start]) / (stop - start)
+        return means
 
 
 def read_curves(run: str, path: Path) -> list[Curve]:
@@ -96,7 +98,7 @@ def by_method(curves: Iterable[Curve], methods: Iterable[str]) -> Mapping[str, l
     return groups
 
 
-def _curve(run: str, quantity: str, records: list[dict]) -> Curve:
+def _curve(run: str, quantity: str, records: list[dict[str, Any]]) -> Curve:
     points = [(r["step"], r[quantity]) for r in records if _is_number(r.get(quantity))]
     steps, values = np.array(points, dtype=np.float64).T
     return Curve(run, quantity, steps, values)

@@ -35,16 +35,16 @@ def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Co
         }
         for name in dict.fromkeys(family[task] for task in tasks)
     ]
-    beside = {
+    levels = {
         metric: {label: field for label, field in LEVELS[metric].items() if label not in methods} for metric in SHOWN
     }
     tables = [
         {
             "metric": METRICS[metric],
             "rows": _shaded(task_means(summary, metric, size, tasks, methods), METRICS[metric].better == "higher"),
-            "levels": list(beside[metric]),
+            "levels": list(levels[metric]),
             "level_rows": [
-                [number(getattr(summary.mean_levels(size, task), field), 2) for field in beside[metric].values()]
+                [number(getattr(summary.mean_levels(size, task), field), 2) for field in levels[metric].values()]
                 for task in tasks
             ],
         }

@@ -66,7 +66,8 @@ def fingerprint(
     settings["episodes"] = f"first task {first_episode.task!r}, its content {_digest(list(first_episode[:3]))}"
     for name, value in extra.items():
         _describe(name, value, settings)
-    return json.loads(json.dumps(settings))
+    as_read: dict[str, Any] = json.loads(json.dumps(settings))
+    return as_read
 
 
 def require_equal(found: Mapping[str, Any], now: Mapping[str, Any], where: object) -> None:

@@ -20,15 +20,15 @@ def mean_field(factors: moments.Factors) -> tuple[moments.Moments, moments.Momen
     )
 
 
-def factor_output(layer: Hashable, x: Tensor, asked: Sequence[moments.Factors], record: StochasticPass) -> Tensor:
+def factor_output(layer: Hashable, x: Tensor, gaussians: Sequence[moments.Factors], record: StochasticPass) -> Tensor:
     """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch, shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
     are independent draws, so that the samples of a prediction may share a pass and gradients vary less.
-    asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
+    gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
     layer, as a sum over elements; the one-sample estimate is its mean over rows.
     """
-    q, *priors = (mean_field(factors) for factors in asked)
+    q, *priors = (mean_field(factors) for factors in gaussians)
     rows = len(x) if record.mask is None else len(record.mask)
     examples = rows if record.copies is None else record.copies.num_rows
     tokens = x.reshape(rows, -1, x.shape[-1]).to(q[0].mean.dtype)
@@ -38,7 +38,7 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[moments.Factors], 
     )
     compared, drawn = q, (A, B)
     if request.prior_only:
-        compared, drawn = mean_field(asked[0].constant()), (A.detach(), B.detach())
+        compared, drawn = mean_field(gaussians[0].constant()), (A.detach(), B.detach())
     for prior in priors:
         if request.estimator == "sample":
             parts = zip(drawn, compared, prior, strict=True)
@@ -50,7 +50,7 @@ def factor_output(layer: Hashable, x: Tensor, asked: Sequence[moments.Factors], 
         record.report_sum(layer, kl, hyper)
     if request.sample and record.copies is not None:
         A, B = A[record.copies.row], B[record.copies.row]
-    return (asked[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
+    return (gaussians[0].scaling * (tokens @ A.mT) @ B.mT).reshape(*x.shape[:-1], -1)
 
 
 def sum_of(values: Iterable[Tensor]) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -19,6 +20,14 @@ from abmll.gaussian.stochastic_pass import StochasticPass, current_pass
 from .config import AbmllConfig
 from .factors import factor_output
 from .weight import weight_output
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def not_compiled(function: Function) -> Function:
+    """torch.compile leaves it as it is."""
+    kept: Function = torch.compiler.disable(function)
+    return kept
 
 
 class AbmllLayer(BaseTunerLayer):
@@ -102,30 +111,30 @@ class AbmllLayer(BaseTunerLayer):
             return (base.to(mean.dtype) + mean).to(dtype)
         return self._add_gaussian(base, x, adapter_name, [q, *priors], record, dtype)
 
-    @torch.compiler.disable
+    @not_compiled
     def _add_gaussian(
         self,
         base: Tensor,
         x: Tensor,
         adapter_name: str,
-        asked: list[moments.Factors],
+        gaussians: list[moments.Factors],
         record: StochasticPass,
         dtype: torch.dtype,
     ) -> Tensor:
-        """`add_adapter` in a pass that asks for a sample or a KL; asked: the posterior's factors, then the prior's.
+        """`add_adapter` in a pass that asks for a sample or a KL; gaussians: the posterior's factors, then the prior's.
 
         torch.compile leaves it as it is: noise that can be drawn again and a record outside the graph are not for it.
         """
-        q, *priors = asked
+        q, *priors = gaussians
         if self.space[adapter_name] == "factors":
-            value = factor_output(self, x, asked, record)
+            value = factor_output(self, x, gaussians, record)
             return (base.to(value.dtype) + value).to(dtype)
         if self.space[adapter_name] == "weight":
-            return weight_output(self, base, x, asked, record, dtype, self.kl_rows[adapter_name])
+            return weight_output(self, base, x, gaussians, record, dtype, self.kl_rows[adapter_name])
         counted = record.counted(base.shape, base.device) if priors else None
         copies, places = record.copies_of_tokens(base.shape), record.places_of_tokens(base.shape)
         rows, base_rows = x, base
-        if places is not None:  # nothing is drawn for padding, and nothing judged
+        if places is not None:  # nothing is drawn for padding, and nothing compared
             rows, base_rows = x.flatten(0, -2)[places], base.flatten(0, -2)[places]
             counted = None if counted is None else counted[places]
             copies = None if copies is None else copies._replace(token=copies.token[places])
@@ -151,7 +160,7 @@ class Linear(nn.Module, AbmllLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        output = self.base_layer(x, *args, **kwargs)
+        output: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return output
         record = current_pass()

@@ -16,7 +16,7 @@ def weight_output(
     layer: Hashable,
     base: Tensor,
     x: Tensor,
-    asked: Sequence[moments.Factors],
+    gaussians: Sequence[moments.Factors],
     record: StochasticPass,
     dtype: torch.dtype,
     kl_rows: int | None,
@@ -24,12 +24,12 @@ def weight_output(
     """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row and shared by its tokens and copies.
 
     x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
-    asked: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
+    gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
     layer, as a sum over its weights, whatever the batch. kl_rows: see `weight_space.divergence`.
 
     Raises: AbmllError if the one-sample estimate is asked for.
     """
-    q, *priors = asked
+    q, *priors = gaussians
     for prior in priors:
         if record.request.estimator == "sample":
             raise AbmllError(

@@ -27,4 +27,5 @@ def find_format(name: str) -> Format:
     """The format of this name. Raises AbmllError with the nearest name if there is none."""
     if name not in format_names():
         raise unknown_name("format", name, format_names())
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
+    found: Format = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").FORMAT
+    return found

@@ -43,7 +43,8 @@ def read_container(path: Path, options: Options, *, header: list[str] | None = N
         return Reading(rows, problems, table=data_suffix(path) != ".jsonl")
     if not name:
         return Reading([], [_unknown(path)])
-    return importlib.import_module(f"abmll.data.formats.{name}").FORMAT.read(path, options)
+    reading: Reading = importlib.import_module(f"abmll.data.formats.{name}").FORMAT.read(path, options)
+    return reading
 
 
 def _unknown(path: Path) -> Problem:

@@ -2,8 +2,8 @@
 
 `<folder>/<task>/<task>_<k>_<seed>_<train|dev|test>.tsv`; k is 16 examples a class for classification tasks and 32 in
 all for others, drawn with the seeds 100, 13, 21, 42 and 87. Training tasks give the training and development rows of
-all draws, as the published multi-task training reads them; held-out tasks adapt on the training rows and are judged on
-the test rows.
+all draws, as the published multi-task training reads them; held-out tasks adapt on the training rows and are evaluated
+on the test rows.
 Source: Ye et al. 2021 (CrossFit) and the scripts of its repository.
 """
 

@@ -151,6 +151,7 @@ def text_of(fields: Mapping[str, Any], name: str, cure: str) -> str:
     """The text in a field. Raises Misshapen if it is absent or no text."""
     if name not in fields:
         raise Misshapen(name, f"the row has no field {name!r}", cure)
-    if not isinstance(fields[name], str):
-        raise Misshapen(name, f"{name!r} is {kind_of(fields[name])}, not text", cure)
-    return fields[name]
+    text = fields[name]
+    if not isinstance(text, str):
+        raise Misshapen(name, f"{name!r} is {kind_of(text)}, not text", cure)
+    return text

@@ -37,7 +37,7 @@ class MetaICLFormat(Schema):
     train_k, train_seed: the files of training tasks, `<task>_<train_k>_<train_seed>_train.jsonl`.
     target_k, target_seeds: the files of validation and test tasks; those of all seeds are pooled, repeated
         rows once.
-    support_split: the split that held-out tasks adapt on; they are judged on their test split.
+    support_split: the split that held-out tasks adapt on; they are evaluated on their test split.
     max_prompt_chars: rows whose whole published prompt (instruction, input, choices) is longer are left out.
     max_options: rows with more choices are left out.
     max_train_rows: training tasks keep their first rows only, as in the published runs with limited data.

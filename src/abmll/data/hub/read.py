@@ -17,16 +17,16 @@ from abmll.data.task import Task
 def read_hub_task(name: str, cache: Path | None = None) -> Task:
     """The task of a shipped spec, from files that `abmll tasks fetch` has brought into the cache.
 
-    Its judged rows are the spec's `judge` split; support sets are drawn from `support`, without inputs that are judged
-    on.
+    Its evaluated rows are the spec's `judge` split; support sets are drawn from `support`, without inputs that are
+    evaluated on.
     Raises AbmllError if a file is not in the cache, or does not hold what the spec says.
     """
     spec = hub_spec(name)
-    judged = _examples(spec, spec.judge, cache)
+    evaluated = _examples(spec, spec.judge, cache)
     pool = [] if spec.support is None else _examples(spec, spec.support, cache)
-    tested = {normalised(row.prompt) for row in judged}
+    tested = {normalised(row.prompt) for row in evaluated}
     support = tuple(row for row in pool if normalised(row.prompt) not in tested)
-    return Task(spec.name, tuple(judged), spec.question, spec.family, f"{spec.repo} ({spec.revision})", support)
+    return Task(spec.name, tuple(evaluated), spec.question, spec.family, f"{spec.repo} ({spec.revision})", support)
 
 
 def cached_files(spec: HubSpec, split: str, cache: Path | None = None) -> list[Path]:

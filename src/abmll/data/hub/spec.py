@@ -33,7 +33,7 @@ class HubSpec(Schema):
 
     version: of the spec; a change of what is read raises it.
     repo, revision: the data set and a commit of it, or "refs/convert/parquet".
-    judge, support: the splits that the task is judged on and adapts on.
+    judge, support: the splits that the task is evaluated on and adapts on.
     columns: those that must be there, with their kinds. read: keys of a task spec (docs/tasks.md).
     metric: what the field reports. licence: of the data, or "unknown" and where that was looked for.
     shares_rows_with: other hub tasks made from the same rows.

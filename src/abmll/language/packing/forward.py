@@ -37,7 +37,7 @@ class Forward:
             inputs["position_ids"] = batch.position_ids
         if self._keeps_columns:
             inputs["logits_to_keep"] = batch.kept
-        logits = (call or self._model)(**inputs).logits
+        logits: Tensor = (call or self._model)(**inputs).logits
         return logits if self._keeps_columns else logits[:, batch.kept]
 
     def _added(self, seen: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def least_steps(part: Any) -> int:
     if own is not None:
         return own
     inside = (least_steps(getattr(part, field.name)) for field in fields(part)) if is_dataclass(part) else ()
-    return max((1, *inside))
+    return max(1, max(inside, default=1))
 
 
 def steps_within(

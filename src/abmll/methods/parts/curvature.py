@@ -91,7 +91,8 @@ class KroneckerCurvature(Curvature):
         """A root S with SᵀS = RᵀR and orthogonal rows, the longest first."""
         _, lengths, directions = torch.linalg.svd(root, full_matrices=False)
         kept = lengths > lengths[:1] * torch.finfo(root.dtype).eps
-        return (lengths[kept, None] * directions[kept])[: self.rank]
+        longest: Tensor = lengths[kept, None] * directions[kept]
+        return longest[: self.rank]
 
     def _eigen(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """Eigenvalues (a, c) of the block, and the directions (a, m) and (c, k) they belong to."""
@@ -138,7 +139,8 @@ class FullCurvature(Curvature):
         return torch.cat([rows[name].flatten(1) for name in self.names], dim=1)
 
     def eigenvalues(self) -> Tensor:
-        return torch.linalg.eigvalsh(self.matrix).clamp(min=0)
+        eigenvalues: Tensor = torch.linalg.eigvalsh(self.matrix)
+        return eigenvalues.clamp(min=0)
 
     def whiten(self, vectors: Tensors, precision: float) -> dict[str, Tensor]:
         values, directions = torch.linalg.eigh(self.matrix)

@@ -8,14 +8,14 @@ from typing import NoReturn, Unpack
 
 from torch import Tensor
 
-from abmll.core.types import Asked, Example, Method, Role, Terms
+from abmll.core.types import Example, Method, Requested, Role, Terms
 
 
 def needs_model(method: Method) -> bool:
     """Whether a method asks the language model at all.
 
     An adaptation that does not says so by an attribute `needs_model = False`; its method then learns nothing across
-    tasks, and is judged without loading a model.
+    tasks, and is evaluated without loading a model.
     """
     return method.meta_learner is not None or getattr(method.adaptation, "needs_model", True)
 
@@ -26,7 +26,7 @@ class NoModel:
     def parameters(self, role: Role) -> dict[str, Tensor]:
         return {}
 
-    def terms(self, examples: Sequence[Example], **asked: Unpack[Asked]) -> AbstractContextManager[Terms]:
+    def terms(self, examples: Sequence[Example], **requested: Unpack[Requested]) -> AbstractContextManager[Terms]:
         self._refuse()
 
     def choice_log_probs(self, examples: Sequence[Example], *, num_samples: int = 0) -> Tensor:

@@ -32,9 +32,9 @@ def gradient_through(
     outer: Objective,
     likelihood: Likelihood,
     support: Sequence[Example],
-    judged: Sequence[Example],
+    evaluated: Sequence[Example],
 ) -> Metrics:
-    """Adds d outer(φ_K(θ), θ; judged) / dθ to META's gradient, exactly, where φ_0 = θ and
+    """Adds d outer(φ_K(θ), θ; evaluated) / dθ to META's gradient, exactly, where φ_0 = θ and
 
         φ_{k+1} = φ_k - α ∇_φ inner(φ_k, θ; support).
 
@@ -60,7 +60,7 @@ def gradient_through(
         phi = {name: phi[name] - inner.learning_rate * step for name, step in zip(phi, steps, strict=True)}
     with (
         likelihood.at({META: theta, TASK: phi}),
-        likelihood.terms(judged, sample=outer.sample, kl=outer.kl, hyper_prior=bool(outer.prior_weight)) as terms,
+        likelihood.terms(evaluated, sample=outer.sample, kl=outer.kl, hyper_prior=bool(outer.prior_weight)) as terms,
     ):
         (gradient,) = gradients_of(outer(terms), theta)
     add_to_grad(meta, gradient)

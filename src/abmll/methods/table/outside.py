@@ -74,7 +74,8 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
             f"method = {shown(name)}: {value} is no function that makes a method. Name the one that does; its head "
             "must say so: def factory(...) -> abmll.Method."
         )
-    return found
+    factory: Callable[..., Any] = found
+    return factory
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every row of the table once more, with a scale of its own fitted to each task."""
+"""Every method once more, with a scale of its own fitted to each task."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from abmll.core.types import Method
 from abmll.methods.parts.scaled import CrossFittedScale
 
 SCALE = "+scale"
-"""What the name of such a row ends with."""
+"""What the name of such a method ends with."""
 
 
 def with_scale(name: str, factory: Callable[..., Method]) -> Callable[..., Method]:
-    """The factory of the row `name`, whose adaptation gets a cross-fitted scale; its options and the scale's.
+    """The factory of the method `name`, whose adaptation gets a cross-fitted scale; its options and the scale's.
 
     Args:
-        name: of the row without a scale.
-        factory: of the row without a scale.
+        name: of the method without a scale.
+        factory: of the method without a scale.
 
     Returns:
         A factory that takes the options of `factory`, and scale_mean, scale_std and scale_folds.
 
     Raises:
-        AbmllError: if the row has a scale of its own.
+        AbmllError: if the method has a scale of its own.
     """
     if "scale_mean" in inspect.signature(factory).parameters:
         raise AbmllError(f"{name} has a scale of its own: name it without {SCALE}.")

@@ -15,7 +15,7 @@ RUN_FILE = "run.toml"
 PROVENANCE = "provenance.json"
 
 
-def write_beside(directory: Path, config: RunConfig, seeds: Sequence[int]) -> None:
+def write_run_record(directory: Path, config: RunConfig, seeds: Sequence[int]) -> None:
     """Writes run.toml and provenance.json into `directory`, making it. Each appears whole or not at all."""
     try:
         directory.mkdir(parents=True, exist_ok=True)

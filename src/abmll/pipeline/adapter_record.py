@@ -15,8 +15,8 @@ from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.evaluation.predictions import CellKey
 
-JUDGED = "adapters.json"
-"""File beside the predictions: method -> the folder of the adapter that was judged, and its digest."""
+ADAPTERS = "adapters.json"
+"""File beside the predictions: method -> the folder of the adapter that was evaluated, and its digest."""
 
 
 def adapter_digest(folder: Path) -> str:
@@ -60,25 +60,25 @@ def require_same_adapter(out: Path, name: str, adapter: Path | None, done: set[C
 def record_adapter(out: Path, name: str, adapter: Path | None) -> None:
     """Notes which adapter the cells of this method are made with; to be called before the first of them."""
     known = _read(out)
-    judged = {key: value for key, value in known.items() if key != name}
+    evaluated = {key: value for key, value in known.items() if key != name}
     if adapter is not None:
-        judged[name] = {"folder": str(adapter), "sha256": adapter_digest(adapter)}
-    if judged != known:
-        write_whole(out / JUDGED, json.dumps(judged, indent=2, sort_keys=True) + "\n")
+        evaluated[name] = {"folder": str(adapter), "sha256": adapter_digest(adapter)}
+    if evaluated != known:
+        write_whole(out / ADAPTERS, json.dumps(evaluated, indent=2, sort_keys=True) + "\n")
 
 
-def _told(judged: Any) -> str:
-    if not judged:
+def _told(evaluated: Any) -> str:
+    if not evaluated:
         return "an adapter that the evaluation trained itself (no --adapter)"
-    return f"the adapter {judged['folder']} (sha256 {judged['sha256'][:12]})"
+    return f"the adapter {evaluated['folder']} (sha256 {evaluated['sha256'][:12]})"
 
 
 def _read(out: Path) -> dict[str, dict[str, str]]:
-    path = out / JUDGED
+    path = out / ADAPTERS
     if not path.is_file():
         return {}
     try:
-        judged = read_json(path)
-        return {name: {"folder": one["folder"], "sha256": one["sha256"]} for name, one in judged.items()}
+        evaluated = read_json(path)
+        return {name: {"folder": one["folder"], "sha256": one["sha256"]} for name, one in evaluated.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AbmllError(f"{path} is damaged ({error!r}). Evaluate into another folder with -o.") from error
