@@ -303,6 +303,19 @@ def test_an_unknown_task_names_the_nearest(folder):
         load_suite(folder).task("aple")
 
 
+def test_a_shipped_suites_name_is_not_taken_for_a_folder_that_is_called_so(tmp_path, monkeypatch):
+    """A run may write its output into a folder called like its suite, and reads the suite again later."""
+    folder = tmp_path / "nli"
+    folder.mkdir()
+    (folder / "mine.csv").write_text("input,label\na,x\nb,y\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ABMLL_SHARED", raising=False)
+    with pytest.raises(AbmllError, match="comes without its data"):
+        load_suite("nli")
+    assert [task.name for task in load_suite("./nli").train] == ["mine"]
+    assert [task.name for task in load_suite(Path("nli")).train] == ["mine"]
+
+
 def test_shipped_suites_without_their_data_say_what_to_do(monkeypatch):
     monkeypatch.delenv("ABMLL_SHARED", raising=False)
     assert {"realtasks", "cls-45", "cls-23", "nli", "para", "mcqa"} < set(shipped_suites())

@@ -157,12 +157,14 @@ def load_suite(
 
 def _find(suite: str | Path) -> tuple[Path, bool]:
     """The suite's TOML or folder, and whether it is a shipped one."""
-    path = Path(suite)
+    path, shipped = Path(suite), shipped_suites()
+    # A name before a folder of that name: a run's own output may be called like its suite. "./name" is the folder.
+    if isinstance(suite, str) and suite in shipped:
+        return shipped[suite], True
     if os.path.isdir(path):
         return (path / SUITE_FILE if (path / SUITE_FILE).is_file() else path), False
     if os.path.isfile(path):
         return path, False
-    shipped = shipped_suites()
     if str(suite) in shipped:
         return shipped[str(suite)], True
     if path.suffix or len(path.parts) > 1:

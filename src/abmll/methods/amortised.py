@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
-from abmll.core.params import add_to_grad
+from abmll.core.params import add_to_grad, reset_task
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.natural import NaturalSteps, Step, Tensors, log_var_of, nll_gradient
@@ -47,10 +47,17 @@ class Amortised(Stateless):
 
     gradient="first_order" takes dφ'/dφ for the identity and spares the K passes.
 
+    Where the loss is not convex, or a step too long for it, dφ'/dφ stretches what it should shrink, K times over, and one
+    episode throws θ about. With `contract`, v is shortened wherever a step back makes it longer in the prior's metric,
+    vᵀσ²v, in which a step of fitting length on a convex loss never does.
+
+    At first θ knows nothing of the tasks, its NLL is large and steep, and what is learned through K steps from there is
+    mostly noise. So the first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass.
+
     Attributes:
         inner: the inner loop.
         support_weight: w.
-        gradient: as above.
+        gradient, contract, warm_up: as above.
 
     Source: MAML's gradient, Finn et al. 2017, arXiv 1703.03400. Hessian-vector products by differences: Pearlmutter
         1994, "Fast exact multiplication by the Hessian". The support's own loss is the k = 0 term of the multi-step
@@ -63,15 +70,21 @@ class Amortised(Stateless):
     inner: NaturalSteps = NaturalSteps()
     support_weight: float = 0.3
     gradient: Gradient = "exact"
+    contract: bool = True
+    warm_up: float = 0.0
 
     def __post_init__(self) -> None:
         if self.gradient not in get_args(Gradient):
             raise unknown_name("gradient", self.gradient, get_args(Gradient))
         if self.support_weight < 0:
             raise AbmllError(f"support_weight must be at least 0, got {self.support_weight}.")
+        if not 0 <= self.warm_up < 1:
+            raise AbmllError(f"warm_up must be at least 0 and below 1, got {self.warm_up}.")
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         variance = self.inner.variance(likelihood)
+        if episode.progress < self.warm_up:
+            return self._without_steps(likelihood, episode, variance)
         steps = list(self.inner.steps(likelihood, episode.support))
         query_nll, v, num_tokens = nll_gradient(likelihood, episode.query, variance)
         of_log_var = dict.fromkeys(variance, 0.0)
@@ -92,6 +105,14 @@ class Amortised(Stateless):
         metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
         return metrics | ({"support_nll": first} if steps else {})
 
+    def _without_steps(self, likelihood: Likelihood, episode: Episode, variance: Mapping[str, float]) -> Metrics:
+        """The gradient of the mean NLL of all rows at θ."""
+        reset_task(likelihood)
+        nll, gradient, num_tokens = nll_gradient(likelihood, [*episode.support, *episode.query], variance)
+        theta = likelihood.parameters(META)
+        add_to_grad(theta, {name: gradient.get(name, torch.zeros_like(tensor)) for name, tensor in theta.items()})
+        return {"inner_loss": 0.0, "nll": nll, "num_tokens": float(num_tokens), "support_nll": nll}
+
     def _before(
         self, likelihood: Likelihood, step: Step, v: Tensors, variance: Mapping[str, float]
     ) -> tuple[Tensors, dict[str, float]]:
@@ -110,7 +131,11 @@ class Amortised(Stateless):
         u = {name: variance[name] * (c * v[name] - 2 * along * shared * g[name]) for name in g}
         Hu = self._hessian_product(likelihood, step, u, variance)
         pull = along * q * self.inner.trust / (d + q) ** 2 if q else 0.0
-        return {name: v[name] - Hu[name] - pull * g[name] for name in g}, by_log_var
+        before = {name: v[name] - Hu[name] - pull * g[name] for name in g}
+        growth = prior_norm(before, variance) / (prior_norm(v, variance) or 1.0)
+        if self.contract and growth > 1:
+            before = {name: part / growth for name, part in before.items()}
+        return before, by_log_var
 
     def _hessian_product(
         self, likelihood: Likelihood, step: Step, u: Tensors, variance: Mapping[str, float]
@@ -139,6 +164,11 @@ def dot(first: Tensor, second: Tensor) -> float:
     return float((first.double() * second.double()).sum())
 
 
+def prior_norm(v: Mapping[str, Tensor], variance: Mapping[str, float]) -> float:
+    """√(vᵀσ²v)."""
+    return math.sqrt(sum(variance[name] * dot(part, part) for name, part in v.items()))
+
+
 def norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of several tensors together."""
     return math.sqrt(sum(dot(tensor, tensor) for tensor in tensors))
@@ -159,6 +189,8 @@ def abmll(
     log_var_offset: float = 0.0,
     support_weight: float = 0.3,
     gradient: Gradient = "exact",
+    contract: bool = True,
+    warm_up: float = 0.5,
     scale: bool = True,
     scale_mean: float = 0.7,
     scale_std: float = 0.4,
@@ -174,6 +206,8 @@ def abmll(
     log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
     support_weight: of the support's own NLL at θ in the outer objective.
     gradient: "first_order" spares half of an outer step's time.
+    contract: keep the exact gradient from growing on its way back through the inner steps.
+    warm_up: the share of the outer steps that take no inner steps yet, and cost little.
     scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
     inner = NaturalSteps(num_steps, trust, batch_size, log_var_offset)
@@ -181,6 +215,6 @@ def abmll(
     return Method(
         AdapterSpec("abmll", log_var_offset, space="factors"),
         CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
-        Amortised(inner, support_weight, gradient),
+        Amortised(inner, support_weight, gradient, contract, warm_up),
         OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
     )

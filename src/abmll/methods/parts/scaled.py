@@ -143,6 +143,10 @@ class ScaledPosterior:
         self._posterior = posterior
         self.weights = weights.clone()
 
+    def without_scale(self) -> Posterior:
+        """What is scaled."""
+        return self._posterior
+
     def scales(self, count: int) -> Tensor:
         """`count` scales of equal weight, (count,): the means of as many equal slices of p(a | support).
 
