@@ -9,7 +9,7 @@ import torch
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Episode, Example, Terms
-from abmll.methods.amortised import Amortised, prior_norm
+from abmll.methods.amortised import Amortised
 from abmll.methods.parts.natural import NaturalSteps, log_var_of
 
 CHOICES = ("a", "b", "c")
@@ -79,31 +79,12 @@ EPISODE = Episode("task", rows(6, 1), rows(5, 2))
 def test_the_exact_gradient_is_autograds(num_steps, batch_size, offset):
     inner = NaturalSteps(num_steps, 0.2, batch_size, offset)
     likelihood = Bilinear()
-    Amortised(inner, 0.3, contract=False).meta_gradient(likelihood, EPISODE)
+    Amortised(inner, 0.3).meta_gradient(likelihood, EPISODE)
     expected = by_autograd(Bilinear(), inner, EPISODE, 0.3)
     for name, tensor in likelihood.parameters(META).items():
         torch.testing.assert_close(
             tensor.grad, expected[name], rtol=1e-3, atol=1e-4 * expected[name].abs().max().item()
         )
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
-def test_a_contracted_gradient_is_no_longer_than_the_querys(scale):
-    """Longer in the prior's metric, and autograd's own wherever that does not grow on its way back."""
-    inner = NaturalSteps(1, 0.9, log_var_offset=4.0)
-    free, held, plain = Bilinear(scale), Bilinear(scale), Bilinear(scale)
-    Amortised(inner, 0.0, contract=False).meta_gradient(free, EPISODE)
-    Amortised(inner, 0.0).meta_gradient(held, EPISODE)
-    Amortised(inner, 0.0, "first_order").meta_gradient(plain, EPISODE)
-    variance = inner.variance(plain)
-
-    def gradient(likelihood):
-        return {name: likelihood.parameters(META)[name].grad for name in variance}
-
-    sizes = [prior_norm(gradient(likelihood), variance) for likelihood in (free, held, plain)]
-    assert sizes[1] == pytest.approx(min(sizes[0], sizes[2]), rel=1e-9)
-    for name, part in gradient(held).items():  # the direction is the exact one's
-        torch.testing.assert_close(part / sizes[1], gradient(free)[name] / sizes[0])
 
 
 def test_the_first_steps_are_the_mean_nll_of_all_rows_at_theta():

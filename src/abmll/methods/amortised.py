@@ -23,6 +23,9 @@ Gradient = Literal["exact", "first_order"]
 RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
 """How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
 COARSE = 3e-3
+BETAS = (0.9, 0.95)
+"""Of AdamW. A gradient through the inner steps may be many times as large as those before it: with the usual second decay
+of 0.999 one such episode moves an element by up to 32 learning rates before its momentum is gone, with 0.95 by up to 6."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,13 @@ class Amortised(Stateless):
 
     gradient="first_order" takes dφ'/dφ for the identity and spares the K passes.
 
-    Where the loss is not convex, or a step too long for it, dφ'/dφ stretches what it should shrink, K times over, and one
-    episode throws θ about. With `contract`, v is shortened wherever a step back makes it longer in the prior's metric,
-    vᵀσ²v, in which a step of fitting length on a convex loss never does.
-
     At first θ knows nothing of the tasks, its NLL is large and steep, and what is learned through K steps from there is
     mostly noise. So the first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass.
 
     Attributes:
         inner: the inner loop.
         support_weight: w.
-        gradient, contract, warm_up: as above.
+        gradient, warm_up: as above.
 
     Source: MAML's gradient, Finn et al. 2017, arXiv 1703.03400. Hessian-vector products by differences: Pearlmutter
         1994, "Fast exact multiplication by the Hessian". The support's own loss is the k = 0 term of the multi-step
@@ -70,7 +69,6 @@ class Amortised(Stateless):
     inner: NaturalSteps = NaturalSteps()
     support_weight: float = 0.3
     gradient: Gradient = "exact"
-    contract: bool = True
     warm_up: float = 0.0
 
     def __post_init__(self) -> None:
@@ -131,11 +129,7 @@ class Amortised(Stateless):
         u = {name: variance[name] * (c * v[name] - 2 * along * shared * g[name]) for name in g}
         Hu = self._hessian_product(likelihood, step, u, variance)
         pull = along * q * self.inner.trust / (d + q) ** 2 if q else 0.0
-        before = {name: v[name] - Hu[name] - pull * g[name] for name in g}
-        growth = prior_norm(before, variance) / (prior_norm(v, variance) or 1.0)
-        if self.contract and growth > 1:
-            before = {name: part / growth for name, part in before.items()}
-        return before, by_log_var
+        return {name: v[name] - Hu[name] - pull * g[name] for name in g}, by_log_var
 
     def _hessian_product(
         self, likelihood: Likelihood, step: Step, u: Tensors, variance: Mapping[str, float]
@@ -164,11 +158,6 @@ def dot(first: Tensor, second: Tensor) -> float:
     return float((first.double() * second.double()).sum())
 
 
-def prior_norm(v: Mapping[str, Tensor], variance: Mapping[str, float]) -> float:
-    """√(vᵀσ²v)."""
-    return math.sqrt(sum(variance[name] * dot(part, part) for name, part in v.items()))
-
-
 def norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of several tensors together."""
     return math.sqrt(sum(dot(tensor, tensor) for tensor in tensors))
@@ -189,7 +178,6 @@ def abmll(
     log_var_offset: float = 0.0,
     support_weight: float = 0.3,
     gradient: Gradient = "exact",
-    contract: bool = True,
     warm_up: float = 0.5,
     scale: bool = True,
     scale_mean: float = 0.7,
@@ -206,7 +194,6 @@ def abmll(
     log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
     support_weight: of the support's own NLL at θ in the outer objective.
     gradient: "first_order" spares half of an outer step's time.
-    contract: keep the exact gradient from growing on its way back through the inner steps.
     warm_up: the share of the outer steps that take no inner steps yet, and cost little.
     scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
@@ -215,6 +202,6 @@ def abmll(
     return Method(
         AdapterSpec("abmll", log_var_offset, space="factors"),
         CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
-        Amortised(inner, support_weight, gradient, contract, warm_up),
-        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
+        Amortised(inner, support_weight, gradient, warm_up),
+        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate, betas=BETAS),
     )
