@@ -20,7 +20,7 @@ demo: $(STAMP)
 
 SUITE ?= default
 demo-llm: $(STAMP)
-	$(BIN)/abmll demo --model smollm2 --suite '$(SUITE)' -o 'runs/demo-llm$(if $(filter-out default,$(SUITE)),-$(notdir $(patsubst %/,%,$(SUITE))))'
+	$(BIN)/abmll demo --model smollm2 --seeds 1 --suite '$(SUITE)' -o 'runs/demo-llm$(if $(filter-out default,$(SUITE)),-$(notdir $(patsubst %/,%,$(SUITE))))'
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -178,7 +178,7 @@ def abmll(
     log_var_offset: float = 0.0,
     support_weight: float = 0.3,
     gradient: Gradient = "exact",
-    warm_up: float = 0.5,
+    warm_up: float = 0.25,
     scale: bool = True,
     scale_mean: float = 0.7,
     scale_std: float = 0.4,
