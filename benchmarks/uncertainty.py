@@ -3,8 +3,8 @@
     python -m benchmarks.uncertainty adapter ADAPTER [ADAPTER ...] --suite default-wide -o results.md
     python -m benchmarks.uncertainty coverage PREDICTIONS [PREDICTIONS ...] --baseline abmll -o results.md
 
-`adapter` takes adapters that differ in their training seed alone. Everything is on the suite's test tasks; intervals are
-95 % bootstrap intervals over tasks, seeds averaged first.
+`adapter` takes adapters that differ in their training seed alone. Everything is on the suite's test tasks; intervals
+are 95 % bootstrap intervals over tasks, seeds averaged first.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 
 import abmll
 from abmll.card import CARD_FORMAT, read_card
+from abmll.config.methods import known_options
 from abmll.methods import METHODS
 from tiny_tasks import tiny_task
 
@@ -35,6 +36,14 @@ def test_a_folder_answers_as_it_did_when_it_was_written(folder):
     assert card.format == int(folder.parent.name.removeprefix("format-"))
     assert (card.task.name, card.base_model, card.prompt.answer) == ("reviews", "base", "text")
     assert card.task.choices == ("negative", "positive")
+
+
+def test_a_card_means_every_option_of_its_method():
+    """Those that its method got later, too, as it was without them."""
+    for folder in FOLDERS:
+        card = read_card(folder)
+        assert set(card.options) >= set(known_options(card.method)), folder
+    assert read_card(KEPT / "format-2" / "abmll").options["warm_up"] == 0.0
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from abmll.config.first_defaults import FIRST_DEFAULTS
+from abmll.config.first_defaults import ADDED_LATER, FIRST_DEFAULTS
 from abmll.config.schema import AdapterConfig, PromptConfig
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
@@ -117,6 +117,7 @@ def read_card(directory: Path) -> Card:
         card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
     if card.method == "abmll" and "kl_weight" in card.options:
         card = card.model_copy(update={"method": "abmll-output"})  # as it was called when it was the only one
+    card = card.model_copy(update={"options": ADDED_LATER.get(card.method, {}) | card.options})
     # A method from outside is not looked up for its name's sake: that would run its module's code.
     if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):
         raise AbmllError(f"cannot use the adapter card {path}: {wrong}")

@@ -1,6 +1,6 @@
-"""The options of every method as they stood when cards of format 1 were written, which kept only those that were set.
+"""What options that a card does not hold mean: an adapter answers as it did when it was saved.
 
-A card of that format means these, whatever the defaults of today: an adapter answers as it did when it was saved.
+Cards of format 1 kept only the options that were set, cards of format 2 keep all but those that a method got later.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ _TWENTY = {"num_steps": 20, "learning_rate": 0.003, "batch_size": None}
 _FROM_MULTITASK = {"start": "multitask", "outer_learning_rate": None}
 _ABMLL = {"num_steps": 5, "learning_rate": 0.001, "optimizer": "adamw", "batch_size": None}
 _ABMLL |= {"outer_learning_rate": 0.005, "kl_weight": 1e-4, "log_var_offset": -4.0, "log_var_bound": 4.0}
+
+ADDED_LATER: dict[str, dict[str, Any]] = {"abmll": {"warm_up": 0.0}}
+"""Options that a method got after cards of format 2 were written with it, as it was without them."""
 
 FIRST_DEFAULTS: dict[str, dict[str, Any]] = {
     "pretrained": {},

@@ -24,8 +24,8 @@ RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
 """How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
 COARSE = 3e-3
 BETAS = (0.9, 0.95)
-"""Of AdamW. A gradient through the inner steps may be many times as large as those before it: with the usual second decay
-of 0.999 one such episode moves an element by up to 32 learning rates before its momentum is gone, with 0.95 by up to 6."""
+"""Of AdamW. A gradient through the inner steps may be many times as large as those before it: with the usual second
+decay of 0.999 one such episode moves an element by up to 32 learning rates before its momentum ends, with 0.95 by 6."""
 
 
 @dataclass(frozen=True)
