@@ -29,8 +29,13 @@ somewhat less time, more so for small outputs: see docs/performance.md."""
 
 
 class LayerOutput(NamedTuple):
-    """value: the layer's output, shaped as `base`. kl, hyper: sums over counted rows and units, in nats; None if
-    they were not asked for."""
+    """What a Gaussian layer gives.
+
+    Attributes:
+        value: the layer's output, shaped as `base`.
+        kl: the divergence summed over counted rows and units, in nats; None without a prior.
+        hyper: -log p of the prior's moments, summed likewise; None unless asked for.
+    """
 
     value: Tensor
     kl: Tensor | None
@@ -41,7 +46,11 @@ class LayerOutput(NamedTuple):
 def implementation(name: Implementation | str) -> Iterator[None]:
     """In the block, every Gaussian output is computed in this way. "naive" can be differentiated twice.
 
-    Raises: AbmllError for an unknown name.
+    Args:
+        name: "auto", "fused", "naive" or "triton".
+
+    Raises:
+        AbmllError: for an unknown name.
     """
     global _chosen  # a plain variable, not a thread-local, for the reason given in `gaussian.stochastic_pass`
     if name not in get_args(Implementation):
@@ -71,12 +80,19 @@ def gaussian_output(
 ) -> LayerOutput:
     """base + mean(x), plus noise of variance e^log_var(x) for a sample; and KL(posterior ‖ prior), -log p(prior).
 
-    x: (..., in_features). base: (..., out_features), the frozen layer's output.
-    request: what to compute; without a prior there is nothing but the value.
-    counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
-    copies: which rows draw the same noise; None: each its own. The kernels of "triton" do not know copies, and
-        "fused" takes their place.
-    dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
+    Args:
+        x: (..., in_features).
+        base: (..., out_features), the frozen layer's output.
+        posterior: the factors of the Gaussian that is added.
+        prior: those of the one it is compared with.
+        request: what to compute; without a prior there is nothing but the value.
+        counted: (rows,) boolean, the rows (all but the last axis, flattened) that the sums count; None counts all.
+        copies: which rows draw the same noise; None: each its own. The kernels of "triton" do not know copies, and
+            "fused" takes their place.
+        dtype: of the value; None takes the widest of base, factors and float32. Sums are in float32 at least.
+
+    Returns:
+        The value, shaped as `base`, and the two sums, in nats.
     """
     wide = moments.at_least_float32(x, base, posterior.mean_A)
     has_prior = prior is not None

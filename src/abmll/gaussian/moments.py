@@ -30,9 +30,14 @@ GAMMA_SHAPE, GAMMA_RATE = 1.0, 0.01
 class Factors(NamedTuple):
     """The parameters of one low-rank conditional Gaussian.
 
-    mean_A, log_var_A: (r, in_features). mean_B, log_var_B: (out_features, r).
-    scaling: s, multiplies both products. offset: c, the log-variance where B_v = 0 (nats).
-    bound: b, how far the log-variance can be from c (nats); None sets no bound.
+    Attributes:
+        mean_A: (r, in_features).
+        mean_B: (out_features, r).
+        log_var_A: (r, in_features).
+        log_var_B: (out_features, r).
+        scaling: s, multiplies both products.
+        offset: c, the log-variance where B_v = 0 (nats).
+        bound: b, how far the log-variance can be from c (nats); None sets no bound.
     """
 
     mean_A: Tensor
@@ -66,7 +71,12 @@ def at_least_float32(*tensors: Tensor) -> torch.dtype:
 def low_rank(x: Tensor, products: Sequence[tuple[Tensor, Tensor, float]]) -> list[Tensor]:
     """s·B A x for each (A, B, s), with one matrix product for all A: x is read once, not once a product.
 
-    x: (..., in_features); A: (r, in_features), B: (out_features, r). Returns tensors (..., out_features).
+    Args:
+        x: (..., in_features).
+        products: A (r, in_features), B (out_features, r) and s of each.
+
+    Returns:
+        (..., out_features) for each.
     """
     dtype = at_least_float32(x, *(A for A, _, _ in products))
     joint_A = torch.cat([A.to(dtype) for A, _, _ in products]) if len(products) > 1 else products[0][0].to(dtype)
@@ -108,8 +118,19 @@ def conditional(
 ) -> Moments:
     """The Gaussian over a layer's output given its input: mean s·B_μA_μx and log-variance s·B_vA_vx + offset.
 
-    bound: see `bounded`.
-    x: (..., in_features). Returns (mean, log_var), each (..., out_features).
+    Args:
+        x: (..., in_features).
+        mean_A: (r, in_features).
+        mean_B: (out_features, r).
+        log_var_A: (r_v, in_features).
+        log_var_B: (out_features, r_v).
+        scaling: s.
+        offset: c, in nats.
+        bound: see `bounded`.
+
+    Returns:
+        Mean and log-variance, each (..., out_features).
+
     Source: published code of arXiv 2508.14285; the paper's text writes σ = BA + cI over the weights instead.
     """
     return conditionals(x, Factors(mean_A, mean_B, log_var_A, log_var_B, scaling, offset, bound))[0]

@@ -22,8 +22,11 @@ class Block(NamedTuple):
 class Copies(NamedTuple):
     """A pass that holds rows and tokens of a smaller one several times: all copies of one draw the same noise.
 
-    row: (rows,) which of the smaller pass's `num_rows` each row is a copy of.
-    token: (rows·tokens,) likewise for its `num_tokens` tokens, rows one after the other.
+    Attributes:
+        row: (rows,) which of the smaller pass's `num_rows` each row is a copy of.
+        num_rows: of the smaller pass.
+        token: (rows·tokens,) likewise for its `num_tokens` tokens, rows one after the other.
+        num_tokens: of the smaller pass.
     """
 
     row: Tensor
@@ -45,8 +48,13 @@ def draw_seed() -> int:
 def standard_normal(seed: int, row: int, column: int, out: Tensor, width: int, generator: torch.Generator) -> Tensor:
     """Fills `out` with the part of the noise whose first element is (row, column); returns it.
 
-    out: (rows, columns), contiguous; it starts at a block's corner and is one block wide (or ends with the noise).
-    width: columns of the whole noise. generator: of out's device; its state is lost.
+    Args:
+        seed: of the whole noise.
+        row: of the first element.
+        column: of the first element.
+        out: (rows, columns), contiguous; it starts at a block's corner and is one block wide (or ends with the noise).
+        width: columns of the whole noise.
+        generator: of out's device; its state is lost.
     """
     block = block_of(out.device)
     across = -(-width // block.columns)
@@ -62,7 +70,14 @@ def standard_normal_of(
 ) -> Tensor:
     """As `standard_normal`, but `out` takes the noise of any rows, in any order and as often as they are named.
 
-    rows: (rows,) of the `total` rows of the noise.
+    Args:
+        seed: of the whole noise.
+        rows: (rows,) which of the noise's rows.
+        total: how many the noise has.
+        column: of the first element.
+        out: (rows, columns), as in `standard_normal`.
+        width: columns of the whole noise.
+        generator: of out's device; its state is lost.
     """
     height = block_of(out.device).rows
     blocks = rows // height

@@ -31,12 +31,13 @@ _active: StochasticPass | None = None
 class StochasticPass:
     """What the stochastic layers are asked to do in one pass, and what they reported.
 
-    request: the questions.
-    prior: name of the adapter that holds the prior's parameters; None asks for no KL.
-    mask: (batch, tokens), True where a token counts; None counts all.
-    copies: which rows and tokens of the pass draw the same noise; None: each its own.
-    places: (tokens,) which of the pass's batch·tokens places hold a token; None: all. A layer computes nothing of its
-        Gaussian for the others, which are padding.
+    Attributes:
+        request: the questions.
+        prior: name of the adapter that holds the prior's parameters; None asks for no KL.
+        mask: (batch, tokens), True where a token counts; None counts all.
+        copies: which rows and tokens of the pass draw the same noise; None: each its own.
+        places: (tokens,) which of the pass's batch·tokens places hold a token; None: all. A layer computes nothing of
+            its Gaussian for the others, which are padding.
     """
 
     places: Tensor | None = None
@@ -174,17 +175,24 @@ def stochastic_pass(
     """Tells the stochastic layers what to do until the block ends, and yields the record of what they reported.
 
     Call `backward()` inside the block: gradient checkpointing runs the layers again there, and they must do the
-    same. Arguments are described in `StochasticPass` and, sample, kl, hyper_prior and prior_only, in `PassRequest`.
-    With a prior the KL is reported whether `kl` names an estimator or not.
+    same.
 
-    Raises: AbmllError for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a
-    prior, a mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
+    Args:
+        prior: name of the adapter that holds the prior's parameters. With one the KL is reported, by the closed form if
+            `kl` names no estimator; without one it is not.
+        mask: (batch, tokens) boolean, True where a token counts; None counts all.
+        copies: which rows and tokens of the pass draw the same noise; None: each its own.
+        **requested: sample, kl, hyper_prior and prior_only, as `PassRequest` describes them.
+
+    Raises:
+        AbmllError: for an unknown estimator, a one-sample estimate without a sample, a hyper-prior without a prior, a
+            mask that is not a boolean (batch, tokens) tensor, or a pass inside a pass.
     """
     global _active
     request = PassRequest(**requested)
     if request.hyper_prior and prior is None:
         raise AbmllError(
-            "hyper_prior=True needs to know whose parameters it judges: pass prior='meta' (or another adapter)."
+            "hyper_prior=True needs to know whose parameters it is of: pass prior='meta' (or another adapter)."
         )
     if mask is not None and (mask.dtype != torch.bool or mask.ndim != 2):
         raise AbmllError(

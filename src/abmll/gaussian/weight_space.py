@@ -69,10 +69,19 @@ def draw_signs(*shape: int, device: torch.device) -> Tensor:
 def sampled_output(
     x: Tensor, base: Tensor, g: moments.Factors, dtype: torch.dtype, copies: Copies | None = None
 ) -> Tensor:
-    """base + W x with one W for each example, in `dtype`. copies: which rows are the same example.
+    """base + W x with one W for each example, in `dtype`.
 
-    x: (examples, tokens, in_features). base: (examples, tokens, out_features). Keeps for the backward pass x, 2r + 1
-    numbers a token, and the signs.
+    Keeps for the backward pass x, 2r + 1 numbers a token, and the signs.
+
+    Args:
+        x: (examples, tokens, in_features).
+        base: (examples, tokens, out_features).
+        g: the Gaussian's factors; log_var_A and log_var_B are those of the standard deviation.
+        dtype: of the value.
+        copies: which rows are the same example; None: each its own.
+
+    Returns:
+        (examples, tokens, out_features).
     """
     examples = len(x) if copies is None else copies.num_rows
     signs_in = draw_signs(examples, x.shape[-1], device=x.device)
@@ -139,7 +148,16 @@ def divergence(
         ½ (e - log1p(e) + (Δ/σ_p)²),   e = (σ² - σ_p²)/σ_p²
 
     Taken over tiles of rows of the weight, with their gradients in the same sweep: nothing of the weight's size is
-    kept or formed. rows: take this many random output units instead of all, and scale up, which is unbiased.
+    kept or formed.
+
+    Args:
+        posterior: its factors.
+        prior: its factors.
+        hyper_prior: whether to return the second sum.
+        rows: take this many random output units instead of all, and scale up, which is unbiased.
+
+    Returns:
+        Both sums, in nats; None for one that was not asked for.
     """
     out_features = len(posterior.mean_B)
     chosen, share = None, 1.0
