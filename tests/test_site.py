@@ -115,7 +115,7 @@ def test_every_command_and_its_options_exist(page, line):
 
 def test_every_page_with_python_is_run():
     known = {*RUN_BY, *(f"docs/{name}.md" for name in ("quickstart", "calibration", "default-model", "real-model"))}
-    known |= {"docs/formats.md", "docs/performance.md"}
+    known |= {"docs/formats.md", "docs/performance.md", "docs/from-adapters.md"}
     assert {page for page in PAGES if blocks(page, "python")} == known
     for page, test in RUN_BY.items():
         assert Path(page).name in (ROOT / test).read_text(encoding="utf-8")
@@ -193,6 +193,16 @@ def test_a_real_model_by_name(monkeypatch):
     monkeypatch.setattr(models, "load", load, raising=False)
     scope = run_python("docs/real-model.md", scope={"abmll": abmll})
     assert scope["learner"].name == "abmll"
+
+
+def test_a_prior_from_loras_on_disk(inside, small_suite):
+    names = ["q_proj", "v_proj"]
+    for seed in range(2):
+        posterior = abmll.Learner("default", method="lora", r=4, target_modules=names, seed=seed, num_steps=1)
+        posterior.adapt(default.suite(num_rows=8).train[seed]).save(inside / "my_loras" / str(seed))
+    changes = [('"my_tasks/"', '"default"'), ("num_steps=50", "num_steps=1")]
+    scope = run_python("docs/from-adapters.md", changes, {"abmll": abmll})
+    assert scope["learner"].trained_steps == 1
 
 
 def test_the_format_of_the_page_reads_a_file(inside, monkeypatch):

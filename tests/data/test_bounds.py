@@ -30,7 +30,20 @@ def refused(path, content: bytes | None = None) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize(("name", "line"), [("t.csv.gz", b"a,b\n"), ("t.jsonl.gz", b"{}\n"), ("t.tsv.gz", b"a\tb\n")])
+FORMS = [("t.csv.gz", b"a,b\n"), ("t.jsonl.gz", b"{}\n"), ("t.tsv.gz", b"a\tb\n")]
+
+
+@pytest.mark.parametrize(("name", "line"), FORMS)
+def test_more_rows_than_are_read(tmp_path, monkeypatch, name, line):
+    """With a limit of a thousand rows: what is told, whatever kind of file it is."""
+    for module in ("row", "table_rows", "json_rows"):
+        monkeypatch.setattr(f"abmll.data.{module}.MOST_ROWS", 1000)
+    told = refused(tmp_path / name, gzip.compress(b"text,label\n" + line * 8_000))
+    assert told.startswith(f"{name}: the file has more than 1,000 rows, which is too many. Take a part of them")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "line"), FORMS)
 def test_millions_of_rows_in_a_small_file(tmp_path, name, line):
     data = gzip.compress(b"text,label\n" + line * 8_000_000)
     assert len(data) < 100_000

@@ -35,9 +35,21 @@ num_steps = 2
 [evaluation]
 support_sizes = [4]
 seeds = [0]
-num_query = 4
+num_query = 2
 num_samples = 2
 """
+
+
+@pytest.fixture(scope="module")
+def few_rows():
+    """The generated suite with the 24 rows a task that are taken anyway, made once."""
+    return default.suite(num_rows=24)
+
+
+@pytest.fixture(autouse=True)
+def _made_once(few_rows, monkeypatch, request):
+    if "slow" not in request.keywords:
+        monkeypatch.setitem(default.SUITES, "default", lambda seed=0, num_rows=300: few_rows)
 
 
 def abmll_command(*words):
@@ -64,7 +76,7 @@ def test_every_command_from_a_run_file_to_a_report(tmp_path, monkeypatch):
     answers = read_lines(Path("rows.predictions.jsonl"))
     assert [set(answer["probabilities"]) for answer in answers] == [set(row.choices) for row in held_out.examples[8:]]
     cells = cells_of(Path("evaluation/predictions.jsonl"))
-    assert {key.task for key in cells} == {task.name for task in default.suite().test}
+    assert {key.task for key in cells} == {task.name for task in default.suite(num_rows=12).test}
     assert {key.method for key in cells} == {"abmll", "uniform", "label-frequency", "pretrained"}
     assert sum(cell.extra["held_out_family"] for key, cell in cells.items() if key.method == "abmll") == 5
     assert "<html" in Path("report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import random
@@ -20,7 +21,7 @@ from abmll.config import dump_toml, load_config
 from abmll.core.folders import LOCK
 from abmll.pipeline import train_run
 
-STEPS = 20
+STEPS = 12
 # The persistent inner optimiser and the sampled noise are what a resume could forget.
 METHODS = {
     "abmll": {"name": "abmll-output", "options": {"num_steps": 2, "persistent_optimizer": True}},
@@ -48,6 +49,7 @@ def steps_of(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(base, suite, tmp_path_factory):
+    @functools.cache
     def train(method):
         config = config_for(method, base, suite, tmp_path_factory.mktemp("undisturbed") / "run")
         train_run(config, progress=False)
@@ -56,7 +58,7 @@ def undisturbed(base, suite, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_command_resumes_to_the_same_adapter(end, base, suite, undisturbed, tmp_path):
     """A real process, as a shell starts it, ended after its third step; resumed here."""
     config = config_for("abmll", base, suite, tmp_path / "run")

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -176,8 +177,8 @@ def load_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
     """
     directory = Path(directory)
     parameters = adapter_parameters(model, role)
-    config = _read_config(directory)
-    tensors = _read_tensors(directory)
+    config = read_adapter_config(directory)
+    tensors = read_adapter_tensors(directory)
     ours = model.peft_config[role].to_dict()
     for key in _SHAPING:
         if key in config and key in ours and config[key] != ours[key]:
@@ -189,7 +190,8 @@ def load_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
     assign(parameters, tensors)
 
 
-def _read_config(directory: Path) -> dict[str, object]:
+def read_adapter_config(directory: Path) -> dict[str, Any]:
+    """The content of a PEFT folder's configuration file. Raises: AbmllError if it is missing or no JSON object."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise AbmllError(f"no adapter in {directory}: {CONFIG_NAME} is missing. Give the folder that holds it.")
@@ -202,7 +204,8 @@ def _read_config(directory: Path) -> dict[str, object]:
     return config
 
 
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
+def read_adapter_tensors(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a PEFT folder, from safetensors only. Raises: AbmllError if they are missing or damaged."""
     path = directory / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
         hint = ""

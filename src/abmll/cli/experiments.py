@@ -18,6 +18,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")
     ] = False,
+    from_adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from-adapters",
+            metavar="DIR",
+            help="Learn from LoRAs that PEFT has trained, one a task, instead of from tasks: a folder that holds their "
+            "folders. May be given several times.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Meta-train an adapter over many tasks.
@@ -31,6 +40,7 @@ def train(
       abmll train examples/laptop.toml
       abmll train run.toml training.num_steps=50 output=runs/short
       abmll train run.toml --resume
+      abmll train run.toml --from-adapters my_loras/
     """
     from abmll.config import load_config
 
@@ -42,6 +52,12 @@ def train(
         )
     from abmll import pipeline
 
+    if from_adapters:
+        if resume:
+            raise AbmllError("--from-adapters takes no steps that --resume could go on with: give one of them.")
+        written, said = pipeline.learn_from_loras(config, from_adapters)
+        typer.echo(f"{said}\nAdapter: {written}\nNext:    abmll adapt {written} TASK -o DIR")
+        return
     written = pipeline.train_run(config, resume=resume, progress=not quiet)
     if is_first_process():
         typer.echo(f"Adapter: {written}\nNext:    abmll adapt {written} TASK -o DIR")

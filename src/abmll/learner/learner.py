@@ -28,6 +28,7 @@ from abmll.learner.checked import require_rows, require_tasks
 from abmll.learner.chosen import method_of_card
 from abmll.learner.evaluation import Evaluation
 from abmll.learner.folder import adapter_as_it_stands, read_posterior, require_same, write_folder
+from abmll.learner.from_adapters import learn_from_adapters
 from abmll.learner.given import labelled_rows
 from abmll.learner.posterior import TaskPosterior
 from abmll.learner.tasks import Tasks, held_out_tasks, training_tasks
@@ -68,8 +69,9 @@ class Learner(AdaptedModel):
 
     def meta_train(
         self,
-        tasks: Tasks,
+        tasks: Tasks | None = None,
         *,
+        from_adapters: Sequence[str | PathLike[str]] | None = None,
         training: Training | None = None,
         support_size: int | tuple[int, int] = 16,
         query_size: int | tuple[int, int] = 16,
@@ -90,7 +92,10 @@ class Learner(AdaptedModel):
 
         Args:
             tasks: the tasks to train on, a suite (its training side), a folder of task files, a suite TOML, or the name
-                of a suite.
+                of a suite. None with `from_adapters`: θ is then what those say, and nothing is trained.
+            from_adapters: folders of LoRAs that PEFT has trained, one a task, on the layers and with the rank of this
+                learner: θ is set to the mean of what they change and to their spread about it, and meta-training goes on
+                from there if `tasks` are given (docs/from-adapters.md). Not with `resume`, which knows where it was.
             training: steps, episodes a step, seed, checkpoints; see `abmll.Training`. Its fields may also be given by
                 themselves: `num_steps=200`.
             support_size: labelled examples to adapt on in an episode, or a range (least, most) to draw from.
@@ -131,7 +136,19 @@ class Learner(AdaptedModel):
         training = training or Training(**fields)
         outer: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "max_grad_norm": max_grad_norm}
         outer = {key: plain(value) for key, value in outer.items() if value is not None}
-        found = training_tasks(tasks)
+        if tasks is None and from_adapters is None:
+            raise AbmllError("meta_train needs tasks to train on, or from_adapters=[…], folders of trained LoRAs.")
+        if from_adapters is not None and resume:
+            raise AbmllError(
+                "from_adapters is where training starts, and resume=True goes on from a checkpoint: not both."
+            )
+        found = () if tasks is None else training_tasks(tasks)
+        if from_adapters is not None:
+            begun = time.perf_counter()
+            with working(self):
+                said = learn_from_adapters(self, from_adapters)
+            if tasks is None:
+                return TrainingResult(0, 0, time.perf_counter() - begun, None, {}, said)
         with working(self):
             self.settle(found)
             require_tasks(self, found)

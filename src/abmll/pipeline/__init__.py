@@ -4,7 +4,7 @@ from abmll.pipeline.compare import Budget, compare_run
 from abmll.pipeline.demo import demo_run
 from abmll.pipeline.evaluate import evaluate_run
 from abmll.pipeline.predict import adapt_run, predict_run
-from abmll.pipeline.train import train_run
+from abmll.pipeline.train import learn_from_loras, train_run
 from abmll.pipeline.trial import try_run
 from abmll.pipeline.tune import tune_run
 
@@ -14,6 +14,7 @@ __all__ = [
     "compare_run",
     "demo_run",
     "evaluate_run",
+    "learn_from_loras",
     "predict_run",
     "train_run",
     "try_run",

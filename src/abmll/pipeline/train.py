@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from abmll.adapters.lora_folders import read_lora_folders
 from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
@@ -16,11 +18,13 @@ from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.language import PromptFormat
 from abmll.learner import Learner
+from abmll.learner.from_adapters import learn_from_adapters
 from abmll.methods import build_method
 from abmll.pipeline.build import build_learner, join_ranks, load_tasks
 from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.run_record import write_run_record
 from abmll.pipeline.settle import settled
+from abmll.training.distributed import num_ranks
 from abmll.training.loop import CHECKPOINTS, require_unused
 from abmll.training.settings import Training
 
@@ -51,6 +55,44 @@ def train_run(config: RunConfig, *, resume: bool = False, progress: bool = True)
             return _fresh(learner, config, resume)
         train_learner(learner, suite, config, config.output, config.seed, resume=resume, progress=progress)
     return config.output / ADAPTER
+
+
+def learn_from_loras(config: RunConfig, folders: Sequence[Path]) -> tuple[Path, str]:
+    """θ from LoRAs that were trained with PEFT, one a task, instead of from tasks; no tasks are read.
+
+    Rank and layers that the run file does not give are those of the LoRAs.
+
+    Returns:
+        The adapter folder, and one line that says what was made of what.
+
+    Raises:
+        AbmllError: Before the model is loaded, for folders that cannot be used together and for the output folder.
+    """
+    (name,) = config.method.names
+    if num_ranks() > 1:
+        raise AbmllError("a prior from LoRAs takes no passes of the model: start one process, not several.")
+    folder = config.output / ADAPTER
+    findings = Findings()
+    findings.of_device(config.model)
+    findings.of_folder(config.output)
+    findings.of(lambda: require_unused(config.output))
+    if folder.exists():
+        findings.mistakes.append(f"{folder} is there already. Choose another folder with output=…")
+    loras = findings.of(lambda: read_lora_folders(folders))
+    findings.raise_all()
+    assert loras is not None
+    own: dict[str, Any] = {"target_modules": tuple(loras.target_modules), "r": loras.rank}
+    if "r" not in config.adapter.model_fields_set:
+        own["lora_alpha"] = config.adapter.lora_alpha * loras.rank // config.adapter.r
+    given = config.adapter.model_fields_set
+    adapter = config.adapter.model_copy(update={key: value for key, value in own.items() if key not in given})
+    config = config.model_copy(update={"adapter": adapter})
+    with hold(config.output):
+        learner = build_learner(config, name, seed=config.seed)
+        said = learn_from_adapters(learner, loras)
+        write_beside(config.output, config, [config.seed])
+        learner.save(folder)
+    return folder, said
 
 
 def _check(config: RunConfig, suite: Suite | None, findings: Findings, resume: bool) -> None:

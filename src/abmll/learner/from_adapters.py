@@ -1,0 +1,109 @@
+"""θ from LoRAs that a user has trained already, one a task, instead of from tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import torch
+
+from abmll.adapters.lora_folders import LoraFolders, read_lora_folders
+from abmll.adapters.roles import adapter_parameters
+from abmll.core.errors import AbmllError
+from abmll.core.notices import tell
+from abmll.core.types import META
+from abmll.gaussian.lora_prior import lora_prior
+
+if TYPE_CHECKING:
+    from abmll.learner.learner import Learner
+
+_PARTS = {"mean": (".abmll_mean_A", ".abmll_mean_B"), "log_var": (".abmll_log_var_A", ".abmll_log_var_B")}
+_LORA = (".lora_A.weight", ".lora_B.weight")
+
+
+Given = LoraFolders | str | PathLike[str] | Iterable[str | PathLike[str]]
+"""LoRAs that are read, their folders, or a folder that holds these."""
+
+
+def learn_from_adapters(learner: Learner, given: Given) -> str:
+    """Sets θ to the prior that several tasks' LoRAs are draws of; see `gaussian.lora_prior`.
+
+    A method whose adapter is a LoRA gets the mean; one whose adapter is a Gaussian over factors the variances as well.
+
+    Args:
+        learner: its adapter has the rank and the layers of the LoRAs.
+        given: their folders, as `adapters.lora_folders.read_lora_folders` takes them, or what it has read.
+
+    Returns:
+        One line that says what was made of what.
+
+    Raises:
+        AbmllError: For folders that cannot be read, and where the LoRAs and the learner's adapter do not agree.
+    """
+    given = [given] if isinstance(given, (str, PathLike)) else given
+    loras = given if isinstance(given, LoraFolders) else read_lora_folders(given)
+    config = learner.model.peft_config[META]
+    gaussian = getattr(config, "space", None)
+    if gaussian not in (None, "factors"):
+        raise AbmllError(
+            f"{learner.name!r} has a Gaussian over {'outputs' if gaussian == 'output' else 'weights'}, of which LoRAs "
+            "say nothing. Take a method with a prior over LoRA parameters (abmll), or with a LoRA (multitask, reptile)."
+        )
+    theta = adapter_parameters(learner.model, META)
+    first, second = _PARTS["mean"] if gaussian else _LORA
+    _check(learner, loras, {name.removesuffix(first) for name in theta if name.endswith(first)})
+    scaling = config.lora_alpha / config.r
+    kept = size = 0.0
+    with torch.no_grad():
+        for layer, several in loras.layers.items():
+            prior = lora_prior(several, scaling)
+            theta[layer + first].copy_(prior.mean.A)
+            theta[layer + second].copy_(prior.mean.B)
+            if gaussian:
+                for name, variance in zip(_PARTS["log_var"], (prior.variance_A, prior.variance_B), strict=True):
+                    theta[layer + name].fill_(math.log(variance) - config.log_var_offset)
+            kept, size = kept + prior.size, size + prior.size / max(prior.kept, 1e-12)
+    return (
+        f"θ from {len(loras.folders)} LoRAs on {len(loras.layers)} layers: rank {loras.rank} keeps "
+        f"{kept / size if size else 1:.0%} of the mean of their changes."
+    )
+
+
+def _check(learner: Learner, loras: LoraFolders, layers: set[str]) -> None:
+    config = learner.model.peft_config[META]
+    wrong = []
+    if len(loras.base_models) > 1:
+        wrong.append(f"the LoRAs name different base models: {', '.join(loras.base_models)}")
+    if config.r != loras.rank:
+        wrong.append(f"the LoRAs have rank {loras.rank}, the learner's adapter {config.r}: set r={loras.rank}")
+    if layers != loras.layers.keys():
+        alone = sorted(layers ^ loras.layers.keys())
+        who = "LoRAs" if alone[0] in loras.layers else "learner's adapter"
+        wrong.append(
+            f"the LoRAs and the learner's adapter are on different layers: {len(alone)} are in one alone, the first of "
+            f"them {alone[0]!r} in the {who}. Set target_modules={loras.target_modules}"
+        )
+    if not wrong:
+        theta = adapter_parameters(learner.model, META)
+        for layer, (one, *_) in loras.layers.items():
+            sizes = (one.A.shape[1], one.B.shape[0])
+            ours = next(
+                (theta[layer + A].shape[1], theta[layer + B].shape[0])
+                for A, B in (_PARTS["mean"], _LORA)
+                if layer + A in theta
+            )
+            if sizes != ours:
+                wrong.append(
+                    f"the LoRAs are of another base model: {layer!r} maps {sizes[0]} to {sizes[1]} numbers there, and "
+                    f"{ours[0]} to {ours[1]} here"
+                )
+                break
+    if wrong:
+        raise AbmllError("; ".join(wrong) + ".")
+    base = str(getattr(learner.model.get_base_model(), "name_or_path", "") or "")
+    for theirs in loras.base_models:
+        if base and PurePath(theirs).name != PurePath(base).name:
+            tell(f"The LoRAs name {theirs!r} as their base model, this one is {base!r}: taken for the same weights.")
