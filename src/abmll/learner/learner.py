@@ -94,8 +94,8 @@ class Learner(AdaptedModel):
             tasks: the tasks to train on, a suite (its training side), a folder of task files, a suite TOML, or the name
                 of a suite. None with `from_adapters`: θ is then what those say, and nothing is trained.
             from_adapters: folders of LoRAs that PEFT has trained, one a task, on the layers and with the rank of this
-                learner: θ is set to the mean of what they change and to their spread about it, and meta-training goes on
-                from there if `tasks` are given (docs/from-adapters.md). Not with `resume`, which knows where it was.
+                learner: θ is set to the mean of what they change and to their spread about it (docs/from-adapters.md).
+                Meta-training goes on from there if `tasks` are given. Not with `resume`, which knows where it was.
             training: steps, episodes a step, seed, checkpoints; see `abmll.Training`. Its fields may also be given by
                 themselves: `num_steps=200`.
             support_size: labelled examples to adapt on in an episode, or a range (least, most) to draw from.
