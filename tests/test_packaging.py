@@ -7,28 +7,44 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import abmll
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "abmll"
 MEGABYTE = 10**6
 
 
+VERSION = abmll.__version__
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel of a clean copy of the sources, built by the build backend itself."""
-    folder = tmp_path_factory.mktemp("wheel")
-    sources = folder / "sources"
+def sources(tmp_path_factory) -> Path:
+    """A clean copy of what the build backend reads."""
+    folder = tmp_path_factory.mktemp("sources")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(PACKAGE, sources / "src" / "abmll", ignore=ignored)
+    shutil.copytree(PACKAGE, folder / "src" / "abmll", ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, sources)
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sources, tmp_path_factory) -> Path:
+    """The wheel, built by the build backend itself."""
+    return wheel_of(sources, tmp_path_factory.mktemp("wheel"))
+
+
+def wheel_of(what: Path, folder: Path) -> Path:
     # No isolation: the backend is installed with torch, and a test must not wait for a network.
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, sources]
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, what]
     subprocess.run(command, check=True)
     [path] = folder.glob("*.whl")
     return path
@@ -60,8 +76,8 @@ def test_every_file_of_the_package_is_in_the_wheel(contents):
 
 
 def test_nothing_else_is_in_the_wheel_but_its_metadata(contents):
-    assert {name.split("/")[0] for name in contents} == {"abmll", "abmll-0.1.0.dist-info"}
-    assert "abmll-0.1.0.dist-info/licenses/LICENSE" in contents
+    assert {name.split("/")[0] for name in contents} == {"abmll", f"abmll-{VERSION}.dist-info"}
+    assert f"abmll-{VERSION}.dist-info/licenses/LICENSE" in contents
 
 
 def test_the_wheel_stays_small(wheel, contents):
@@ -93,27 +109,57 @@ def test_the_wheel_works_where_it_is_unpacked_and_loads_neither_transformers_nor
     assert afterwards == "[]"
 
 
+@pytest.fixture(scope="module")
+def sdist(sources, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    code = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, folder], cwd=sources, check=True, capture_output=True)
+    [path] = folder.glob("*.tar.gz")
+    assert path.name == f"abmll-{VERSION}.tar.gz"
+    return path
+
+
 @pytest.mark.slow
-def test_the_readmes_python_block_runs_in_the_unpacked_wheel(wheel, tmp_path):
-    """As printed, but for the model, which is the one in the wheel, and the number of steps."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "unpacked")
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_installed_in_an_environment_of_its_own_it_does_what_the_readme_says(kind, request, tmp_path):
+    """The Python block as printed, but for the model, which is the one in the package, and the number of steps.
+
+    The environment has nothing of its own but abmll; what that needs is read from where these tests run, and what is
+    installed there in an editable way is not seen.
+    """
+    file = request.getfixturevalue(kind)
+    venv.create(tmp_path / "env", symlinks=True)
+    python = tmp_path / "env" / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
+    (site / "needed.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    run = {"env": environment, "cwd": tmp_path, "capture_output": True, "text": True}
+    install = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--force-reinstall", "-q", file]
+    done = subprocess.run([*install, "--target", site], **run)
+    assert done.returncode == 0, done.stderr
+
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     block = block.replace("smollm2", "default").replace("num_steps=200", "num_steps=1")
     (tmp_path / "my_tasks").mkdir()
     rows = "".join(f"{word} film {i},{label}\n" for i in range(20) for word, label in (("good", "yes"), ("bad", "no")))
     for name in ("one", "two"):
         (tmp_path / "my_tasks" / f"{name}.csv").write_text("text,label\n" + rows.replace("film", f"{name} film"))
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")}
-    code = f"{block}\nprint(abmll.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, "-c", f"{block}\nprint(abmll.__file__, abmll.__version__)"], **run)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "unpacked" / "abmll" / "__init__.py")
+    assert done.stdout.splitlines()[-1] == f"{site / 'abmll' / '__init__.py'} {VERSION}"
+    done = subprocess.run([python, "-m", "abmll.cli", "tasks", "validate", "my_tasks"], **run)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_sdist_makes_the_same_wheel(sdist, contents, tmp_path):
+    with zipfile.ZipFile(wheel_of(sdist, tmp_path)) as archive:
+        again = {info.filename: info.file_size for info in archive.infolist()}
+    assert again == contents
 
 
 def test_every_public_name_exists_and_is_announced():
-    import abmll
-
     assert sorted(abmll.__all__) == sorted(dir(abmll))
     for name in abmll.__all__:
         assert getattr(abmll, name) is not None
@@ -138,8 +184,6 @@ def test_the_pins_satisfy_the_declared_dependencies():
 
 def test_the_versions_agree():
     from importlib.metadata import version
-
-    import abmll
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["dynamic"] == ["version"]
