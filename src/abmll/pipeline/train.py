@@ -90,7 +90,7 @@ def learn_from_loras(config: RunConfig, folders: Sequence[Path]) -> tuple[Path, 
     with hold(config.output):
         learner = build_learner(config, name, seed=config.seed)
         said = learn_from_adapters(learner, loras)
-        write_beside(config.output, config, [config.seed])
+        write_run_record(config.output, config, [config.seed])
         learner.save(folder)
     return folder, said
 
