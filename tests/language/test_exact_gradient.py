@@ -7,7 +7,7 @@ import torch
 from test_functional import QUERY, SUPPORT, likelihood_of
 
 from abmll.core.types import META, TASK, Episode
-from abmll.methods.amortised import Amortised
+from abmll.methods.abmll import Amortised
 from abmll.methods.parts.natural import NaturalSteps, log_var_of
 
 WEIGHT = 0.3

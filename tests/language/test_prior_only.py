@@ -9,7 +9,7 @@ from abmll.core.params import gradients_of, train_only
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Example
 from abmll.gaussian.layer_output import implementation
 from abmll.language import CausalLMLikelihood, PromptFormat
-from abmll.methods.abmll import Abmll
+from abmll.methods.abmll_output import Abmll
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
 from tiny import tiny_llama, tiny_tokenizer

@@ -8,7 +8,7 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK
-from abmll.methods.abmll import Abmll
+from abmll.methods.abmll_output import Abmll
 from abmll.methods.fomaml import Fomaml
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import GradientAdaptation

@@ -9,7 +9,7 @@ import torch
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Episode, Example, Terms
-from abmll.methods.amortised import Amortised
+from abmll.methods.abmll import Amortised
 from abmll.methods.parts.natural import NaturalSteps, log_var_of
 
 CHOICES = ("a", "b", "c")

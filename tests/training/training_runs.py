@@ -18,7 +18,7 @@ import torch
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, AdapterSpec, Method, OuterOptimizer
-from abmll.methods.abmll import Abmll
+from abmll.methods.abmll_output import Abmll
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective

@@ -12,9 +12,9 @@ from typing import Any
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.abml import abml
-from abmll.methods.abmll import abmll_output, abmll_paper
+from abmll.methods.abmll import abmll
 from abmll.methods.abmll_in_context import abmll_in_context
-from abmll.methods.amortised import abmll
+from abmll.methods.abmll_output import abmll_output, abmll_paper
 from abmll.methods.bayesian_lora import bayesian_lora
 from abmll.methods.blob import blob
 from abmll.methods.ensemble import ensemble

@@ -1,171 +1,207 @@
-"""ABMLL's outer loop: amortised Bayesian meta-learning for LoRA."""
+"""ABMLL's outer loop: θ and its variances by the exact gradient through the inner loop, at the memory of a LoRA."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
+from torch import Tensor
 
-from abmll.core.params import add_to_grad, gradients_of, train_only
-from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.params import add_to_grad, reset_task
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
-from abmll.methods.parts.objective import Objective, Reduction, Schedule
-from abmll.methods.parts.space import ADAM_RATE, OUTER_RATE, Choice, LogUniform, Space, searched
+from abmll.methods.parts.natural import NaturalSteps, Step, Tensors, log_var_of, nll_gradient
+from abmll.methods.parts.scaled import CrossFittedScale
+from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
+from abmll.methods.parts.stateless import Stateless
+
+Gradient = Literal["exact", "first_order"]
+RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
+"""How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
+COARSE = 3e-3
+BETAS = (0.9, 0.95)
+"""Of AdamW. A gradient through the inner steps may be many times as large as those before it: with the usual second
+decay of 0.999 one such episode moves an element by up to 32 learning rates before its momentum ends, with 0.95 by 6."""
 
 
-@dataclass
-class Abmll:
-    """Adapts φ from θ on the support set, then moves θ by the gradient of β·KL(φ ‖ θ) - γ·log p(θ).
+@dataclass(frozen=True)
+class Amortised(Stateless):
+    """The gradient of the joint objective by θ = (μ, log σ²):
 
-    inner: the inner loop on the support set.
-    outer: the outer objective; its NLL reaches θ only with `query_gradient`.
-    outer_data: "query" judges φ on the query set; "union" on support ∪ query (ABML's bound); "last_batch" on the
-        inner loop's last batch (as published).
-    query_gradient: also add the first-order gradient of the outer NLL, taken at φ, to θ's gradient (dφ/dθ ≈ 1).
-        The published code has no such path: there, θ follows φ through the KL alone.
-    persistent_optimizer: one inner optimiser whose moments live on across tasks (as published) instead of a fresh
-        one for each episode.
+        L(θ) = NLL(query; φ_K(θ)) + w · NLL(support; μ)
 
-    Source: arXiv 2508.14285 (algorithm and objective); the published settings are `methods.abmll_paper`.
+    φ_K is what K `NaturalSteps` make of μ. The second term keeps μ good before anything is adapted, without which the
+    first lets it drift to where only adapting helps; its gradient is that of the first inner step, so it is free.
+
+    gradient="exact" walks back through the inner loop. A step is φ' = φ - c σ²g; from a gradient v by φ' that by φ is
+
+        v - H u - (v·σ²g) q trust / (d + q)² g,    u = c σ²v - 2 (v·σ²g) d / (d + q)² σ²g,    q = gᵀσ²g
+
+    with H the Hessian of the batch's NLL at φ, and c, d as in `NaturalSteps`. H u is taken from one more ordinary
+    gradient, at φ + εu: (g(φ + εu) - g(φ)) / ε. Only φ_0 … φ_{K-1} and their gradients are kept, which are of a LoRA's
+    size: no graph is, so checkpointing, fused attention and quantised models will do. By the variance of a tensor, with
+    sums over that tensor alone in the brackets [ ]:
+
+        ∂/∂ log σ² = -c [v·σ²g] + (v·σ²g) d / (d + q)² [gᵀσ²g]
+
+    gradient="first_order" takes dφ'/dφ for the identity and spares the K passes.
+
+    At first θ knows nothing of the tasks, its NLL is large and steep, and what is learned through K steps from there is
+    mostly noise. So the first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass.
+
+    Attributes:
+        inner: the inner loop.
+        support_weight: w.
+        gradient, warm_up: as above.
+
+    Source: MAML's gradient, Finn et al. 2017, arXiv 1703.03400. Hessian-vector products by differences: Pearlmutter
+        1994, "Fast exact multiplication by the Hessian". The support's own loss is the k = 0 term of the multi-step
+        loss of MAML++, Antoniou et al. 2019, arXiv 1810.09502.
+
+    Raises: AbmllError for options out of range.
     """
 
     equal_passes: ClassVar[bool] = True
-    inner: InnerLoop = InnerLoop()
-    outer: Objective = Objective()
-    outer_data: Literal["query", "union", "last_batch"] = "query"
-    query_gradient: bool = True
-    persistent_optimizer: bool = False
-    _optimizer: torch.optim.Optimizer | None = field(default=None, init=False, repr=False)
-    _pending_state: Mapping[str, Any] | None = field(default=None, init=False, repr=False)
+    inner: NaturalSteps = NaturalSteps()
+    support_weight: float = 0.3
+    gradient: Gradient = "exact"
+    warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.gradient not in get_args(Gradient):
+            raise unknown_name("gradient", self.gradient, get_args(Gradient))
+        if self.support_weight < 0:
+            raise AbmllError(f"support_weight must be at least 0, got {self.support_weight}.")
+        if not 0 <= self.warm_up < 1:
+            raise AbmllError(f"warm_up must be at least 0 and below 1, got {self.warm_up}.")
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
-        inner_loss = self.inner.run(likelihood, episode.support, self._inner_optimizer(likelihood))
-        theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
-        train_only(likelihood, *((META, TASK) if self.query_gradient else (META,)))
-        outer = self.outer.at(episode.progress)
-        with likelihood.terms(
-            self._outer_examples(episode),
-            sample=outer.sample,
-            kl=outer.kl,
-            hyper_prior=bool(outer.prior_weight),
-            prior_only=True,  # φ's own KL gradient would cancel θ's: the KL pulls the two together
-        ) as terms:
-            nll, regulariser = outer.nll(terms), outer.regulariser(terms)
-            if self.query_gradient:
-                of_phi, of_theta = gradients_of(nll + regulariser, phi, theta)
-                add_to_grad(theta, of_phi)
-                add_to_grad(theta, of_theta)
-            elif regulariser.requires_grad:
-                add_to_grad(theta, *gradients_of(regulariser, theta))
-        return {
-            "inner_loss": inner_loss,
-            "nll": float(nll.detach()),
-            "kl": float(terms.kl.detach()),
-            "hyper_prior": float(terms.hyper.detach()),
-            "num_tokens": float(terms.num_tokens),
+        variance = self.inner.variance(likelihood)
+        if episode.progress < self.warm_up:
+            return self._without_steps(likelihood, episode, variance)
+        steps = list(self.inner.steps(likelihood, episode.support))
+        query_nll, v, num_tokens = nll_gradient(likelihood, episode.query, variance)
+        of_log_var = dict.fromkeys(variance, 0.0)
+        for step in reversed(steps):
+            v, by_log_var = self._before(likelihood, step, v, variance)
+            for name, value in by_log_var.items():
+                of_log_var[name] += value
+        if steps:
+            v = {name: v[name] + self.support_weight * steps[0].gradient[name] for name in v}
+        theta = likelihood.parameters(META)
+        whole = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        for name, value in of_log_var.items():
+            log_var = log_var_of(name)  # σ² is the mean over the stored tensor's elements: each has its share
+            whole[name] = v[name]
+            whole[log_var] = torch.full_like(theta[log_var], value / theta[log_var].numel())
+        add_to_grad(theta, whole)
+        first = steps[0].nll if steps else math.nan
+        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
+        return metrics | ({"support_nll": first} if steps else {})
+
+    def _without_steps(self, likelihood: Likelihood, episode: Episode, variance: Mapping[str, float]) -> Metrics:
+        """The gradient of the mean NLL of all rows at θ."""
+        reset_task(likelihood)
+        nll, gradient, num_tokens = nll_gradient(likelihood, [*episode.support, *episode.query], variance)
+        theta = likelihood.parameters(META)
+        add_to_grad(theta, {name: gradient.get(name, torch.zeros_like(tensor)) for name, tensor in theta.items()})
+        return {"inner_loss": 0.0, "nll": nll, "num_tokens": float(num_tokens), "support_nll": nll}
+
+    def _before(
+        self, likelihood: Likelihood, step: Step, v: Tensors, variance: Mapping[str, float]
+    ) -> tuple[Tensors, dict[str, float]]:
+        """The gradient by φ before the step from that by φ after it, and the step's own by each log σ²."""
+        g = step.gradient
+        c, q = self.inner.factor(step.nll, g, variance)
+        d = self.inner.trust * step.nll
+        shared = d / (d + q) ** 2 if q else 0.0
+        of_tensor = {name: variance[name] * dot(v[name], g[name]) for name in g}
+        along = sum(of_tensor.values())
+        by_log_var = {
+            name: -c * of_tensor[name] + along * shared * variance[name] * dot(g[name], g[name]) for name in g
         }
+        if self.gradient == "first_order":
+            return v, by_log_var
+        u = {name: variance[name] * (c * v[name] - 2 * along * shared * g[name]) for name in g}
+        Hu = self._hessian_product(likelihood, step, u, variance)
+        pull = along * q * self.inner.trust / (d + q) ** 2 if q else 0.0
+        return {name: v[name] - Hu[name] - pull * g[name] for name in g}, by_log_var
 
-    def _outer_examples(self, episode: Episode) -> list[Example]:
-        if self.outer_data == "last_batch":
-            *_, last = self.inner.batches(episode.support)
-            return list(last)
-        return [*(episode.support if self.outer_data == "union" else ()), *episode.query]
-
-    def _inner_optimizer(self, likelihood: Likelihood) -> torch.optim.Optimizer | None:
-        if not self.persistent_optimizer:
-            return None
-        if self._optimizer is None:
-            self._optimizer = self.inner.new_optimizer(likelihood)
-            if self._pending_state:
-                self._optimizer.load_state_dict(copy.deepcopy(dict(self._pending_state)))
-        return self._optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """The moments of the persistent inner optimiser; empty otherwise."""
-        if self._optimizer is not None:
-            return copy.deepcopy(self._optimizer.state_dict())  # torch hands out its live tensors
-        return dict(self._pending_state or {})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # The optimiser is made with the first episode, when the parameters are known; its state waits until then.
-        self._optimizer, self._pending_state = None, state or None
+    def _hessian_product(
+        self, likelihood: Likelihood, step: Step, u: Tensors, variance: Mapping[str, float]
+    ) -> Tensors:
+        """H u of the step's batch at its point, by one more gradient; zeros where u is zero."""
+        length, size = norm(u.values()), norm(step.point.values())
+        if not length:
+            return u
+        phi = likelihood.parameters(TASK)
+        reach = relative_reach(likelihood) * (size or 1.0) / length
+        with torch.no_grad():
+            for name, direction in u.items():
+                phi[name].copy_(step.point[name] + reach * direction)
+        _, moved, _ = nll_gradient(likelihood, step.batch, variance)
+        return {name: (moved[name] - step.gradient[name]) / reach for name in u}
 
 
-OUTPUT_SPACE: Space = {
-    "learning_rate": ADAM_RATE,
-    "outer_learning_rate": OUTER_RATE,
-    "kl_weight": LogUniform(1e-6, 1e-1),
-    "log_var_offset": Choice((-6.0, -5.0, -4.0, -3.0, -2.0)),
-}
-"""What is searched of `abmll-output`, and of its variant that is shown demonstrations."""
+def relative_reach(likelihood: Likelihood) -> float:
+    """How far a finite difference goes, relative to φ: far enough that rounding is small, near enough that H is one."""
+    own = next(iter(likelihood.parameters(TASK).values())).dtype
+    return RELATIVE.get(getattr(likelihood, "dtype", own), COARSE)
 
 
-@searched(**OUTPUT_SPACE)
-def abmll_output(
+def dot(first: Tensor, second: Tensor) -> float:
+    """The inner product, summed in float64."""
+    return float((first.double() * second.double()).sum())
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of several tensors together."""
+    return math.sqrt(sum(dot(tensor, tensor) for tensor in tensors))
+
+
+@searched(
+    trust=LogUniform(0.03, 0.5),
+    outer_learning_rate=OUTER_RATE,
+    support_weight=Choice((0.1, 0.3, 1.0)),
+    scale_mean=LogUniform(0.4, 1.4),
+)
+def abmll(
     num_steps: int = 5,
-    learning_rate: float = 1e-3,
-    optimizer: InnerOptimizer = "adamw",
+    trust: float = 0.15,
     batch_size: int | None = None,
-    outer_learning_rate: float = 5e-3,
-    kl_weight: float = 1e-4,
-    kl_schedule: Schedule = "constant",
-    prior_weight: float = 0.0,
-    log_var_offset: float = -4.0,
-    log_var_bound: float | None = 4.0,
-    adapts: Literal["all", "mean"] = "mean",
-    inner_kl_weight: float = 0.0,
-    inner_sample: bool = False,
-    query_gradient: bool = True,
-    sample: bool = True,
-    predict_by_samples: bool = True,
-    persistent_optimizer: bool = False,
-    space: Literal["output", "weight"] = "output",
+    outer_learning_rate: float = 2e-3,
+    variance_rate: float = 25.0,
+    log_var_offset: float = 0.0,
+    support_weight: float = 0.3,
+    gradient: Gradient = "exact",
+    warm_up: float = 0.25,
+    scale: bool = True,
+    scale_mean: float = 0.7,
+    scale_std: float = 0.4,
+    scale_folds: int = 2,
 ) -> Method:
-    """ABMLL with a Gaussian over the LoRA's output and the query set's gradient: the published form, adapted further.
+    """ABMLL: a Gaussian prior over LoRA parameters, learned over tasks; adapting is a few steps sized by its variances.
 
-    It was the default `abmll` of the first version; what it was measured to do stands in docs/log.md. The inner loop
-    moves φ's mean only, at the mean, and the posterior's variance is θ's, learned from how φ answers the query sets.
+    The exact gradient through those steps teaches the prior, at a LoRA's memory; a posterior over one scale of the
+    log-probabilities says how sure to be of a task. Each part is an option, measured in docs/log.md.
 
-    learning_rate, optimizer: AdamW's steps are as large as its rate whatever the size of model and gradient; plain
-        steps ("sgd") do as well on the package's model at a rate of 0.3, which no other model needs to bear.
-    kl_weight, prior_weight, sample: β, γ and the sampled NLL of the outer objective.
-    kl_schedule: of the outer β; see `Objective`.
-    log_var_bound: how far a log-variance may get from its offset, in nats (of the Gaussian over outputs); without a
-        bound, outer rates of 8e-3 and more overflow.
-    inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
-    adapts: "all" also moves φ's variance in the inner loop, as published.
-    space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
-        with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound. Weights
-        are small: give a smaller `log_var_offset` with it, such as -10 (a standard deviation of 0.007).
+    trust: the share of the NLL that an inner step may promise to take away.
+    variance_rate: how many times faster log-variances learn than means.
+    log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
+    support_weight: of the support's own NLL at θ in the outer objective.
+    gradient: "first_order" spares half of an outer step's time.
+    warm_up: the share of the outer steps that take no inner steps yet, and cost little.
+    scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
-    reduction: Reduction = "example" if space == "weight" else "mean"
-    inner_objective = Objective(inner_kl_weight, 0.0, reduction, "closed_form", inner_sample)
-    inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size, inner_objective, adapts)
-    outer = Objective(kl_weight, prior_weight, reduction, "closed_form", sample, kl_schedule)
+    inner = NaturalSteps(num_steps, trust, batch_size, log_var_offset)
+    adaptation = GradientAdaptation(inner)
     return Method(
-        AdapterSpec("abmll", log_var_offset, space=space, log_var_bound=log_var_bound if space == "output" else None),
-        GradientAdaptation(inner, sample=predict_by_samples),
-        Abmll(inner, outer, "query", query_gradient, persistent_optimizer),
-        OuterOptimizer("adamw", outer_learning_rate, "linear"),
-    )
-
-
-@searched(kl_weight=Choice((1e-8, 1e-7)))
-def abmll_paper(num_tasks: int = 34, kl_weight: float = 1e-8) -> Method:
-    """ABMLL with every published setting (v2/v3 recipe): arXiv 2508.14285 and the authors' code.
-
-    num_tasks: number of training tasks T; the hyper-prior's weight is β / T.
-    kl_weight: β; 1e-8 in the code, 1e-7 in the reviewed text.
-    """
-    objective = Objective(kl_weight, kl_weight / num_tasks, "sum", "sample", sample=True)
-    inner = InnerLoop(num_steps=5, learning_rate=1e-5, batch_size=2, objective=objective)
-    return Method(
-        AdapterSpec("abmll", -20.0),
-        GradientAdaptation(inner, sample=False),
-        Abmll(inner, objective, "last_batch", query_gradient=False, persistent_optimizer=True),
-        OuterOptimizer("adamw", 5e-5),
+        AdapterSpec("abmll", log_var_offset, space="factors"),
+        CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
+        Amortised(inner, support_weight, gradient, warm_up),
+        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate, betas=BETAS),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abmll.core.types import Method
-from abmll.methods.abmll import OUTPUT_SPACE, abmll_output
+from abmll.methods.abmll_output import OUTPUT_SPACE, abmll_output
 from abmll.methods.in_context import InContext
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.parts.inner import InnerOptimizer

@@ -7,7 +7,7 @@ the protocols that use them.
 from __future__ import annotations
 
 from abmll.core.types import AdapterSpec, Method, OuterOptimizer
-from abmll.methods.abmll import Abmll
+from abmll.methods.abmll_output import Abmll
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
