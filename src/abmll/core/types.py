@@ -286,7 +286,6 @@ class OuterOptimizer:
         max_grad_norm: clips META's gradient to this norm; None does not.
         log_var_rate: the learning rate of log-variances as a multiple of `learning_rate`. A LoRA's elements are
             hundredths, a log-variance moves by whole numbers.
-        betas: AdamW's decays of its two moments.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -294,7 +293,6 @@ class OuterOptimizer:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: float | None = None
     log_var_rate: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True)

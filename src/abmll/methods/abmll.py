@@ -23,9 +23,6 @@ Gradient = Literal["exact", "first_order"]
 RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
 """How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
 COARSE = 3e-3
-BETAS = (0.9, 0.95)
-"""Of AdamW. A gradient through the inner steps may be many times as large as those before it: with the usual second
-decay of 0.999 one such episode moves an element by up to 32 learning rates before its momentum ends, with 0.95 by 6."""
 
 
 @dataclass(frozen=True)
@@ -203,5 +200,5 @@ def abmll(
         AdapterSpec("abmll", log_var_offset, space="factors"),
         CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
         Amortised(inner, support_weight, gradient, warm_up),
-        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate, betas=BETAS),
+        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
     )

@@ -28,7 +28,7 @@ def build(outer: OuterOptimizer, meta: Mapping[str, Tensor]) -> torch.optim.Opti
         means = [tensor for name, tensor in meta.items() if "log_var" not in name]
         groups = [{"params": means, "times": 1.0}, {"params": variances, "times": outer.log_var_rate}]
     if outer.name == "adamw":
-        return torch.optim.AdamW(groups, lr=outer.learning_rate, betas=outer.betas, weight_decay=0.0)
+        return torch.optim.AdamW(groups, lr=outer.learning_rate, weight_decay=0.0)
     if outer.name == "sgd":
         return torch.optim.SGD(groups, lr=outer.learning_rate)
     raise unknown_name("outer optimizer", outer.name, _OPTIMIZERS)
