@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import abmll
+from abmll.adapters.lora_folders import read_lora_folders
 from abmll.card import read_card
 from abmll.cli import app
 from abmll.core.types import META
+from abmll.gaussian.lora_prior import lora_prior
 from tiny import tiny_llama, tiny_tokenizer
 from tiny_tasks import tiny_task
 
@@ -79,13 +81,15 @@ def test_the_variances_size_the_steps_of_adapting(loras):
     steps = own.method.adaptation.adaptation.inner
     variance = steps.variance(own.likelihood)
     assert len(variance) == 2 * LAYERS
-    B = {name: value for name, value in variance.items() if name.endswith("mean_B")}
-    assert all(1e-5 < value < 1 for value in variance.values())
+    logs = {name: math.log(value) for name, value in variance.items()}
+    assert sum(logs.values()) / len(logs) == pytest.approx(-1.5, abs=1e-5), "all together as wide as the method says"
+    read = read_lora_folders([loras])
+    layer = next(iter(read.layers))
+    prior = lora_prior(read.layers[layer], own.model.peft_config[META].scaling)
+    apart = logs[f"{layer}.abmll_mean_A"] - logs[f"{layer}.abmll_mean_B"]
+    assert apart == pytest.approx(math.log(prior.variance_A / prior.variance_B), rel=1e-4)
     theta = own.likelihood.parameters(META)
-    for name, value in B.items():
-        stored = theta[name.replace("mean", "log_var")]
-        assert stored.unique().numel() == 1, "one variance a tensor"
-        assert math.log(value) == pytest.approx(float(stored.mean()) - 1.5, rel=1e-5)
+    assert all(theta[name.replace("mean", "log_var")].unique().numel() == 1 for name in logs), "one variance a tensor"
     before = {name: theta[name].clone() for name in variance}
     posterior = own.adapt(tiny_task("new", 8))
     assert len(posterior.predict(tiny_task("new", 8))) == 8

@@ -7,7 +7,7 @@ from stages import write_tasks
 
 import abmll.pipeline.demo
 from abmll import models
-from abmll.config import load_config
+from abmll.config import load_config, parse_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import read_cells
 from abmll.pipeline import demo_run
@@ -22,6 +22,14 @@ def layered(tmp_path_factory):
     tiny_llama(layers=5).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def with_fewer_steps(*arguments, **named):
+    """The demo's own settings, but for the numbers of steps, queries and samples."""
+    fields = demo_config(*arguments, **named).model_dump(mode="json", exclude_none=True)
+    fields["training"]["num_steps"] = 1
+    fields["evaluation"] |= {"num_query": 3, "num_samples": 2}
+    return parse_config(fields)
 
 
 def test_a_folder_without_a_split_has_some_tasks_held_out(tmp_path, suite):
@@ -45,6 +53,7 @@ def test_it_runs_on_a_model_and_tasks_of_the_users_and_goes_on_where_it_stopped(
     tasks = write_tasks(tmp_path, rows=40) / ""
     (tasks / "suite.toml").unlink()
     out = tmp_path / "out"
+    monkeypatch.setattr(abmll.pipeline.demo, "demo_config", with_fewer_steps)
     asked = {"model": str(layered), "suite": str(tasks), "seeds": 1, "quick": True, "progress": False}
     comparison = demo_run(out, **asked)
     assert not comparison.failures

@@ -15,7 +15,7 @@ from abmll.adapters.roles import adapter_parameters
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.core.types import META
-from abmll.gaussian.lora_prior import lora_prior
+from abmll.gaussian.lora_prior import SMALLEST_VARIANCE, lora_prior
 
 if TYPE_CHECKING:
     from abmll.learner.learner import Learner
@@ -31,7 +31,8 @@ Given = LoraFolders | str | PathLike[str] | Iterable[str | PathLike[str]]
 def learn_from_adapters(learner: Learner, given: Given) -> str:
     """Sets θ to the prior that several tasks' LoRAs are draws of; see `gaussian.lora_prior`.
 
-    A method whose adapter is a LoRA gets the mean; one whose adapter is a Gaussian over factors the variances as well.
+    A method whose adapter is a LoRA gets the mean; one whose adapter is a Gaussian over factors the variances as well,
+    relative to each other: their geometric mean is the method's own width at first.
 
     Args:
         learner: its adapter has the rank and the layers of the LoRAs.
@@ -57,19 +58,35 @@ def learn_from_adapters(learner: Learner, given: Given) -> str:
     _check(learner, loras, {name.removesuffix(first) for name in theta if name.endswith(first)})
     scaling = config.lora_alpha / config.r
     kept = size = 0.0
+    variances: dict[str, float] = {}
     with torch.no_grad():
         for layer, several in loras.layers.items():
             prior = lora_prior(several, scaling)
             theta[layer + first].copy_(prior.mean.A)
             theta[layer + second].copy_(prior.mean.B)
-            if gaussian:
-                for name, variance in zip(_PARTS["log_var"], (prior.variance_A, prior.variance_B), strict=True):
-                    theta[layer + name].fill_(math.log(variance) - config.log_var_offset)
+            for name, variance in zip(_PARTS["log_var"], (prior.variance_A, prior.variance_B), strict=True):
+                variances[layer + name] = variance
             kept, size = kept + prior.size, size + prior.size / max(prior.kept, 1e-12)
+        if gaussian:
+            for name, width in _widths(variances).items():
+                theta[name].fill_(width)
     return (
         f"θ from {len(loras.folders)} LoRAs on {len(loras.layers)} layers: rank {loras.rank} keeps "
         f"{kept / size if size else 1:.0%} of the mean of their changes."
     )
+
+
+def _widths(variances: dict[str, float]) -> dict[str, float]:
+    """log σ² of every tensor relative to their mean: what a method's `log_var_offset` comes on top of.
+
+    LoRAs say how much wider one tensor's distribution is than another's, not how long steps should be: those of the
+    width that is measured are too short (benchmarks/results/from_adapters.md). Tensors in which all LoRAs agree stay
+    where they are, and have no part in the mean.
+    """
+    logs = {name: math.log(variance) for name, variance in variances.items()}
+    differ = [log for name, log in logs.items() if variances[name] > SMALLEST_VARIANCE] or list(logs.values())
+    mean = math.fsum(differ) / len(differ)
+    return {name: log - mean for name, log in logs.items()}
 
 
 def _check(learner: Learner, loras: LoraFolders, layers: set[str]) -> None:
