@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from abmll.cli import app
 from abmll.core.types import Example
 from abmll.data.readers import read_task
 from abmll.data.validate import Checked, check_task
@@ -115,6 +117,9 @@ def test_single_quotes_spaces_before_quotes_and_typographic_ones(tmp_path):
         ("negative\ufeff", r"'negative\ufeff' (1) (in characters that cannot be seen)"),
         ("nega\u00adtive", r"'nega\xadtive' (1) (in characters that cannot be seen)"),
         ("ｎｅｇａｔｉｖｅ", "(1) (in Unicode form)"),
+        ("negative.", "'negative.' (1) (in punctuation)"),
+        ('"Negative"', "(1) (in punctuation)"),
+        ("n\u0435gative", r"'n\u0435gative' (1) (in letters of another alphabet)"),
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -133,6 +138,33 @@ def test_labels_that_differ_only_in_how_they_are_written(tmp_path, odd, how, for
     assert "Spell them alike in the file, or map all labels under labels in a TOML spec, among them " in message
     assert sum("differ only" in text for text in told(checked)) == 1
     assert any("has one row only" in text for text in told(checked))
+
+
+def test_underscores_and_hyphens_for_spaces_are_told_and_other_marks_are_not(tmp_path):
+    pairs = [(text, ["very_bad", "very bad", "C", "C++"][n % 4]) for n, (text, _) in enumerate(rows())]
+    (message,) = [text for text in told(found(tmp_path, "t.csv", csv(pairs))) if "differ only" in text]
+    assert "'very bad' (10) and 'very_bad' (10) (in punctuation)" in message
+    assert "C++" not in message
+    pairs = [(text, ["\u0441\u043e\u0440", "cop", "+", "-"][n % 4]) for n, (text, _) in enumerate(rows())]
+    assert not any("differ only" in text for text in told(found(tmp_path, "t.csv", csv(pairs))))
+
+
+def test_labels_that_another_program_wrote_as_lists_are_told(tmp_path):
+    pairs = [(text, f"['{label}']") for text, label in rows()]
+    message = one(found(tmp_path, "t.csv", csv(pairs)), "warning")
+    assert "labels are lists of another program: ['negative'] (20), ['positive'] (20). Write the label alone" in message
+
+
+def test_what_turns_the_direction_of_a_terminal_is_escaped(tmp_path):
+    pairs = [(text, f"\u202e{label}") for text, label in rows()]
+    (tmp_path / "t.csv").write_text(csv(pairs), encoding="utf-8")
+    shown = CliRunner().invoke(app, ["tasks", "validate", str(tmp_path / "t.csv")]).output
+    assert r"\u202enegative (20)" in shown
+    assert "\u202e" not in shown
+    path = tmp_path / "evil\u202egpj.csv"
+    path.write_text(csv(rows()))
+    (problem,) = check_task(path).problems
+    assert str(problem) == r"evil\u202egpj.csv: the file's name holds characters that no terminal prints. Rename it."
 
 
 def test_the_unicode_form_of_labels_is_told_in_escapes(tmp_path):
@@ -523,7 +555,63 @@ def test_choices_that_differ_by_spaces_or_in_writing(tmp_path):
     assert "the choices 'Yes' and 'yes' differ only in how they are written" in "".join(told(checked))
 
 
+def test_files_that_were_joined_with_their_headers(tmp_path):
+    checked = found(tmp_path, "t.csv", csv(rows()) + csv([(f"{text} again", label) for text, label in rows()]))
+    message = one(checked, "warning")
+    assert message.startswith(
+        "t.csv:42: the names of the columns stand there again (line 42). Several files were joined"
+    )
+    assert len(read_task(tmp_path / "t.csv").examples) == 80
+
+
 # JSON in other shapes.
+
+
+RECORDS = [{"text": text, "label": label} for text, label in rows()]
+TEXTS, LABELS = ([record[name] for record in RECORDS] for name in ("text", "label"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"text": TEXTS, "label": LABELS},
+        {"text": dict(enumerate(TEXTS)), "label": dict(enumerate(LABELS))},
+        {"columns": ["text", "label"], "index": list(range(40)), "data": [list(pair) for pair in rows()]},
+        {f"r{n}": record for n, record in enumerate(RECORDS)},
+        {"version": 1, "data": RECORDS},
+    ],
+    ids=["columns", "pandas", "pandas split", "by id", "data"],
+)
+def test_json_by_columns_and_by_ids(tmp_path, document):
+    assert classes(found(tmp_path, "t.json", json.dumps(document))) == EVEN
+    assert [row.prompt for row in read_task(tmp_path / "t.json").examples] == TEXTS
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"text": TEXTS, "label": LABELS[:-1]},
+        {"columns": ["text"], "data": [list(pair) for pair in rows()]},
+        {"text": "one", "label": "row"},
+        {},
+    ],
+)
+def test_objects_that_are_no_rows(tmp_path, document):
+    assert "the file is an object, not a list of rows" in one(found(tmp_path, "t.json", json.dumps(document)), "error")
+
+
+def test_json_under_the_name_of_a_table_and_a_table_under_that_of_json(tmp_path):
+    for text, name in (
+        (jsonl(RECORDS), ".jsonl"),
+        (json.dumps(RECORDS), ".json"),
+        (json.dumps(RECORDS, indent=2), ".json"),
+    ):
+        for ending in ("csv", "tsv"):
+            message = one(found(tmp_path, f"t.{ending}", text), "error")
+            assert message.startswith(f"t.{ending}:1: the file holds JSON, not a table. Name it {name}")
+    message = one(found(tmp_path, "t.jsonl", csv(rows())), "error")
+    assert message.startswith("t.jsonl:1: no line is an object; broken JSON at line 1")
+    assert "A table with a header line is named .csv or .tsv" in message
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])

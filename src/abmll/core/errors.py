@@ -9,7 +9,7 @@ from itertools import islice
 
 LONGEST_NAME, MOST_NAMES = 80, 2000
 """Comparing names takes time in the product of their lengths: longer ones, and more of them, are not compared."""
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class AbmllError(ValueError):
@@ -61,5 +61,6 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and lone surrogates, which a terminal or a UTF-8 file cannot take, escaped."""
-    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    """The text with what a terminal or a UTF-8 file cannot take escaped: control characters, also those that turn the
+    direction of all that follows, and lone surrogates."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from abmll.core.documents import parse_json
@@ -13,6 +14,7 @@ from abmll.data.problems import Problem
 from abmll.data.row import MOST_ROWS, Row, kind_of, too_many_rows
 
 CURE = 'Write {"input": …, "options": …, "target": …}'
+_BRACKET = re.compile(r"^[ \t\r]*[{\[]", re.MULTILINE)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ONE_A_LINE = "Write one whole JSON object on this line"
 
@@ -37,6 +39,13 @@ def json_rows(name: str, text: str) -> tuple[list[Row], list[Problem]]:
 def _lines(name: str, text: str) -> tuple[list[Row], list[Problem]]:
     rows: list[Row] = []
     problems: list[Problem] = []
+    if not _BRACKET.search(text):  # no line can be a row: told once, not for each
+        for line, content in _numbered(text):
+            try:
+                parse_json(content, nan_is_null=True)
+            except Unreadable as error:
+                told = _told(name, line, content, error)
+                return [], [replace(told, message=f"no line is an object; {told.message}")]
     for line, content in _numbered(text):
         try:
             fields = parse_json(content, nan_is_null=True)

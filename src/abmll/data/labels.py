@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,17 @@ PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "-", "--", "?", "unkno
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:[.,][0-9]{0,30})?")
 _DASHES = (
     dict.fromkeys(map(ord, "‐‑‒–—−"), "-") | dict.fromkeys(map(ord, "‘’ʼ´`"), "'") | dict.fromkeys(map(ord, "“”„"), '"')
+)
+
+
+_ENDS = ".,;:!?\"'…"
+"""What a sentence ends with, and what encloses a word: at a label's ends it makes no other label."""
+_JOINED = re.compile(r"(?<=[^\W_])[_-](?=[^\W_])")
+_LISTED = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+# Cyrillic and Greek letters that look like Latin ones, which keyboards and homoglyph attacks bring in.
+_LOOKALIKES = str.maketrans(
+    "аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅαονρτυΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxijshdqwABEKMHOPCTYXIJSaovptuABEZHIKMNOPTYX",
 )
 
 
@@ -57,11 +68,26 @@ def spelling_key(label: str) -> str:
     return text
 
 
-def near_equal(counts: Mapping[str, int]) -> list[list[str]]:
+def loose_key(label: str) -> str:
+    """As `spelling_key`, and what labels have in common that differ in punctuation at their ends, in "_" and "-" for a
+    space, or in letters of another alphabet that look alike."""
+    key = spelling_key(_one_alphabet(label))
+    return _JOINED.sub(" ", key).strip(_ENDS) or key
+
+
+def _one_alphabet(label: str) -> str:
+    """The label in Latin letters, if some of it is Latin and all the rest looks so; a word of one alphabet is left."""
+    latin = label.translate(_LOOKALIKES)
+    return (
+        latin if latin.isascii() and any(character.isascii() and character.isalpha() for character in label) else label
+    )
+
+
+def near_equal(counts: Mapping[str, int], key: Callable[[str], str] = spelling_key) -> list[list[str]]:
     """Groups of labels that differ only in how they are spelled; in each the most frequent comes first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        groups[spelling_key(label)].append(label)
+        groups[key(label)].append(label)
     return [sorted(group, key=lambda label: (-counts[label], label)) for group in groups.values() if len(group) > 1]
 
 
@@ -74,6 +100,8 @@ def difference(first: str, second: str) -> str:
         ("in Unicode form", lambda text: unicodedata.normalize("NFKC", text)),
         ("in spaces", lambda text: " ".join(text.split())),
         ("in case", str.casefold),
+        ("in letters of another alphabet", lambda text: spelling_key(_one_alphabet(text))),
+        ("in punctuation", loose_key),
     )
     for name, way in ways:
         if way(first) == way(second):
@@ -84,8 +112,14 @@ def difference(first: str, second: str) -> str:
 def distinct_spelling(label: str) -> str:
     """The label in quotes; where it holds what looks like nothing or like another character, in escapes."""
     shaped = unicodedata.normalize("NFC", label) != label or visible(label) != label
+    shaped = shaped or _one_alphabet(label) != label
     spaced = any(character.isspace() and character != " " for character in label)
     return ascii(label[:60]) if shaped or spaced else shown(label, 40)
+
+
+def is_listed(label: str) -> bool:
+    """Whether a label is written as another program writes a list or a mapping: "['positive']"."""
+    return _LISTED.fullmatch(label.strip()) is not None
 
 
 def match_label(value: Any, text: str, choices: Sequence[str]) -> int | None:

@@ -101,7 +101,9 @@ def parse_spec(
     """
     problems = list(problems)
     if printable(path.name) != path.name:
-        problems.append(Problem(printable(path.name), 0, "", "the file's name is not UTF-8", "Rename it"))
+        broken = any("\ud800" <= character <= "\udfff" for character in path.name)
+        what = "is not UTF-8" if broken else "holds characters that no terminal prints"
+        problems.append(Problem(printable(path.name), 0, "", f"the file's name {what}", "Rename it"))
         return ParsedTask(None, (), tuple(problems))
     name = name or spec.name or task_name(path)
     # The support pool's rows get ids of their own, whatever line they stand on.

@@ -26,8 +26,10 @@ from abmll.data.labels import (
     counted,
     difference,
     distinct_spelling,
+    is_listed,
     is_missing,
     is_number,
+    loose_key,
     near_equal,
     several_in_one,
     spelling_key,
@@ -235,7 +237,7 @@ class Roles:
 
     def _spellings(self, column: str, counts: Counter[str]) -> None:
         total = sum(counts.values())
-        groups = near_equal(counts)
+        groups = near_equal(counts, loose_key)
         if groups:
             told = "; ".join(
                 " and ".join(f"{distinct_spelling(label)} ({counts[label]})" for label in group)
@@ -255,6 +257,11 @@ class Roles:
         if rare and sum(rare.values()) <= max(1, total / 20):
             message = f"labels that may stand for a missing one count as classes: {counted(Counter(rare))}"
             self._add(column, message, "Remove those rows if nobody labelled them", "warning")
+        listed_ones = [label for label in counts if is_listed(label)]
+        if listed_ones:
+            message = f"labels are lists of another program: {counted(Counter({x: counts[x] for x in listed_ones}), 5)}"
+            cure = "Write the label alone: the model reads what stands there, brackets and quotes too"
+            self._add(column, message, cure, "warning")
         mark = several_in_one(counts)
         if mark:
             joined = Counter({label: count for label, count in counts.items() if mark in label})

@@ -18,6 +18,7 @@ NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar (|)", " 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _RULE = re.compile(r":?-{2,}:?|")
+_JSON_LINE = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:')
 _TYPOGRAPHIC = ("“", "”", "„", "«", "»")
 
 
@@ -52,6 +53,8 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
     problems: list[Problem] = []
     if text.count("\n") > MOST_LINES:
         return [], [too_many_rows(name)]
+    if (problem := _json(name, text)) is not None:
+        return [], [problem]
     start, mark = _separator_line(text)
     first = next((line for line in _lines(text[start:]) if line.strip()), "")
     delimiter = dialect.delimiter or mark or _recognised(first, text[start:], dialect)
@@ -72,6 +75,7 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
     rows: list[Row] = []
     ragged: list[_Record] = []
     several: list[_Record] = []
+    again: list[int] = []
     width = len(header)
     named = [(place, column) for place, column in enumerate(header) if column]
     for record in reader:
@@ -84,6 +88,9 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
             continue
         if len(rows) >= MOST_ROWS:
             return [], [too_many_rows(name)]
+        if dialect.header is None and [cell.strip() for cell in cells] == header:
+            again.append(record.line)
+            continue
         if len(cells) != width:
             ragged.append(_Record(record.line, cells))
             continue
@@ -91,6 +98,12 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
             several.append(_Record(record.line, cells, record.lines))
         rows.append(Row(record.line, {column: cells[place] for place, column in named}))
     problems += _broken(name, reader, delimiter)
+    if again:
+        message = (
+            f"the names of the columns stand there again (line{'s' if len(again) > 1 else ''} {listed_lines(again)})"
+        )
+        cure = "Several files were joined: look whether rows repeat, and remove such lines; they are passed over"
+        problems.append(Problem(name, again[0], "", message, cure, "warning"))
     if dialect.quoting is None:
         problems += _swallowed(name, header, rows, several, delimiter)
     problems += _ragged(name, header, ragged, len(rows), delimiter, text[start:])
@@ -203,6 +216,16 @@ def _spaced_quotes(text: str, delimiter: str, quotechar: str) -> bool:
     behind_space = re.compile(rf"{re.escape(delimiter)} +{quotechar}[^{quotechar}]")
     lines = [line for _, line in zip(range(20), _lines(text[:100_000]), strict=False) if line.strip()]
     return sum(behind_space.search(line) is not None for line in lines[1:] or lines) > len(lines[1:] or lines) / 2
+
+
+def _json(name: str, text: str) -> Problem | None:
+    """What is told of JSON under the name of a table; None for anything else."""
+    start = text[:10_000].lstrip()
+    array = start.startswith("[")
+    if not _JSON_LINE.match(start[1:].lstrip() if array else start):
+        return None
+    cure = "Name it .json" if array else "Name it .jsonl (one object a line) or .json (one object or array)"
+    return Problem(name, 1, "", "the file holds JSON, not a table", cure)
 
 
 def _check_header(name: str, line: int, header: list[str]) -> list[Problem]:

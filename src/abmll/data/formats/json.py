@@ -7,6 +7,7 @@ from typing import Any
 
 from abmll.core.documents import parse_json
 from abmll.core.errors import Unreadable
+from abmll.data.columns import is_usual
 from abmll.data.formats.format import Format, Options, Reading
 from abmll.data.problems import Problem
 from abmll.data.rows import Row, kind_of, read_text
@@ -32,6 +33,9 @@ def records(name: str, document: Any) -> tuple[list[Row], list[Problem]]:
     """The rows of a document, numbered from 1 in place of lines."""
     found = document
     if isinstance(document, dict):
+        document = _turned(document)
+        found = document
+    if isinstance(document, dict):
         lists = {key: value for key, value in document.items() if _is_table(value)}
         usual = [key for key in USUAL_KEYS if key in lists]
         if len(lists) == 1 or usual:
@@ -52,6 +56,30 @@ def records(name: str, document: Any) -> tuple[list[Row], list[Problem]]:
     if not found:
         problems.append(Problem(name, 0, "", "the file holds no rows", "Add rows, or leave the file out"))
     return rows, problems
+
+
+def _turned(document: dict[str, Any]) -> Any:
+    """As rows what is written by columns, as pandas writes it, or by ids; anything else as it is.
+
+    {"text": […], "label": […]}, {"text": {"0": …}, "label": {"0": …}}, {"columns": […], "data": [[…], …]}, and
+    {"id 1": {"text": …, "label": …}, …}.
+    """
+    names, data = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(name, str) for name in names):
+        if data and all(isinstance(row, list) and len(row) == len(names) for row in data):
+            return [dict(zip(names, row, strict=True)) for row in data]
+        return document
+    columns = list(document.values())
+    if any(map(is_usual, document)) and len(columns) > 1:
+        if all(isinstance(column, dict) for column in columns) and all(
+            column.keys() == columns[0].keys() for column in columns
+        ):
+            columns = [list(column.values()) for column in columns]
+        if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+            return [dict(zip(document, row, strict=True)) for row in zip(*columns, strict=True)]
+    if len(columns) > 1 and all(isinstance(row, dict) and any(map(is_usual, row)) for row in columns):
+        return [{"id": key, **row} for key, row in document.items()]
+    return document
 
 
 def _is_table(value: Any) -> bool:
