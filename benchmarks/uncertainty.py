@@ -33,7 +33,7 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
 
     from abmll.data.episodes import evaluation_episode
     from abmll.evaluation.calibration import entropy, mixture
-    from abmll.methods.scaled import ScaledPosterior, grid
+    from abmll.methods.parts.scaled import ScaledPosterior, grid
 
     for task, size in itertools.product(tasks, SIZES):
         episode = evaluation_episode(task, seed, size, num_query, max_support=max(SIZES))
