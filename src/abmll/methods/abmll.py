@@ -64,7 +64,7 @@ class Amortised(Stateless):
 
     equal_passes: ClassVar[bool] = True
     inner: NaturalSteps = NaturalSteps()
-    support_weight: float = 0.3
+    support_weight: float = 1.0
     gradient: Gradient = "exact"
     warm_up: float = 0.0
 
@@ -168,14 +168,14 @@ def norm(tensors: Iterable[Tensor]) -> float:
 )
 def abmll(
     num_steps: int = 5,
-    trust: float = 0.15,
+    trust: float = 0.3,
     batch_size: int | None = None,
     outer_learning_rate: float = 2e-3,
     variance_rate: float = 25.0,
     log_var_offset: float = 0.0,
-    support_weight: float = 0.3,
+    support_weight: float = 1.0,
     gradient: Gradient = "exact",
-    warm_up: float = 0.25,
+    warm_up: float = 0.5,
     scale: bool = True,
     scale_mean: float = 0.7,
     scale_std: float = 0.4,

@@ -57,7 +57,7 @@ class NaturalSteps:
     """
 
     num_steps: int = 5
-    trust: float = 0.15
+    trust: float = 0.3
     batch_size: int | None = None
     log_var_offset: float = 0.0
 
