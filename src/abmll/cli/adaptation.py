@@ -185,7 +185,8 @@ def acquire(
 ) -> None:
     """Choose the unlabelled rows to label next.
 
-    Writes the rows whose label the adapted model would learn most from, best first, as JSON lines.
+    Writes the rows that the adapted model is least sure of, first, as JSON lines. Whether their labels are worth more
+    than those of rows drawn at random was measured on generated tasks, where they were not.
 
     \b
     Example:

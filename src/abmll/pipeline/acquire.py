@@ -1,4 +1,4 @@
-"""Which unlabelled rows to label next: those whose answer the adapted model would learn most from."""
+"""Which unlabelled rows to label next: those that the adapted model is least sure of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def acquire_run(
     overrides: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
-    """Writes the `count` rows of `pool` that are most worth a label, best first, one JSON line each.
+    """Writes the `count` rows of `pool` that the adapted model is least sure of, first, one JSON line each.
 
     by: "margin", the two most probable answers closest to each other; or "mutual-information", the posterior samples
         most at odds, which needs a method whose samples differ.
