@@ -20,6 +20,7 @@ from typing import Any
 SIZES = (4, 16, 64)
 START, MORE, POOL = 8, 8, 64
 """Labels to start with, labels to buy, and among how many rows they are chosen."""
+WAYS = ("margin", "mutual-information")
 RANDOM_DRAWS = 3
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
 
@@ -32,7 +33,7 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
     import torch
 
     from abmll.data.episodes import evaluation_episode
-    from abmll.evaluation.calibration import entropy, mixture
+    from abmll.evaluation.calibration import entropy, mixture, nll
     from abmll.methods.parts.scaled import ScaledPosterior, grid
 
     for task, size in itertools.product(tasks, SIZES):
@@ -41,7 +42,7 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
         posterior = learner.method.adaptation.adapt(learner.likelihood, episode.support)
         samples = posterior.predict(episode.query, 16).double().log_softmax(-1)
         found = {
-            "NLL": nll(mixture(samples), targets),
+            "NLL": float(nll(samples, targets)),
             "entropy of the prediction": float(entropy(mixture(samples).exp()).mean()),
             "expected entropy": float(torch.stack([entropy(one.exp()).mean() for one in samples]).mean()),
         }
@@ -50,7 +51,7 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
             variance = float((posterior.weights * (grid() - mean).square()).sum())
             found |= {"mean of a": float(mean), "deviation of a": math.sqrt(variance)}
             point = posterior.without_scale().predict(episode.query, 1)
-            found["NLL of the mean φ, without a scale"] = nll(mixture(point), targets)
+            found["NLL of the mean φ, without a scale"] = float(nll(point, targets))
         for name, value in found.items():
             into[f"{name}, {size} labels"][task.name].append(value)
 
@@ -61,7 +62,7 @@ def acquisition(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
 
     from abmll.core.seeds import derive_seed
     from abmll.data.episodes import evaluation_episode
-    from abmll.evaluation.calibration import mixture
+    from abmll.evaluation.calibration import accuracy, mixture, nll
     from abmll.pipeline.acquire import worth
 
     adaptation, likelihood = learner.method.adaptation, learner.likelihood
@@ -70,19 +71,16 @@ def acquisition(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
         start, pool = list(episode.support[:START]), list(episode.support[START:])
         targets = torch.tensor([row.known_target for row in episode.query])
         samples = adaptation.adapt(likelihood, start).predict(pool, 16).double().log_softmax(-1)
-        chosen = {way: worth(samples, way).argsort(descending=True, stable=True) for way in ("margin", WAY)}
+        chosen = {way: worth(samples, way).argsort(descending=True, stable=True) for way in WAYS}
         for draw in range(RANDOM_DRAWS):
             generator = torch.Generator().manual_seed(derive_seed("acquire", task.name, seed, draw))
             chosen[f"random {draw}"] = torch.randperm(len(pool), generator=generator)
         for way, order in chosen.items():
             rows = [*start, *(pool[place] for place in order[:MORE].tolist())]
-            log_probs = mixture(adaptation.adapt(likelihood, rows).predict(episode.query, 16))
+            log_probs = adaptation.adapt(likelihood, rows).predict(episode.query, 16)
             name = way.split()[0]
-            into[f"NLL, {name}"][task.name].append(nll(log_probs, targets))
-            into[f"accuracy, {name}"][task.name].append(float((log_probs.argmax(1) == targets).double().mean()))
-
-
-WAY = "mutual-information"
+            into[f"NLL, {name}"][task.name].append(float(nll(log_probs, targets)))
+            into[f"accuracy, {name}"][task.name].append(float(accuracy(mixture(log_probs).exp(), targets)))
 
 
 def coverage(paths: Iterable[Path], into: dict[str, Values]) -> None:
@@ -100,11 +98,6 @@ def coverage(paths: Iterable[Path], into: dict[str, Values]) -> None:
             for share in COVERAGES:
                 place = max(1, round(share * len(curve.risk))) - 1
                 values[f"error at {share:.0%}"][cell.task].append(float(curve.risk[place]))
-
-
-def nll(log_probs: Any, targets: Any) -> float:
-    """The mean NLL in nats of (rows, choices)."""
-    return -float(log_probs.gather(1, targets[:, None]).mean())
 
 
 def interval(by_task: Mapping[str, Sequence[float]]) -> str:
@@ -144,7 +137,7 @@ def of_adapters(options: argparse.Namespace) -> list[str]:
     lines = ["| | " + " | ".join(f"{size} labels" for size in SIZES) + " |", "|---|" + "---:|" * len(SIZES)]
     lines += [f"| {n} | " + " | ".join(interval(shrinking[f"{n}, {s} labels"]) for s in SIZES) + " |" for n in names]
     lines += ["", f"| {MORE} more labels after {START} | NLL | accuracy | NLL less random's |", "|---|---:|---:|---:|"]
-    for way in ("random", "margin", "mutual-information"):
+    for way in ("random", *WAYS):
         less = "" if way == "random" else difference(bought[f"NLL, {way}"], bought["NLL, random"])
         lines.append(f"| {way} | {interval(bought[f'NLL, {way}'])} | {interval(bought[f'accuracy, {way}'])} | {less} |")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,20 +81,20 @@ def untouched(model: Any, blocks: Blocks) -> int:
     return count
 
 
-def within_trunk(model: Any, config: PeftConfig) -> PeftConfig:
+def within_trunk(model: Any, config: PeftConfig, unlike: Sequence[str]) -> PeftConfig:
     """A copy of `config` that leaves out what no adapter is for, unless it names its targets itself.
 
     PEFT's "all-linear" leaves out the output embeddings alone. The heads of some models have a dense layer before them
     (ModernBERT's decoder, the RoBERTa family), which sees the scored tokens only and belongs to no block; and some of
-    their linear layers answer with something else (`unlike_linear`).
+    their linear layers answer with something else.
 
-    model: a plain causal LM.
+    model: a plain causal LM. unlike: its `unlike_linear`.
     """
     found = copy.deepcopy(config)
     targets = getattr(found, "target_modules", None)
     if targets is not None and not (isinstance(targets, str) and targets.lower() == "all-linear"):
         return found
-    if left_out := [*head_layers(model), *unlike_linear(model)]:
+    if left_out := [*head_layers(model), *unlike]:
         changed: Any = found  # what is excluded is in no common base of the configurations
         excluded = changed.exclude_modules or set()
         if isinstance(excluded, str):

@@ -60,7 +60,7 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         check_adapter_name(base_model, role)
     check_target_modules(base_model, config)
     unlike = unlike_linear(base_model)
-    config = within_trunk(base_model, config)
+    config = within_trunk(base_model, config, unlike)
     model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
     model.add_adapter(TASK, copy.deepcopy(config))
     transposed = getattr(model.peft_config[META], "fan_in_fan_out", None)

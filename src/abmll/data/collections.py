@@ -148,9 +148,9 @@ def _task(name: str, form: str, evaluated: Sequence[Path], support: Sequence[Pat
     kept = _once([row for row in rows if row is not None])
     tested = {normalised(row.prompt) for row in kept}
     apart = [row for row in _once([row for row in pool if row is not None]) if normalised(row.prompt) not in tested]
-    judged_rows = tuple(row._replace(id=f"{name}:{number}") for number, row in enumerate(kept))
+    evaluated_rows = tuple(row._replace(id=f"{name}:{number}") for number, row in enumerate(kept))
     pool_rows = tuple(row._replace(id=f"{name}:support:{number}") for number, row in enumerate(apart))
-    return Task(name, judged_rows, source=str(evaluated[0].parent), support_pool=pool_rows) if kept else None
+    return Task(name, evaluated_rows, source=str(evaluated[0].parent), support_pool=pool_rows) if kept else None
 
 
 def _example(fields: Mapping[str, Any], classes: Sequence[str]) -> Example | None:

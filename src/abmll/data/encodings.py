@@ -15,7 +15,7 @@ _NEEDS = {"shift_jis": "kana", "euc_jp": "kana", "euc_kr": "hangul"}
 """Scripts without which these are not believed: by their bytes alone, Chinese texts often pass for them."""
 _JOINED = {"kana": "cjk"}  # one Japanese word is written in both
 SAMPLE = 20_000
-"""Bytes around the first one that is no UTF-8 by which is evaluated."""
+"""Bytes around the first one that is no UTF-8, by which the encoding is told."""
 _WESTERN = set("äöüßàâáãåæçèéêëìíîïñòóôõøœùúûÄÖÜÀÂÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕØŒÙÚÛ")
 _OTHER_LATIN = set("şğıİŞĞąćęłńśźżĄĆĘŁŃŚŹŻčďěňřšťůžČĎĚŇŘŠŤŮŽőűŐŰăâîșțȘȚ")
 _PUNCTUATION = set("“”„‘’‚«»–—…€£§°©®™·•¿¡´ \u00a0¨ªº")

@@ -54,14 +54,24 @@ class Task:
         return len(self.examples)
 
     @property
+    def all_rows(self) -> tuple[Example, ...]:
+        """Every row, those of the support pool first."""
+        return (*self.support_pool, *self.examples)
+
+    @property
+    def place(self) -> str:
+        """The words that messages name the task by: its name, and where its rows came from."""
+        return f"task {self.name!r}" + (f" ({self.source})" if self.source else "")
+
+    @property
     def num_choices(self) -> int:
         """The largest number of choices of any row."""
-        return max(len(row.choices) for row in (*self.examples, *self.support_pool))
+        return max(len(row.choices) for row in self.all_rows)
 
     @property
     def is_classification(self) -> bool:
         """True if every row has the same choices, in the same order; False for multiple choice."""
-        return len({row.choices for row in (*self.examples, *self.support_pool)}) == 1
+        return len({row.choices for row in self.all_rows}) == 1
 
     @property
     def target_counts(self) -> dict[int, int]:

@@ -57,15 +57,6 @@ def row_mistakes(
     return [_told(place, kind, len(rows)) for kind in kinds.values()]
 
 
-def require_rows(
-    place: str, rows: Sequence[Example], tokenizer: Any, prompt_format: PromptFormat, context: int | None = None
-) -> None:
-    """Raises AbmllError that tells all of `row_mistakes`."""
-    found = row_mistakes(place, rows, tokenizer, prompt_format, context)
-    if found:
-        raise AbmllError("\n".join(found))
-
-
 def _told(place: str, kind: _Kind, count: int) -> str:
     first = f"{place}, row {kind.rows[0]}: {kind.message}"
     others = len(kind.rows) - 1

@@ -26,10 +26,7 @@ def require_tasks(learner: Learner, tasks: Iterable[Task]) -> None:
         key = (id(task), id(learner.tokenizer), learner.prompt, _context(learner))
         if _PASSED.get(key) is task:
             continue
-        place = f"task {task.name!r}" + (f" ({task.source})" if task.source else "")
-        found = row_mistakes(
-            place, (*task.support_pool, *task.examples), learner.tokenizer, learner.prompt, _context(learner)
-        )
+        found = row_mistakes(task.place, task.all_rows, learner.tokenizer, learner.prompt, _context(learner))
         mistakes += found
         if not found:
             _PASSED[key] = task

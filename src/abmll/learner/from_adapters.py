@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from abmll.adapters.lora_folders import LoraFolders, read_lora_folders
 from abmll.adapters.roles import adapter_parameters
@@ -55,7 +56,7 @@ def learn_from_adapters(learner: Learner, given: Given) -> str:
         )
     theta = adapter_parameters(learner.model, META)
     first, second = _PARTS["mean"] if gaussian else _LORA
-    _check(learner, loras, {name.removesuffix(first) for name in theta if name.endswith(first)})
+    _check(learner, loras, theta, (first, second))
     scaling = config.lora_alpha / config.r
     kept = size = 0.0
     variances: dict[str, float] = {}
@@ -89,7 +90,10 @@ def _widths(variances: dict[str, float]) -> dict[str, float]:
     return {name: log - mean for name, log in logs.items()}
 
 
-def _check(learner: Learner, loras: LoraFolders, layers: set[str]) -> None:
+def _check(learner: Learner, loras: LoraFolders, theta: Mapping[str, Tensor], mean: tuple[str, str]) -> None:
+    """mean: what the names of θ's A and B end with."""
+    first, second = mean
+    layers = {name.removesuffix(first) for name in theta if name.endswith(first)}
     config = learner.model.peft_config[META]
     wrong = []
     if len(loras.base_models) > 1:
@@ -104,14 +108,9 @@ def _check(learner: Learner, loras: LoraFolders, layers: set[str]) -> None:
             f"them {alone[0]!r} in the {who}. Set target_modules={loras.target_modules}"
         )
     if not wrong:
-        theta = adapter_parameters(learner.model, META)
         for layer, (one, *_) in loras.layers.items():
             sizes = (one.A.shape[1], one.B.shape[0])
-            ours = next(
-                (theta[layer + A].shape[1], theta[layer + B].shape[0])
-                for A, B in (_PARTS["mean"], _LORA)
-                if layer + A in theta
-            )
+            ours = (theta[layer + first].shape[1], theta[layer + second].shape[0])
             if sizes != ours:
                 wrong.append(
                     f"the LoRAs are of another base model: {layer!r} maps {sizes[0]} to {sizes[1]} numbers there, and "

@@ -87,8 +87,10 @@ class Amortised(Stateless):
             v, by_log_var = self._before(likelihood, step, v, variance)
             for name, value in by_log_var.items():
                 of_log_var[name] += value
+        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
         if steps:
             v = {name: v[name] + self.support_weight * steps[0].gradient[name] for name in v}
+            metrics["support_nll"] = steps[0].nll
         theta = likelihood.parameters(META)
         whole = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
         for name, value in of_log_var.items():
@@ -96,9 +98,7 @@ class Amortised(Stateless):
             whole[name] = v[name]
             whole[log_var] = torch.full_like(theta[log_var], value / theta[log_var].numel())
         add_to_grad(theta, whole)
-        first = steps[0].nll if steps else math.nan
-        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
-        return metrics | ({"support_nll": first} if steps else {})
+        return metrics
 
     def _without_steps(self, likelihood: Likelihood, episode: Episode, variance: Mapping[str, float]) -> Metrics:
         """The gradient of the mean NLL of all rows at θ."""

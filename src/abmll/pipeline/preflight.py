@@ -74,8 +74,7 @@ class Findings:
 def places_of(tasks: Iterable[Task]) -> Iterable[tuple[str, Sequence[Example]]]:
     """Each task's rows, with the words that say where they are from; a task that comes twice is looked at once."""
     for task in {id(task): task for task in tasks}.values():
-        place = f"task {task.name!r}" + (f" ({task.source})" if task.source else "")
-        yield place, (*task.support_pool, *task.examples)
+        yield task.place, task.all_rows
 
 
 def require_usable(

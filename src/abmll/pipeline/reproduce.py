@@ -21,6 +21,7 @@ from abmll.pipeline.compare import compare_run
 from abmll.pipeline.cost_model import (
     ModelSize,
     PassCost,
+    Passes,
     assumed_cost,
     bytes_needed,
     count_passes,
@@ -229,26 +230,24 @@ def estimate(protocol: Protocol, planned: Planned, cost: PassCost | None = None)
     tasks, examples, query = _counts(planned)
     tokens = mean_tokens(examples)
     size = model_size(config) or ModelSize.like_llama(protocol.parameters, config.adapter.r)
-    cost = cost or assumed_cost(size.parameters, tokens, device_for(size.parameters))
+    device = device_for(size.parameters)
+    cost = cost or assumed_cost(size.parameters, tokens, device)
     seeds = len(config.evaluation.seeds)
-    trained = predicted = 0.0
+    passes = Passes(0, 0)
     for name in config.method.names:
-        passes = count_passes(config, name, tasks[2], query).times(seeds)
-        trained, predicted = trained + passes.trained, predicted + passes.predicted
-    hours = (trained * cost.trained + predicted * cost.predicted) / 3600
-    bits = 4 if config.model.dtype == "float32" or device_for(size.parameters) == "cpu" else 2
-    needed = bytes_needed(size, bits, tokens, batch=2) / 1e9
+        passes = passes.plus(count_passes(config, name, tasks[2], query).times(seeds))
+    bytes_each = 4 if config.model.dtype == "float32" or device == "cpu" else 2
     return Estimate(
         planned.experiment.name,
         tasks,
         len(config.method.names),
         seeds,
         config.training.num_steps,
-        trained,
-        predicted,
-        hours,
-        needed,
-        device_for(size.parameters),
+        passes.trained,
+        passes.predicted,
+        cost.seconds(passes) / 3600,
+        bytes_needed(size, bytes_each, tokens, batch=2) / 1e9,
+        device,
     )
 
 

@@ -81,10 +81,10 @@ def learn_from_loras(config: RunConfig, folders: Sequence[Path]) -> tuple[Path, 
     loras = findings.of(lambda: read_lora_folders(folders))
     findings.raise_all()
     assert loras is not None
-    own: dict[str, Any] = {"target_modules": tuple(loras.target_modules), "r": loras.rank}
-    if "r" not in config.adapter.model_fields_set:
-        own["lora_alpha"] = config.adapter.lora_alpha * loras.rank // config.adapter.r
     given = config.adapter.model_fields_set
+    own: dict[str, Any] = {"target_modules": tuple(loras.target_modules), "r": loras.rank}
+    if "r" not in given:
+        own["lora_alpha"] = config.adapter.lora_alpha * loras.rank // config.adapter.r
     adapter = config.adapter.model_copy(update={key: value for key, value in own.items() if key not in given})
     config = config.model_copy(update={"adapter": adapter})
     with hold(config.output):
