@@ -33,8 +33,8 @@ LONGEST_KEY = 64
 
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1},}}")
 _LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_TEXT_ESCAPE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]|\\u0000")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _KEY_PART = re.compile(r"[\s\w-]+")
 
@@ -49,7 +49,8 @@ def parse_json(text: str | bytes, *, nan_is_null: bool = False) -> Any:
 
     Raises:
         Unreadable: for broken JSON, a field that stands twice in an object, a whole number of more than 100 digits,
-            more than 64 levels of nesting, a lone surrogate, and (unless `nan_is_null`) numbers that are not finite.
+            more than 64 levels of nesting, a lone surrogate or a NUL character in a text, and (unless
+            `nan_is_null`) numbers that are not finite.
     """
     text = _decoded(text)
     try:
@@ -65,8 +66,8 @@ def parse_json(text: str | bytes, *, nan_is_null: bool = False) -> Any:
     except ValueError:  # of int(), beyond 4300 digits
         raise _placed(_too_long_number(), text) from None
     _check_depth(value, text.count("[") + text.count("{"))
-    if _SURROGATE_ESCAPE.search(text) or _SURROGATE.search(text):
-        _check_surrogates(value)
+    if _NO_TEXT_ESCAPE.search(text) or _NO_TEXT.search(text):
+        _check_texts(value)
     if not nan_is_null and _LARGE_EXPONENT.search(text):
         _check_finite(value)
     return value
@@ -77,15 +78,15 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
     Raises:
         Unreadable: for broken TOML, a whole number of more than 100 digits, more than 64 levels of nesting or parts of
-            a key, and lone surrogates.
+            a key, and lone surrogates and NUL characters.
     """
     text = _decoded(text)
     for number, line in enumerate(text.split("\n"), start=1):
         if line.count(".") > LONGEST_KEY and _longest_chain(line) > LONGEST_KEY:
             cure = "Write fewer names between the full stops"
             raise Unreadable(f"a key of more than {LONGEST_KEY} parts", cure, line=number)
-    if _SURROGATE.search(text):
-        _check_surrogates(text)
+    if _NO_TEXT.search(text):
+        _check_texts(text)
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -240,9 +241,13 @@ def _each(value: Any, check: Callable[[Any], None]) -> None:
         check(value)
 
 
-def _check_surrogates(value: Any) -> None:
+def _check_texts(value: Any) -> None:
+    """Raises Unreadable for half of a character, and for a NUL character: neither is text."""
+
     def check(leaf: Any) -> None:
-        if isinstance(leaf, str) and (found := _SURROGATE.search(leaf)):
+        if isinstance(leaf, str) and (found := _NO_TEXT.search(leaf)):
+            if found[0] == "\0":
+                raise Unreadable("the text holds a NUL character (\\u0000)", "Remove it: a text holds no such character")
             code = f"\\u{ord(found[0]):04x}"
             cure = "Half a character was cut off when the text was written: remove it, or restore the whole text"
             raise Unreadable(f"the text holds {code}, half of a character (a lone surrogate)", cure)

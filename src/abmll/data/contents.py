@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
+import unicodedata
 import zlib
 from pathlib import Path
 
 from abmll.core.errors import Unreadable, printable, shown
 from abmll.core.files import read_bytes
 from abmll.data.encodings import guess_encoding
-from abmll.data.kinds import GZIP, kind_of_bytes
+from abmll.data.kinds import GZIP, HEAD, kind_of_bytes
 from abmll.data.problems import Problem
 
 FILE_LIMIT = 256 * 2**20
@@ -22,6 +24,8 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
 )
+_NO_TEXT = {"Cc", "Cs", "Co", "Cn"}
+_CUT_OFF = "the file ends within a character", "It was cut off: fetch it again"
 
 
 def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, list[Problem]]:
@@ -44,6 +48,7 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
     if kind is not None and encoding is None:
         return None, [*problems, Problem(name, 0, "", f"the file is {kind.name}", kind.cure)]
     text, found = _decode(name, data, encoding)
+    text = None if text is None else text.removesuffix("\x1a")  # as MS-DOS ended a text
     if text is not None and "\r" in text and "\n" not in text:
         text = text.replace("\r", "\n")  # as computers of the last century ended a line
     return text, [*problems, *found]
@@ -81,7 +86,7 @@ def _decode(name: str, raw: bytes, encoding: str | None) -> tuple[str | None, li
     if encoding is not None:
         return _decode_as(name, raw, encoding)
     mark, marked = next((one for one in _MARKS if raw.startswith(one[0])), (b"", ""))
-    marked = marked or _unmarked_utf16(raw)
+    marked = marked or _unmarked(raw)
     if marked.startswith(("utf-16", "utf-32")):
         text, problems = _decode_as(name, raw, marked)
         told = f"the file is {marked[:6].upper()}, not UTF-8; it was read as that"
@@ -101,13 +106,25 @@ def _decode(name: str, raw: bytes, encoding: str | None) -> tuple[str | None, li
     return text, problems
 
 
-def _unmarked_utf16(raw: bytes) -> str:
-    """ "utf-16-le" or "utf-16-be" if every other byte of the beginning is zero; else "utf-8"."""
-    head = raw[: min(len(raw) // 2 * 2, 1000)]
-    for ending, zeros, others in (("le", head[1::2], head[::2]), ("be", head[::2], head[1::2])):
-        if len(head) >= 4 and zeros.count(0) > 0.7 * len(zeros) and others.count(0) == 0:
-            return f"utf-16-{ending}"
+def _unmarked(raw: bytes) -> str:
+    """The UTF-16 or UTF-32 of a text without a mark, told by zero bytes that make plain text under it; else "utf-8"."""
+    head = raw[: min(len(raw), HEAD) // 4 * 4] or raw
+    if b"\0" in head:
+        for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+            try:
+                text = codecs.getincrementaldecoder(encoding)().decode(head)
+            except UnicodeDecodeError:
+                continue
+            if _is_plain(text):
+                return encoding
     return "utf-8"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether nothing in a text is but letters and signs, and some of it is ASCII, as separators and digits are."""
+    if sum(character < "\x80" for character in text) < len(text) / 20 or not text:
+        return False
+    return all(character in "\t\n\r" or unicodedata.category(character) not in _NO_TEXT for character in text)
 
 
 def _decode_as(name: str, raw: bytes, encoding: str) -> tuple[str | None, list[Problem]]:
@@ -117,6 +134,8 @@ def _decode_as(name: str, raw: bytes, encoding: str) -> tuple[str | None, list[P
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
         line = raw.count(b"\n", 0, start) + 1
         message = f"byte 0x{raw[start]:02x} at byte offset {start} is not {encoding}" if raw else "it is empty"
+        if raw and start >= len(raw) - 3 and encoding.startswith(("utf-16", "utf-32")):
+            return None, [Problem(name, line, "", f"{message}: {_CUT_OFF[0]}", _CUT_OFF[1])]
         return None, [Problem(name, line, "", message, "Correct encoding in the spec, or save the file as UTF-8")]
     except LookupError:
         return None, [Problem(name, 0, "encoding", f"unknown encoding {shown(encoding)}", "Write utf-8, cp1252, …")]
@@ -127,7 +146,10 @@ def _no_utf8(name: str, raw: bytes, start: int) -> Problem:
     line = raw.count(b"\n", 0, start) + 1
     message = f"byte 0x{raw[start]:02x} at byte offset {start} is not UTF-8"
     if start >= len(raw) - 3 and raw[start] >= 0xC2:
-        return Problem(name, line, "", f"{message}: the file ends within a character", "It was cut off: fetch it again")
+        return Problem(name, line, "", f"{message}: {_CUT_OFF[0]}", _CUT_OFF[1])
+    if raw[start] == 0xED and 0xA0 <= raw[start + 1] <= 0xBF:
+        message += ": it is half of a character (a surrogate), as CESU-8 and Java's modified UTF-8 write it"
+        return Problem(name, line, "", message, "Export the file again as UTF-8 (in MySQL utf8mb4, in Oracle AL32UTF8)")
     wrong = sum(character == "\ufffd" for character in raw.decode("utf-8", "replace"))
     right = sum(byte >= 0xC2 for byte in raw[:start])
     if right > wrong:
@@ -145,6 +167,5 @@ def _no_utf8(name: str, raw: bytes, start: int) -> Problem:
 
 
 def _iconv(encoding: str) -> str:
-    return {"mac_roman": "macintosh", "koi8_r": "koi8-r", "euc_kr": "euc-kr", "euc_jp": "euc-jp"}.get(
-        encoding, encoding
-    )
+    names = {"mac_roman": "macintosh", "iso8859_5": "iso-8859-5"}
+    return names.get(encoding, encoding.replace("_", "-") if encoding.startswith(("koi8", "euc")) else encoding)

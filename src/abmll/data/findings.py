@@ -70,4 +70,6 @@ class Findings:
 def listing(names: Iterable[str]) -> str:
     """Names in quotes, the first 12 of them."""
     known = list(names)
+    if not known:
+        return "none"
     return ", ".join(shown(name, 40) for name in known[:12]) + (f", … ({len(known)})" if len(known) > 12 else "")

@@ -18,7 +18,7 @@ MISSING = frozenset(
 """What pandas and spreadsheets write where nothing is, in lower case: never a label, and no input."""
 PERHAPS_MISSING = frozenset({"none", "null", "na", "n/a", "-", "--", "?", "unknown", "undefined", "missing"})
 """What may be a label ("none" often is) or stand for a missing one."""
-_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:[.,][0-9]{0,30})?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(?:[.,][0-9]{0,30})?(?:[eE][+-]?[0-9]{1,2})?")
 _DASHES = (
     dict.fromkeys(map(ord, "‐‑‒–—−"), "-") | dict.fromkeys(map(ord, "‘’ʼ´`"), "'") | dict.fromkeys(map(ord, "“”„"), '"')
 )
@@ -35,11 +35,16 @@ _LOOKALIKES = str.maketrans(
 )
 
 
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""What takes no room or shows nothing and is no format character (Cf): fillers, blanks, selectors of a variant."""
+
+
 def visible(text: str) -> str:
-    """The text without the characters that take no room (zero-width spaces, marks of direction, soft hyphens)."""
+    """The text without the characters that take no room (zero-width spaces, marks of direction, soft hyphens), or that
+    show nothing (the blank of Braille, fillers of Hangul, what selects a variant of an emoji)."""
     if text.isascii():
         return text
-    return "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return _UNSEEN.sub("", "".join(character for character in text if unicodedata.category(character) != "Cf"))
 
 
 def is_blank(text: str) -> bool:
@@ -62,7 +67,8 @@ def is_number(text: str) -> bool:
 def spelling_key(label: str) -> str:
     """What labels have in common that differ only in case, spaces, Unicode form, invisible characters, the kind of
     dash or quotation mark, or as numerals of one number."""
-    text = " ".join(visible(unicodedata.normalize("NFKC", label)).translate(_DASHES).casefold().split())
+    text = " ".join(visible(unicodedata.normalize("NFKC", visible(label))).translate(_DASHES).casefold().split())
+    text = text.replace("i\u0307", "i").replace("ı", "i")  # of Turkish: capitals of i and ı, each by the other's rules
     if _NUMBER.fullmatch(text):
         return str(Decimal(text.replace(",", ".")).normalize() + 0)
     return text
@@ -99,7 +105,7 @@ def difference(first: str, second: str) -> str:
         ("in characters that cannot be seen", visible),
         ("in Unicode form", lambda text: unicodedata.normalize("NFKC", text)),
         ("in spaces", lambda text: " ".join(text.split())),
-        ("in case", str.casefold),
+        ("in case", lambda text: text.casefold().replace("i\u0307", "i").replace("ı", "i")),
         ("in letters of another alphabet", lambda text: spelling_key(_one_alphabet(text))),
         ("in punctuation", loose_key),
     )

@@ -133,6 +133,8 @@ class _Converter:
         column = _name(getattr(self.roles, what))
         value = row.fields[column]
         written = "null or NaN" if not isinstance(value, str) else f"{shown(value)}, which stands for nothing"
+        if isinstance(value, float):
+            written = "infinity, or a number beyond 1e308"
         self.findings.add(row.line, column, f"the {what} is missing ({written})", "Fill it, or remove the row")
 
     # Choices.
@@ -293,7 +295,8 @@ class _Converter:
             return None
         label = raw.strip()
         if is_blank(label):
-            self.findings.add(row.line, name, "the label is empty", "Fill it, or remove the row")
+            why = ": nothing in it can be seen" if label else ""
+            self.findings.add(row.line, name, f"the label is empty{why}", "Fill it, or remove the row")
             return None
         if self.layout.labels:
             mapped = look_up(self.layout.labels, label)

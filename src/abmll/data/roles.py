@@ -26,6 +26,7 @@ from abmll.data.labels import (
     counted,
     difference,
     distinct_spelling,
+    is_blank,
     is_listed,
     is_missing,
     is_number,
@@ -170,7 +171,7 @@ class Roles:
         spaced = 0
         for row in rows:
             value = row.fields.get(column)
-            if isinstance(value, (str, bool, int, float)) and not is_missing(value) and cell_text(value).strip():
+            if isinstance(value, (str, bool, int, float)) and not is_missing(value) and not is_blank(cell_text(value)):
                 counts[cell_text(value).strip()] += 1
                 spaced += cell_text(value).strip() != cell_text(value)
         if not self.whole or self._lettered(column, counts):
@@ -207,7 +208,8 @@ class Roles:
         numbers = all(map(is_number, distinct))
         if len(distinct) == 1:
             some = "" if total == self._num_rows else " with a label"
-            message = f"all {total} rows{some} have one class only, {shown(distinct[0])}"
+            rows = f"all {total} rows{some} have" if total > 1 else f"the one row{some} has"
+            message = f"{rows} one class only, {shown(distinct[0])}"
             self.findings.add(0, column, message, "Add rows of the other classes, or list all choices")
             return False
         if total > 8 and len(distinct) > total / 2:

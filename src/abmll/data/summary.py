@@ -112,4 +112,5 @@ def _lengths(numbers: Sequence[int]) -> Lengths:
 
 
 def _short(label: str) -> str:
+    label = label.replace("\n", "\\n").replace("\t", "\\t")
     return label if len(label) <= 30 else f"{label[:29]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _RULE = re.compile(r":?-{2,}:?|")
 _JSON_LINE = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:')
+_UNUSUAL = ("^", ":", " ", "~", "¦", "\x1f", "\x01")
+"""What separates cells now and then: named where the header looks so, and not taken by itself."""
 _TYPOGRAPHIC = ("“", "”", "„", "«", "»")
 
 
@@ -65,8 +68,10 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
         record = next(iter(reader), None)
         if record is None:
             return [], _broken(name, reader, delimiter)
-        header = [cell.strip() for cell in record.cells]
+        header = [_trimmed(cell) for cell in record.cells]
         problems = _check_header(name, record.line, header)
+        if dialect.delimiter is None and len(header) == 1:
+            problems += _one_cell(name, record.line, header[0], text[start:])
         if problems:
             return [], problems
     if delimiter != dialect.usual and dialect.delimiter is None:
@@ -88,7 +93,7 @@ def table_rows(name: str, text: str, dialect: Dialect) -> tuple[list[Row], list[
             continue
         if len(rows) >= MOST_ROWS:
             return [], [too_many_rows(name)]
-        if dialect.header is None and [cell.strip() for cell in cells] == header:
+        if dialect.header is None and [_trimmed(cell) for cell in cells] == header:
             again.append(record.line)
             continue
         if len(cells) != width:
@@ -226,6 +231,22 @@ def _json(name: str, text: str) -> Problem | None:
         return None
     cure = "Name it .json" if array else "Name it .jsonl (one object a line) or .json (one object or array)"
     return Problem(name, 1, "", "the file holds JSON, not a table", cure)
+
+
+def _trimmed(cell: str) -> str:
+    """Without the spaces around it, and without the mark at the start of a file that was joined to another."""
+    return cell.strip().strip("\ufeff").strip()
+
+
+def _one_cell(name: str, line: int, header: str, text: str) -> list[Problem]:
+    """What is told of a header in one cell whose names stand there, separated by what rarely separates cells."""
+    for delimiter in _UNUSUAL:
+        cells = header.split(delimiter)
+        if len(cells) > 1 and all(is_usual(cell) for cell in cells) and _even(text, delimiter, len(cells)):
+            what = NAMES.get(delimiter, repr(delimiter))
+            message = f"the header is one cell, {shown(header, 40)}: the cells seem to be separated by {what}"
+            return [Problem(name, line, "", message, f"Set delimiter = {json.dumps(delimiter)} in a TOML spec")]
+    return []
 
 
 def _check_header(name: str, line: int, header: list[str]) -> list[Problem]:
