@@ -28,6 +28,8 @@ DEEPEST = 64
 """Levels of nesting."""
 MOST_DIGITS = 100
 """Digits of the longest whole number; Python itself stops at 4300."""
+MOST_VALUES = 10_000_000
+"""Values of the largest JSON text: each takes some hundred bytes of memory."""
 LONGEST_KEY = 64
 """Parts of the longest dotted key; tomllib needs time in the square of their number."""
 
@@ -49,10 +51,12 @@ def parse_json(text: str | bytes, *, nan_is_null: bool = False) -> Any:
 
     Raises:
         Unreadable: for broken JSON, a field that stands twice in an object, a whole number of more than 100 digits,
-            more than 64 levels of nesting, a lone surrogate or a NUL character in a text, and (unless
-            `nan_is_null`) numbers that are not finite.
+            more than 64 levels of nesting, more than ten million values, a lone surrogate or a NUL character in a text,
+            and (unless `nan_is_null`) numbers that are not finite.
     """
     text = _decoded(text)
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise Unreadable(f"more than {MOST_VALUES:,} values", "Take a part of it")
     try:
         value = (_LENIENT if nan_is_null else _STRICT).decode(text)
         if _LONG_NUMBER.search(text):
@@ -247,7 +251,9 @@ def _check_texts(value: Any) -> None:
     def check(leaf: Any) -> None:
         if isinstance(leaf, str) and (found := _NO_TEXT.search(leaf)):
             if found[0] == "\0":
-                raise Unreadable("the text holds a NUL character (\\u0000)", "Remove it: a text holds no such character")
+                raise Unreadable(
+                    "the text holds a NUL character (\\u0000)", "Remove it: a text holds no such character"
+                )
             code = f"\\u{ord(found[0]):04x}"
             cure = "Half a character was cut off when the text was written: remove it, or restore the whole text"
             raise Unreadable(f"the text holds {code}, half of a character (a lone surrogate)", cure)

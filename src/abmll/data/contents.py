@@ -36,12 +36,7 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
     encoding: in which the text is, by its Python name; by default UTF-8, or what a byte-order mark says.
     """
     name = printable(path.name)
-    try:
-        raw = read_bytes(path, FILE_LIMIT)
-    except Unreadable as error:
-        cure = error.cure if "too large" not in error.found else _smaller()
-        return None, [Problem(name, 0, "", error.found.replace(f"{printable(str(path))} ", "the file ", 1), cure)]
-    data, problems = _unpack(path, name, raw)
+    data, problems = read_unpacked(path)
     if data is None:
         return None, problems
     kind = kind_of_bytes(data)
@@ -52,6 +47,17 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
     if text is not None and "\r" in text and "\n" not in text:
         text = text.replace("\r", "\n")  # as computers of the last century ended a line
     return text, [*problems, *found]
+
+
+def read_unpacked(path: Path) -> tuple[bytes | None, list[Problem]]:
+    """The file's bytes, gzip data unpacked; None where they cannot be had, with the reason among the problems."""
+    name = printable(path.name)
+    try:
+        raw = read_bytes(path, FILE_LIMIT)
+    except Unreadable as error:
+        cure = error.cure if "too large" not in error.found else _smaller()
+        return None, [Problem(name, 0, "", error.found.replace(f"{printable(str(path))} ", "the file ", 1), cure)]
+    return _unpack(path, name, raw)
 
 
 def _unpack(path: Path, name: str, raw: bytes) -> tuple[bytes | None, list[Problem]]:

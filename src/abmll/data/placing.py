@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ class _Converter:
         column = _name(getattr(self.roles, what))
         value = row.fields[column]
         written = "null or NaN" if not isinstance(value, str) else f"{shown(value)}, which stands for nothing"
-        if isinstance(value, float):
+        if isinstance(value, float) and not math.isnan(value):
             written = "infinity, or a number beyond 1e308"
         self.findings.add(row.line, column, f"the {what} is missing ({written})", "Fill it, or remove the row")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from abmll.core.errors import printable, shown
+from abmll.data.contents import read_unpacked
 from abmll.data.formats.format import Options, Reading
+from abmll.data.kinds import GZIP, kind_of_bytes
 from abmll.data.problems import Problem, errors
 from abmll.data.rows import data_suffix, read_rows, read_text
 
@@ -62,6 +64,25 @@ def _unknown(path: Path) -> Problem:
         )
     cure = f"Name it {', '.join(KNOWN_SUFFIXES)} (text formats also with .gz) if it is one of them"
     return Problem(printable(path.name), 0, "", message, cure)
+
+
+def read_binary(path: Path, what: str, starts: tuple[bytes, ...], cure: str) -> tuple[bytes | None, list[Problem]]:
+    """The bytes of a file of another format than text; None where it is none, with what it is among the problems.
+
+    what: the format, with its article. starts: what such files begin with. cure: for a damaged one.
+    """
+    data, problems = read_unpacked(path)
+    if data is None or data.startswith(starts):
+        return data, problems
+    kind = kind_of_bytes(data)
+    if not data:
+        found = "the file is empty"
+    elif kind is not None and not data.startswith(GZIP):
+        found, cure = f"the file is {kind.name}, not {what}", kind.cure
+    else:
+        found = f"the file does not begin as {what} does"
+        cure = f"{cure}; a text table is named .csv, .tsv or .jsonl"
+    return None, [*problems, Problem(printable(path.name), 0, "", found, cure)]
 
 
 def missing_library(path: Path, what: str, library: str, extra: str, export: str) -> Reading:

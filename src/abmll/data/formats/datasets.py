@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from abmll.core.documents import read_json
-from abmll.core.errors import AbmllError
-from abmll.data.formats.container import missing_library
+from abmll.core.errors import AbmllError, printable
+from abmll.data.contents import FILE_LIMIT
+from abmll.data.formats.arrow import table_rows
+from abmll.data.formats.container import missing_library, read_binary
 from abmll.data.formats.format import Format, Options, Reading
-from abmll.data.formats.parquet import table_rows
 from abmll.data.problems import Problem
+from abmll.data.row import too_many_rows
 
 DICT_FILE = "dataset_dict.json"
 STATE_FILE = "state.json"
+_DAMAGED = "Save the dataset again"
+_STREAM = b"\xff\xff\xff\xff"
+"""What a stream begins with, as `datasets` writes it; Feather files (version 2) are the other form."""
 
 
 def is_dataset(path: Path) -> bool:
@@ -46,21 +53,44 @@ def _read(path: Path, options: Options) -> Reading:
     files, problem = _data_files(path)
     if problem is not None:
         return Reading([], [problem])
-    tables = []
+    name = printable(path.name)
+    batches: list[Iterable[Any]] = []
+    schema, size = None, 0
     for file in files:
+        data, problems = read_binary(file, "Arrow data", (_STREAM, b"ARROW1"), _DAMAGED)
+        if data is None:
+            return Reading([], problems)
+        size += len(data)
+        if size > FILE_LIMIT:
+            return Reading([], [too_many_rows(name)])
         try:
-            with arrow.memory_map(str(file)) as source:
-                tables.append(arrow.ipc.open_stream(source).read_all())
-        except (arrow.ArrowException, OSError) as error:
-            first = str(error).strip().partition("\n")[0]
-            message = f"the Arrow data in {file.name} cannot be read ({first})"
-            return Reading([], [Problem(path.name, 0, "", message, "Save the dataset again")])
-    return table_rows(path.name, arrow.concat_tables(tables))
+            source = arrow.BufferReader(data)
+            if data.startswith(_STREAM):
+                opened = arrow.ipc.open_stream(source)
+                batches.append(opened)
+            else:
+                opened = arrow.ipc.open_file(source)
+                batches.append(map(opened.get_batch, range(opened.num_record_batches)))
+            if schema is not None and not schema.equals(opened.schema):
+                message = f"{printable(file.name)} has other columns than {printable(files[0].name)}"
+                return Reading([], [Problem(name, 0, "", message, _DAMAGED)])
+            schema = opened.schema
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            return Reading([], [_damaged(name, file, error)])
+    try:
+        return table_rows(name, schema, chain.from_iterable(batches))
+    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        return Reading([], [_damaged(name, files[0], error)])
+
+
+def _damaged(name: str, file: Path, error: Exception) -> Problem:
+    first = str(error).strip().partition("\n")[0]
+    return Problem(name, 0, "", f"the Arrow data in {printable(file.name)} cannot be read ({first})", _DAMAGED)
 
 
 def _data_files(path: Path) -> tuple[list[Path], Problem | None]:
     """The Arrow files of a split in their order, or why they cannot be told."""
-    if path.is_file():
+    if not path.is_dir():
         return [path], None
     if not (path / STATE_FILE).is_file():
         message = "the folder was not written by save_to_disk: it holds no state.json"
@@ -69,12 +99,14 @@ def _data_files(path: Path) -> tuple[list[Path], Problem | None]:
         state: Any = read_json(path / STATE_FILE)
         names = [entry["filename"] for entry in state["_data_files"]]
     except (AbmllError, KeyError, TypeError):
-        return [], Problem(path.name, 0, "", "its state.json names no data files", "Save the dataset again")
+        names = []
+    if not names:
+        return [], Problem(path.name, 0, "", "its state.json names no data files", _DAMAGED)
     if state.get("_indices_data_files"):
         message = "the dataset was saved with a selection of rows beside its data"
         return [], Problem(path.name, 0, "", message, "Save it flat: dataset.flatten_indices().save_to_disk(…)")
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (path / name).is_file():
+        if not isinstance(name, str) or Path(name).name != name or not os.path.isfile(path / name):
             message = f"its state.json names the data file {name!r}, which is not there"
             return [], Problem(path.name, 0, "", message, "Copy the folder whole, or save the dataset again")
     return [path / name for name in names], None

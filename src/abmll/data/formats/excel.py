@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from abmll.data.formats.container import missing_library
+from abmll.core.errors import printable
+from abmll.data.contents import FILE_LIMIT
+from abmll.data.findings import listing
+from abmll.data.formats.container import missing_library, read_binary
 from abmll.data.formats.format import Format, Options, Reading
 from abmll.data.problems import Problem
-from abmll.data.rows import Row
+from abmll.data.row import MOST_COLUMNS, MOST_ROWS, Row
+
+MOST_CELLS = 1_000_000
+"""Cells of the largest sheet that is read, at some ten thousand a second."""
+MOST_PLACES = 5_000_000
+"""The same with the empty places between them."""
+_DAMAGED = "Save it again as .xlsx, or as CSV UTF-8"
+_SMALLER = "Save the sheet as CSV UTF-8, and take a part of its rows"
 
 
 def _read(path: Path, options: Options) -> Reading:
@@ -17,41 +29,90 @@ def _read(path: Path, options: Options) -> Reading:
         import openpyxl
     except ImportError:
         return missing_library(path, "an Excel file", "openpyxl", "excel", "save it as CSV UTF-8 from Excel")
-    if not path.is_file():
-        return Reading([], [Problem(path.name, 0, "", f"there is no file {path}", "Check the path")])
+    name = printable(path.name)
+    data, problems = read_binary(path, "an Excel workbook (.xlsx)", (b"PK\x03\x04",), _DAMAGED)
+    if data is None:
+        return Reading([], problems)
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, TypeError) as error:
-        message = f"the workbook cannot be read ({str(error).partition(chr(10))[0]})"
-        return Reading([], [Problem(path.name, 0, "", message, "Save it again as .xlsx, or as CSV UTF-8")])
-    try:
-        return _sheet(path, book, options.sheet)
-    finally:
-        book.close()
+        measured = _measure(data)
+        if isinstance(measured, str):
+            return Reading([], [Problem(name, 0, "", measured, _SMALLER)])
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+        try:
+            return _sheet(name, book, options.sheet, formulas=measured)
+        finally:
+            book.close()
+    except Exception as error:  # openpyxl and the parser below raise many kinds on damaged files
+        message = f"the workbook cannot be read ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        return Reading([], [Problem(name, 0, "", message, _DAMAGED)])
 
 
-def _sheet(path: Path, book: Any, wanted: str | None) -> Reading:
+def _measure(data: bytes) -> bool | str:
+    """Whether any sheet has formulas; or why the workbook is not read: what it unpacks to, told before it is."""
+    formulas = False
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > FILE_LIMIT:
+            return f"the workbook unpacks from {len(data):,} to more than {FILE_LIMIT:,} bytes, which is too large"
+        for entry in archive.infolist():
+            if not entry.filename.startswith("xl/worksheets/") or not entry.filename.endswith(".xml"):
+                continue
+            rows = cells = 0
+            with archive.open(entry) as file:
+                end = b""
+                while read := file.read(2**20):
+                    block, end = end + read, read[-2:]  # shorter than what is counted, so that nothing counts twice
+                    rows += block.count(b"<row")
+                    cells += block.count(b"<c ") + block.count(b"<c>")
+                    formulas |= b"<f>" in block or b"<f " in block
+                    if rows > MOST_ROWS or cells > MOST_CELLS:
+                        return f"a sheet has more than {MOST_ROWS:,} rows or {MOST_CELLS:,} cells, which is too many"
+                    if rows < 2 and cells > MOST_COLUMNS:
+                        return f"a sheet has more than {MOST_COLUMNS:,} columns, which is too many"
+    return formulas
+
+
+def _sheet(name: str, book: Any, wanted: str | None, *, formulas: bool) -> Reading:
     names = [sheet.title for sheet in book.worksheets]
     if wanted is not None and wanted not in names:
         message = f"the workbook has no sheet {wanted!r}"
-        return Reading([], [Problem(path.name, 0, "sheet", message, f"Its sheets are: {', '.join(names)}")])
+        return Reading([], [Problem(name, 0, "sheet", message, f"Its sheets are: {', '.join(names)}")])
     filled = []
     for sheet in book.worksheets if wanted is None else [book[wanted]]:
-        cells = [[_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
-        lines = [(number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row)]
+        sheet.reset_dimensions()  # some programs write a size that is not the sheet's
+        lines = []
+        places = 0
+        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
+            places += len(row) + 1
+            if number > MOST_ROWS or places > MOST_PLACES:  # a cell may say that it stands anywhere
+                message = f"the sheet {sheet.title!r} has cells beyond row {number - 1:,}, which is too many"
+                return Reading([], [Problem(name, 0, "sheet", message, _SMALLER)])
+            cells = [_text(value) for value in row]
+            if any(cell.strip() for cell in cells):
+                lines.append((number, cells))
         if lines:
             filled.append((sheet.title, lines))
     if not filled:
-        return Reading([], [Problem(path.name, 0, "", "the workbook holds no rows", "Add rows, or leave it out")])
+        return Reading([], [Problem(name, 0, "", "the workbook holds no rows", "Add rows, or leave it out")])
     problems = []
     if len(filled) > 1:
-        message = f"the sheets {', '.join(repr(name) for name, _ in filled)} hold rows; {filled[0][0]!r} was read"
+        message = f"the sheets {', '.join(repr(title) for title, _ in filled)} hold rows; {filled[0][0]!r} was read"
         problems.append(
-            Problem(path.name, 0, "sheet", message, 'Name another with sheet = "NAME" in a TOML spec', "warning")
+            Problem(name, 0, "sheet", message, 'Name another with sheet = "NAME" in a TOML spec', "warning")
         )
     (_, header), *lines = filled[0][1]
-    rows, found = _rows(path.name, [cell.strip() for cell in header], lines)
+    rows, found = _rows(name, [cell.strip() for cell in header], lines)
+    empty = [
+        column.strip() for column in header if column.strip() and not any(row.fields[column.strip()] for row in rows)
+    ]
+    if formulas and rows and empty:
+        return Reading([], [_uncalculated(name, empty)])
     return Reading(rows, [*problems, *found], table=True)
+
+
+def _uncalculated(name: str, columns: Sequence[str]) -> Problem:
+    message = f"no row has a value in {listing(columns)}, and the sheet holds formulas whose results were not saved"
+    cure = "Open it in a spreadsheet program and save it there, or save the sheet as CSV UTF-8"
+    return Problem(name, 0, columns[0], message, cure)
 
 
 def _rows(name: str, header: list[str], lines: list[tuple[int, list[str]]]) -> tuple[list[Row], list[Problem]]:
