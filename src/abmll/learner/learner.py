@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from abmll.adapters import load_adapter
 from abmll.card import read_card
-from abmll.config.schema import EpisodesConfig, EvaluationConfig, TrainingConfig
+from abmll.config.schema import EvaluationConfig
 from abmll.core.errors import AbmllError
 from abmll.core.finite import require_finite_posterior
 from abmll.core.folders import hold
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import META, Likelihood, Method, Metrics, Posterior, Role
-from abmll.data.episodes import EpisodeSampler, Order, RowOrder
+from abmll.data.episodes import Order, RowOrder, Size
 from abmll.data.task import Task
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import CellKey
-from abmll.language.letters import some_of_each
 from abmll.learner.adapted_model import AdaptedModel
 from abmll.learner.attachment import working
 from abmll.learner.checked import require_rows, require_tasks
@@ -30,10 +28,11 @@ from abmll.learner.evaluation import Evaluation
 from abmll.learner.folder import adapter_as_it_stands, read_posterior, require_same, write_folder
 from abmll.learner.from_adapters import learn_from_adapters
 from abmll.learner.given import labelled_rows
+from abmll.learner.many_tasks import adapt_together
+from abmll.learner.meta_training import meta_training
 from abmll.learner.posterior import TaskPosterior
 from abmll.learner.tasks import Tasks, held_out_tasks, training_tasks
-from abmll.methods.parts.side_by_side import adapt_side_by_side
-from abmll.rules import Amount, Count, Schedule, plain, require, rules_of
+from abmll.rules import Amount, Count, plain, require, rules_of
 from abmll.training.log import Record
 from abmll.training.loop import TrainingResult, train
 from abmll.training.settings import Training
@@ -73,8 +72,8 @@ class Learner(AdaptedModel):
         *,
         from_adapters: Sequence[str | PathLike[str]] | None = None,
         training: Training | None = None,
-        support_size: int | tuple[int, int] = 16,
-        query_size: int | tuple[int, int] = 16,
+        support_size: Size = 16,
+        query_size: Size = 16,
         order: Order = "random",
         balanced: bool = False,
         learning_rate: float | None = None,
@@ -119,23 +118,17 @@ class Learner(AdaptedModel):
             AbmllError: For options that break their rules, tasks that cannot be read or are too small, and everything
                 that `abmll.training.loop.train` refuses.
         """
-        if training is not None and fields:
-            raise AbmllError(f"give {', '.join(fields)} in training=Training(...), or without it: not both.")
-        unknown = [name for name in fields if name not in rules_of(Training)]
-        if unknown:
-            known = [*rules_of(Training), *rules_of(EpisodesConfig)]
-            raise AbmllError(
-                f"meta_train has no option {', '.join(unknown)}. Options: {', '.join(dict.fromkeys(known))}."
-            )
-        sizes = {"support_size": support_size, "query_size": query_size}
-        given = {"order": order, "balanced": balanced, "learning_rate": learning_rate, "schedule": schedule}
-        given |= {"max_grad_norm": max_grad_norm} | {
-            key: one for key, one in sizes.items() if not isinstance(one, tuple)
-        }
-        require(rules_of(EpisodesConfig) | {**rules_of(TrainingConfig), "schedule": Schedule | None}, given)
-        training = training or Training(**fields)
-        outer: dict[str, Any] = {"learning_rate": learning_rate, "schedule": schedule, "max_grad_norm": max_grad_norm}
-        outer = {key: plain(value) for key, value in outer.items() if value is not None}
+        asked = meta_training(
+            training,
+            fields,
+            support_size=support_size,
+            query_size=query_size,
+            order=order,
+            balanced=balanced,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            max_grad_norm=max_grad_norm,
+        )
         if tasks is None and from_adapters is None:
             raise AbmllError("meta_train needs tasks to train on, or from_adapters=[…], folders of trained LoRAs.")
         if from_adapters is not None and resume:
@@ -154,11 +147,9 @@ class Learner(AdaptedModel):
             require_tasks(self, found)
             result = train(
                 self.likelihood,
-                self.method._replace(outer=replace(self.method.outer, **outer)),
-                EpisodeSampler(
-                    found, training.seed, plain(support_size), plain(query_size), order=order, balanced=balanced
-                ),
-                training,
+                asked.of(self.method),
+                asked.episodes(found),
+                asked.training,
                 directory=None if directory is None else Path(directory),
                 resume=resume,
                 progress=progress,
@@ -224,25 +215,7 @@ class Learner(AdaptedModel):
             AbmllError: For methods that adapt by more than gradient steps at the adapter's mean.
         """
         require({"tasks_at_once": Count}, {"tasks_at_once": tasks_at_once})
-        tasks = [labelled_rows(support) for support in supports]
-        of_size: dict[int, list[int]] = {}
-        for place, task in enumerate(tasks):
-            of_size.setdefault(len(task.rows), []).append(place)
-        found: dict[int, Posterior] = {}
-        with working(self):
-            self.likelihood.settle(some_of_each([task.rows for task in tasks]))
-            for task in tasks:
-                require_rows(self, task)
-            for places in of_size.values():
-                for start in range(0, len(places), tasks_at_once):
-                    chosen = places[start : start + tasks_at_once]
-                    side_by_side = adapt_side_by_side(
-                        self.method.adaptation, self.likelihood, [list(tasks[place].rows) for place in chosen]
-                    )
-                    found.update(zip(chosen, side_by_side, strict=True))
-        for place, task in enumerate(tasks):
-            require_finite_posterior(found[place], f"task {task.name!r} by {self.name}")
-        return [TaskPosterior(self, found[place], task) for place, task in enumerate(tasks)]
+        return adapt_together(self, [labelled_rows(support) for support in supports], tasks_at_once)
 
     def evaluate(
         self,
