@@ -72,7 +72,7 @@ def method_names() -> list[str]:
 
 def is_method(name: str) -> bool:
     """Whether a name is one that `method_names` lists, or one of those with a scale. Imports nothing."""
-    return name.removesuffix(SCALE) in method_names()
+    return is_built_in(name) or name.removesuffix(SCALE) in announced()  # which reads the metadata of every package
 
 
 def is_built_in(name: str) -> bool:
