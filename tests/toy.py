@@ -43,15 +43,19 @@ class GaussianToy:
         finally:
             self._params = own
 
+    def _setting(self, role):
+        """The Gaussian of φ or of θ."""
+        return self._params[role]
+
     def _draw(self):
-        phi = self._params[TASK]
+        phi = self._setting(TASK)
         if not self.gaussian:
             return torch.nn.functional.dropout(phi["mean"], self.dropout)
         return phi["mean"] + (0.5 * phi["log_var"]).exp() * torch.randn_like(phi["mean"])
 
     @contextmanager
     def terms(self, examples, *, sample=False, kl=None, hyper_prior=False, prior_only=False):
-        phi, theta = self._params[TASK], self._params[META]
+        phi, theta = self._setting(TASK), self._setting(META)
         y = torch.stack([observation(example.prompt) for example in examples])
         draw = self._draw() if sample and not self.expected else phi["mean"]
         square = (y - draw).square()
@@ -83,12 +87,46 @@ class GaussianToy:
 
     @torch.no_grad()
     def choice_log_probs(self, examples, *, num_samples=0):
-        draws = [self._draw() if num_samples else self._params[TASK]["mean"] for _ in range(max(1, num_samples))]
+        draws = [self._draw() if num_samples else self._setting(TASK)["mean"] for _ in range(max(1, num_samples))]
         return torch.stack([self._choices(examples, phi) for phi in draws])
 
     @contextmanager
     def choice_graph(self, examples):
-        yield self._choices(examples, self._params[TASK]["mean"])
+        yield self._choices(examples, self._setting(TASK)["mean"])
+
+
+class LibraryToy(GaussianToy):
+    """φ is what a layer with several LoRAs of rank 1 makes of a fixed input: B (gate(u) ⊙ A u)."""
+
+    INPUT = (1.0, -0.5, 0.25, 2.0)
+
+    def __init__(self, num_loras, dim=3, *, noise_variance=0.5, seed=0):
+        super().__init__(dim, gaussian=False, noise_variance=noise_variance)
+        generator = torch.Generator().manual_seed(seed)
+        self.input = torch.tensor(self.INPUT, dtype=torch.float64)
+        theta = {
+            "layer.lora_A.weight": torch.randn(num_loras, len(self.input), generator=generator, dtype=torch.float64),
+            "layer.lora_B.weight": torch.randn(dim, num_loras, generator=generator, dtype=torch.float64),
+        }
+        self._params = {
+            role: {name: value.clone().requires_grad_() for name, value in theta.items()} for role in (META, TASK)
+        }
+        self._gate = None
+
+    @contextmanager
+    def routed(self, gates):
+        self._gate = gates["layer.lora_A.weight"]
+        try:
+            yield
+        finally:
+            self._gate = None
+
+    def _setting(self, role):
+        A, B = self._params[role].values()
+        hidden = A @ self.input
+        if self._gate is not None:
+            hidden = hidden * self._gate(self.input)
+        return {"mean": B @ hidden}
 
 
 def observation(text):
@@ -118,9 +156,11 @@ class ToyEpisodes:
         generator = torch.Generator().manual_seed(1000 * self.seed + task)
         phi = 1.0 + torch.randn(self.dim, generator=generator, dtype=torch.float64)
         rows = make_examples(phi, self.support_size + self.query_size, seed=10_000 * self.seed + index)
-        return Episode(f"toy-{task}", rows[: self.support_size], rows[self.support_size :])
+        return Episode(f"toy-{task}", rows[: self.support_size], rows[self.support_size :], number=task)
 
 
 def toy_for(spec: AdapterSpec, **options):
     """The toy with the kind of parameters that a method asks for."""
+    if spec.num_loras > 1:
+        return LibraryToy(spec.num_loras, **options)
     return GaussianToy(gaussian=spec.kind == "abmll", dropout=spec.dropout, **options)

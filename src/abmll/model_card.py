@@ -18,10 +18,11 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LONGEST_LIST = 20
 
 
-def model_card(card: Card, *, gaussian: bool) -> bytes:
+def model_card(card: Card, *, gaussian: bool, num_loras: int = 1) -> bytes:
     """The README.md that belongs to a card.
 
     gaussian: whether the adapter itself is a Gaussian, so that its mean lies apart.
+    num_loras: how many LoRAs stand side by side in it.
     """
     base = card.base_model or ""
     front = ["library_name: peft", "tags:", "- abmll", "- lora", "- meta-learning", "- uncertainty"]
@@ -36,7 +37,7 @@ def model_card(card: Card, *, gaussian: bool) -> bytes:
     ]
     title = "A meta-learned adapter" if card.role == META else "An adapter for one task"
     lines = ["---", *front, "---", MARK, "", f"# {title}", "", *about, "", "## Which folder is for whom", ""]
-    return "\n".join([*lines, *_folders(card, gaussian), "", *_usage(card, gaussian), ""]).encode()
+    return "\n".join([*lines, *_folders(card, gaussian, num_loras), "", *_usage(card, gaussian), ""]).encode()
 
 
 def readme_to_write(directory: Path, text: bytes) -> dict[str, bytes]:
@@ -62,12 +63,17 @@ def _task_lines(card: Card) -> list[str]:
     ]
 
 
-def _folders(card: Card, gaussian: bool) -> list[str]:
+def _folders(card: Card, gaussian: bool, num_loras: int) -> list[str]:
     rows = [f"- this folder, with `{CARD}`: for abmll, which also knows how sure it is."]
     if gaussian:
         rows.append(
             f"- `{LORA_FOLDER}/`: the mean as an ordinary LoRA, for plain PEFT (`PeftModel.from_pretrained`) and for "
             "servers that load LoRA adapters. Plain PEFT does not know the type of the adapter above it (ABMLL)."
+        )
+    elif num_loras > 1 and (card.role == META or card.posterior is not None):
+        rows.append(
+            f"- to plain PEFT it is one LoRA of rank {num_loras * card.adapter.r}, in which {num_loras} of rank "
+            f"{card.adapter.r} stand side by side, one for each task: PEFT would add all of them up."
         )
     else:
         rows.append("- it is also an ordinary LoRA (the mean), for plain PEFT and for servers that load LoRA adapters.")

@@ -28,7 +28,7 @@ from tiny_tasks import tiny_task
 
 FEW_STEPS = {"num_steps": 4, "learning_rate": 0.03}
 ONE_ADAPTER = {"pretrained", "lora", "multitask", "reptile", "fomaml", "maml", "abml", "mc-dropout", "abmll-output"}
-ONE_ADAPTER |= {"abmll-paper"}
+ONE_ADAPTER |= {"abmll-paper", "lorahub"}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,8 @@ def test_a_saved_posterior_answers_as_in_one_process(name, folders, files, tmp_p
     assert (adapted / "posterior.safetensors").exists() == (name not in ONE_ADAPTER)
     assert (adapted / "lora").exists() == (learner.method.adapter.kind == "abmll")
     card = read_card(adapted)
-    assert (card.role, card.method, card.options) == (TASK, name, default_options(name) | options_of(name))
+    own = {"num_loras": 4} if name in {"lorahub", "arrow"} else {}  # one for each training task
+    assert (card.role, card.method, card.options) == (TASK, name, default_options(name) | options_of(name) | own)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -93,7 +94,7 @@ def test_the_adapter_beside_it_is_the_mean(name, folders, files):
     learner = load(adapter)
     mean = learner.adapt(read_task(files[0]).examples).mean()
     if mean is None:
-        assert name in {"ensemble", "uniform", "label-frequency"}
+        assert name in {"ensemble", "uniform", "label-frequency", "arrow"}
         mean = load_file(adapter / "adapter_model.safetensors")
     assert saved.keys() == mean.keys()
     assert all(torch.equal(saved[key], tensor) for key, tensor in mean.items())

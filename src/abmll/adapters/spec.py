@@ -20,6 +20,7 @@ def peft_config(
 ) -> PeftConfig:
     """The PEFT configuration of a method's adapter: `LoraConfig` for points, `AbmllConfig` for Gaussians.
 
+    r, lora_alpha: of each LoRA, where the method has several side by side.
     exclude_modules: a regular expression of what not to adapt (`adapters.blocks.below`).
     """
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
@@ -35,8 +36,8 @@ def peft_config(
             task_type="CAUSAL_LM",
         )
     return LoraConfig(
-        r=r,
-        lora_alpha=lora_alpha,
+        r=spec.num_loras * r,
+        lora_alpha=spec.num_loras * lora_alpha,
         target_modules=targets,
         exclude_modules=exclude_modules,
         lora_dropout=spec.dropout,

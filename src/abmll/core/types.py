@@ -8,7 +8,7 @@ a closed-form answer can stand in for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import (
@@ -55,12 +55,14 @@ class Episode(NamedTuple):
         support: labelled rows to adapt to.
         query: further labelled rows of the same task.
         progress: the share of meta-training that was done before this visit, 0 to 1, for schedules; set by the trainer.
+        number: the task's place among those that are trained on, from 0.
     """
 
     task: str
     support: Sequence[Example]
     query: Sequence[Example]
     progress: float = 1.0
+    number: int = 0
 
 
 class Terms(NamedTuple):
@@ -200,6 +202,26 @@ class StackedLikelihood(Likelihood, Protocol):
         ...
 
 
+Gate = Callable[[Tensor], Tensor]
+"""A layer's input (..., in_features) to a weight for each of its adapter's hidden numbers, (..., rank)."""
+
+
+@runtime_checkable
+class RoutedLikelihood(Likelihood, Protocol):
+    """A likelihood whose LoRAs can be weighed anew for every token."""
+
+    def routed(self, gates: Mapping[str, Gate]) -> AbstractContextManager[None]:
+        """Until the block ends, a layer's LoRA is B (gate(x) ⊙ A x) in place of B A x, for every token's x.
+
+        Args:
+            gates: by the name of a layer's A among `parameters(TASK)`; other layers stay as they are.
+
+        Raises:
+            AbmllError: if the model's adapters are no ordinary LoRAs.
+        """
+        ...
+
+
 @runtime_checkable
 class Posterior(Protocol):
     """What an adaptation returns. It survives later adaptations: it holds its own copy of what it needs."""
@@ -255,7 +277,9 @@ class MetaLearner(Protocol):
     """Outer loop: adds one episode's gradient to META's `.grad`, and touches nothing else of META.
 
     One that takes the same number of passes through the model in every episode, each differentiated once, may say so
-    by an attribute `equal_passes = True`: ranks that hold one model between them can then train it.
+    by an attribute `equal_passes = True`: ranks that hold one model between them can then train it. And it may say how
+    many examples an episode sends through the model, by `passes(support, query, progress)`, for plans
+    (`methods.parts.passes`).
     """
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
@@ -308,6 +332,8 @@ class AdapterSpec:
             writes it), or each element of its two "factors" (ABML).
         log_var_bound: how far the log-variance of an output can get from its offset (nats); None, as published, is no
             bound.
+        num_loras: how many LoRAs stand side by side in one of that many times the rank (`core.library`).
+        same_start: all of them begin with the same A, and are not drawn each anew.
     """
 
     kind: Literal["lora", "abmll"] = "lora"
@@ -315,6 +341,8 @@ class AdapterSpec:
     dropout: float = 0.0
     space: Literal["output", "weight", "factors"] = "output"
     log_var_bound: float | None = None
+    num_loras: int = 1
+    same_start: bool = False
 
 
 class Method(NamedTuple):

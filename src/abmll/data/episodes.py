@@ -106,7 +106,8 @@ class EpisodeSampler:
     def _random(self, index: int) -> Episode:
         draw = random_words(3, "episode", self.seed, index)
         position = np.searchsorted(self._cumulative, (int(draw[0]) >> 11) * 2.0**-53, side="right")
-        task = self.tasks[min(int(position), len(self.tasks) - 1)]
+        number = min(int(position), len(self.tasks) - 1)
+        task = self.tasks[number]
         num_support, num_query = _drawn(self.support_size, draw[1]), _drawn(self.query_size, draw[2])
         rows = _permuted(task.examples, "rows", self.seed, index)
         pool = _permuted(task.support_pool, "pool", self.seed, index) if task.support_pool else rows
@@ -114,7 +115,8 @@ class EpisodeSampler:
         if not task.support_pool:
             taken = set(chosen)
             rows = [row for position, row in enumerate(rows) if position not in taken]
-        return Episode(task.name, tuple(pool[position] for position in chosen), tuple(rows[:num_query]))
+        support = tuple(pool[position] for position in chosen)
+        return Episode(task.name, support, tuple(rows[:num_query]), number=number)
 
     def _sequential(self, index: int) -> Episode:
         visit, position = divmod(index, len(self.tasks))
@@ -122,9 +124,10 @@ class EpisodeSampler:
         num_support, num_query = self.support_size[0], self.query_size[0]
         if task.support_pool:
             support = self._next_rows(task.name, task.support_pool, visit, num_support, "pool")
-            return Episode(task.name, support, self._next_rows(task.name, task.examples, visit, num_query, "rows"))
+            query = self._next_rows(task.name, task.examples, visit, num_query, "rows")
+            return Episode(task.name, support, query, number=position)
         rows = self._next_rows(task.name, task.examples, visit, num_support + num_query, "rows")
-        return Episode(task.name, rows[:num_support], rows[num_support:])
+        return Episode(task.name, rows[:num_support], rows[num_support:], number=position)
 
     def _next_rows(
         self, name: str, rows: tuple[Example, ...], visit: int, count: int, what: str

@@ -16,8 +16,8 @@ from abmll.data.task import Task
 from abmll.evaluation.cost import now, stored_bytes
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.methods.parts.budget import steps_within, with_num_steps
-from abmll.methods.parts.gradient import NoAdaptation
 from abmll.methods.parts.no_model import needs_model
+from abmll.methods.parts.zero_shot import zero_shot_of
 from abmll.methods.uniform import Uniform
 
 
@@ -40,7 +40,7 @@ def evaluate(
 
     Support sets are nested over support sizes and queries shared by all methods (`evaluation_episode`), and the
     noise of a cell is a function of (seed, task, support size) alone: cells may be made in any order, and two
-    methods are compared on the same examples. Support size 0 predicts with θ as it is; methods
+    methods are compared on the same examples. Support size 0 predicts with θ as it is (`zero_shot_of`); methods
     that ask no model (`needs_model`) then have nothing to go by, and predict uniformly.
 
     name: the method's name in the predictions.
@@ -56,7 +56,7 @@ def evaluate(
     """
     limits = _limits(adaptation_seconds, support_sizes)
     device = next((tensor.device for tensor in likelihood.parameters(META).values()), torch.device("cpu"))
-    zero_shot = NoAdaptation() if needs_model(method) else Uniform()
+    zero_shot = zero_shot_of(method.adaptation) if needs_model(method) else Uniform()
     if not tasks:
         raise AbmllError("no tasks to evaluate: the suite's split is empty. Hold some out (held_out in [data]).")
     largest = max(support_sizes)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from abmll.adapters import attach_roles
 from abmll.adapters.blocks import below
+from abmll.adapters.library import begin_alike
 from abmll.adapters.spec import peft_config
 from abmll.config.schema import AdapterConfig
 from abmll.core.seeds import derive_seed, seeded
@@ -61,6 +62,8 @@ class AdaptedModel:
         )
         with seeded(derive_seed("init", plain(seed))):
             peft_model = attach_roles(model, config)
+        if chosen.method.adapter.same_start:
+            begin_alike(peft_model, chosen.method.adapter.num_loras)
         self._chosen = chosen
         self.method = chosen.method
         self.likelihood = CausalLMLikelihood(peft_model, tokenizer, prompt, batch_size=plain(prediction_batch_size))

@@ -20,8 +20,14 @@ _PASSED: WeakValueDictionary[tuple[Any, ...], Task] = WeakValueDictionary()
 
 
 def require_tasks(learner: Learner, tasks: Iterable[Task]) -> None:
-    """Raises AbmllError for all rows that the model cannot be given, by file, task and row."""
+    """Raises AbmllError for all rows that the model cannot be given, by file, task and row, and for too many tasks."""
     mistakes: list[str] = []
+    tasks, room = list(tasks), getattr(learner.method.meta_learner, "num_loras", None)
+    if room is not None and len(tasks) > room:
+        mistakes.append(
+            f"{len(tasks)} training tasks, and room for {room} LoRAs in the library of {learner.name!r}: set "
+            f"num_loras={len(tasks)}, or train on fewer tasks"
+        )
     for task in tasks:
         key = (id(task), id(learner.tokenizer), learner.prompt, _context(learner))
         if _PASSED.get(key) is task:

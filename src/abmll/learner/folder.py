@@ -45,7 +45,7 @@ def write_folder(
         metadata = {"method": learner.name, "options": json.dumps(options, sort_keys=True)}
         sidecars[POSTERIOR], digest = packed_posterior(state, metadata)
         kept = CardPosterior(file=POSTERIOR, sha256=digest)
-    modules = config.target_modules
+    modules, count = config.target_modules, learner.method.adapter.num_loras
     card = Card(
         version=__version__,
         role=role,
@@ -56,8 +56,8 @@ def write_folder(
         dtype=str(learner.model.get_base_model().dtype).removeprefix("torch."),
         prompt=PromptConfig(**asdict(learner.prompt)),
         adapter=AdapterConfig(
-            r=config.r,
-            lora_alpha=config.lora_alpha,
+            r=config.r // count,
+            lora_alpha=config.lora_alpha // count,
             target_modules=modules if isinstance(modules, str) else tuple(sorted(modules)),
             upper_layers=learner.upper_layers,
         ),
@@ -65,7 +65,7 @@ def write_folder(
         posterior=kept,
     )
     sidecars[CARD] = card_file(card)
-    readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll")
+    readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll", num_loras=count)
     save_adapter(learner.model, role, directory, sidecars={**sidecars, **readme_to_write(directory, readme)})
     return directory
 

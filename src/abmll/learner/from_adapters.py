@@ -14,6 +14,7 @@ from torch import Tensor
 from abmll.adapters.lora_folders import LoraFolders, read_lora_folders
 from abmll.adapters.roles import adapter_parameters
 from abmll.core.errors import AbmllError
+from abmll.core.library import lora_of
 from abmll.core.notices import tell
 from abmll.core.types import META
 from abmll.gaussian.lora_prior import SMALLEST_VARIANCE, lora_prior
@@ -33,7 +34,8 @@ def learn_from_adapters(learner: Learner, given: Given) -> str:
     """Sets θ to the prior that several tasks' LoRAs are draws of; see `gaussian.lora_prior`.
 
     A method whose adapter is a LoRA gets the mean; one whose adapter is a Gaussian over factors the variances as well,
-    relative to each other: their geometric mean is the method's own width at first.
+    relative to each other: their geometric mean is the method's own width at first. One that has a LoRA for each task
+    gets those that are given.
 
     Args:
         learner: its adapter has the rank and the layers of the LoRAs.
@@ -48,6 +50,8 @@ def learn_from_adapters(learner: Learner, given: Given) -> str:
     given = [given] if isinstance(given, (str, PathLike)) else given
     loras = given if isinstance(given, LoraFolders) else read_lora_folders(given)
     config = learner.model.peft_config[META]
+    if learner.method.adapter.num_loras > 1 or hasattr(learner.method.meta_learner, "num_loras"):
+        return _as_library(learner, loras)
     gaussian = getattr(config, "space", None)
     if gaussian not in (None, "factors"):
         raise AbmllError(
@@ -77,6 +81,27 @@ def learn_from_adapters(learner: Learner, given: Given) -> str:
     )
 
 
+def _as_library(learner: Learner, loras: LoraFolders) -> str:
+    """θ of a method that has a LoRA for each task: those that are given, side by side."""
+    theta, config = adapter_parameters(learner.model, META), learner.model.peft_config[META]
+    count, number = learner.method.adapter.num_loras, len(loras.folders)
+    _check(learner, loras, theta, _LORA, count)
+    if number > count:
+        raise AbmllError(
+            f"{number} LoRAs, and room for {count} in the library of {learner.name!r}: set num_loras={number}."
+        )
+    scaling = config.lora_alpha / config.r
+    with torch.no_grad():
+        for tensor in theta.values():
+            tensor.zero_()
+        for layer, several in loras.layers.items():
+            for index, lora in enumerate(several):
+                own = lora_of({name: theta[name] for name in (layer + part for part in _LORA)}, index, count)
+                own[layer + _LORA[0]].copy_(lora.A)
+                own[layer + _LORA[1]].copy_(lora.B * (lora.scaling / scaling))
+    return f"A library of {number} LoRAs on {len(loras.layers)} layers, each as it is."
+
+
 def _widths(variances: dict[str, float]) -> dict[str, float]:
     """log σ² of every tensor relative to their mean: what a method's `log_var_offset` comes on top of.
 
@@ -90,16 +115,18 @@ def _widths(variances: dict[str, float]) -> dict[str, float]:
     return {name: log - mean for name, log in logs.items()}
 
 
-def _check(learner: Learner, loras: LoraFolders, theta: Mapping[str, Tensor], mean: tuple[str, str]) -> None:
-    """mean: what the names of θ's A and B end with."""
+def _check(
+    learner: Learner, loras: LoraFolders, theta: Mapping[str, Tensor], mean: tuple[str, str], count: int = 1
+) -> None:
+    """mean: what the names of θ's A and B end with. count: how many LoRAs stand side by side in θ."""
     first, second = mean
     layers = {name.removesuffix(first) for name in theta if name.endswith(first)}
     config = learner.model.peft_config[META]
     wrong = []
     if len(loras.base_models) > 1:
         wrong.append(f"the LoRAs name different base models: {', '.join(loras.base_models)}")
-    if config.r != loras.rank:
-        wrong.append(f"the LoRAs have rank {loras.rank}, the learner's adapter {config.r}: set r={loras.rank}")
+    if config.r // count != loras.rank:
+        wrong.append(f"the LoRAs have rank {loras.rank}, the learner's adapter {config.r // count}: set r={loras.rank}")
     if layers != loras.layers.keys():
         alone = sorted(layers ^ loras.layers.keys())
         who = "LoRAs" if alone[0] in loras.layers else "learner's adapter"

@@ -15,6 +15,7 @@ from abmll.methods.abml import abml
 from abmll.methods.abmll import abmll
 from abmll.methods.abmll_in_context import abmll_in_context
 from abmll.methods.abmll_output import abmll_output, abmll_paper
+from abmll.methods.arrow import arrow
 from abmll.methods.bayesian_lora import bayesian_lora
 from abmll.methods.blob import blob
 from abmll.methods.ensemble import ensemble
@@ -23,6 +24,7 @@ from abmll.methods.in_context import in_context
 from abmll.methods.label_frequency import label_frequency
 from abmll.methods.laplace import laplace
 from abmll.methods.lora import lora
+from abmll.methods.lorahub import lorahub
 from abmll.methods.maml import maml
 from abmll.methods.mc_dropout import mc_dropout
 from abmll.methods.metaicl import metaicl
@@ -49,6 +51,8 @@ METHODS: dict[str, Callable[..., Method]] = {
     "maml": maml,
     "abml": abml,
     "metaicl": metaicl,
+    "lorahub": lorahub,
+    "arrow": arrow,
     "in-context": in_context,
     "mc-dropout": mc_dropout,
     "ensemble": ensemble,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from abmll.core.passes import Passes
 from abmll.core.types import AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.inner import InnerLoop, examples_of
 from abmll.methods.parts.objective import Objective
 from abmll.methods.parts.space import SGD_RATE, Choice, LogUniform, searched
 from abmll.methods.parts.stateless import Stateless
-from abmll.methods.parts.unrolled import gradient_through, require_sgd
+from abmll.methods.parts.unrolled import WAY_BACK, gradient_through, require_sgd
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Abml(Stateless):
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         union = [*episode.support, *episode.query]
         return gradient_through(self.inner, self.outer.at(episode.progress), likelihood, episode.support, union)
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        return Passes(float(WAY_BACK * examples_of(self.inner, support) + support + query))
 
 
 @searched(

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import add_to_grad, reset_task
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.inner import examples_of
 from abmll.methods.parts.natural import NaturalSteps, Step, Tensors, log_var_of, nll_gradient
 from abmll.methods.parts.scaled import CrossFittedScale
 from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
@@ -99,6 +101,13 @@ class Amortised(Stateless):
             whole[log_var] = torch.full_like(theta[log_var], value / theta[log_var].numel())
         add_to_grad(theta, whole)
         return metrics
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        """K on the support set, one on the query, and for the exact gradient a second one of each of the K."""
+        if progress < self.warm_up:
+            return Passes(float(support + query))
+        steps = examples_of(self.inner, support)
+        return Passes(float(steps * (2 if self.gradient == "exact" else 1) + query))
 
     def _without_steps(self, likelihood: Likelihood, episode: Episode, variance: Mapping[str, float]) -> Metrics:
         """The gradient of the mean NLL of all rows at θ."""

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from abmll.core.params import add_to_grad, gradients_of, train_only
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer, examples_of
 from abmll.methods.parts.objective import Objective, Reduction, Schedule
 from abmll.methods.parts.space import ADAM_RATE, OUTER_RATE, Choice, LogUniform, Space, searched
 
@@ -68,6 +69,13 @@ class Abmll:
             "hyper_prior": float(terms.hyper.detach()),
             "num_tokens": float(terms.num_tokens),
         }
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        last = min(self.inner.batch_size or support, support)
+        outer = {"query": query, "union": support + query, "last_batch": last}[self.outer_data]
+        adapted = float(examples_of(self.inner, support))
+        # Where the divergence alone reaches θ, no way leads back through the network.
+        return Passes(adapted + outer) if self.query_gradient else Passes(adapted, float(outer))
 
     def _outer_examples(self, episode: Episode) -> list[Example]:
         if self.outer_data == "last_batch":

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone, with_prefix
+from abmll.core.passes import Passes
 from abmll.core.types import META, Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.passes import adaptation_passes, query_passes
 from abmll.methods.parts.space import ADAM_RATE, Choice, searched
 
 
@@ -59,6 +61,13 @@ class Ensemble:
         count = len({name.partition(".")[0] for name in state})
         parts = [with_prefix(state, f"member{index}") for index in range(count)]
         return EnsemblePosterior([self.adaptation.restore(likelihood, part) for part in parts])
+
+    def passes(self, support: int) -> Passes:
+        return adaptation_passes(self.adaptation, support).times(self.num_members)
+
+    def query_passes(self, num_samples: int) -> Passes:
+        share = max(1, num_samples // self.num_members)
+        return query_passes(self.adaptation, share).times(self.num_members)
 
     def _start(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shrink = math.sqrt(1 + self.noise**2)

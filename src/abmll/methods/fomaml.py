@@ -8,9 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from abmll.core.params import add_to_grad, clone, gradients, gradients_of
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer, examples_of
 from abmll.methods.parts.space import OUTER_RATE, SGD_RATE, searched
 from abmll.methods.parts.stateless import Stateless
 
@@ -46,6 +47,9 @@ class Fomaml(Stateless):
             gradient[name] = gradient[name] + self.support_weight * start
         add_to_grad(likelihood.parameters(META), gradient)
         return {"inner_loss": inner_loss, "nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        return Passes(float(examples_of(self.inner, support) + query))
 
 
 @searched(learning_rate=SGD_RATE, outer_learning_rate=OUTER_RATE)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.passes import Passes
 from abmll.core.types import Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
 from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.passes import adaptation_passes, query_passes
 from abmll.methods.parts.space import Choice, searched
 
 DEMONSTRATIONS = "demonstrations"
@@ -68,6 +70,12 @@ class InContext:
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> InContextPosterior:
         inner = {name: tensor for name, tensor in state.items() if name != DEMONSTRATIONS}
         return InContextPosterior(self.adaptation.restore(likelihood, inner), _decode(state[DEMONSTRATIONS]))
+
+    def passes(self, support: int) -> Passes:
+        return adaptation_passes(self.adaptation, support)
+
+    def query_passes(self, num_samples: int) -> Passes:
+        return query_passes(self.adaptation, num_samples)
 
 
 class InContextPosterior:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import assign, clone, placed, with_prefix
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, Adaptation, Example, Likelihood, Method
 from abmll.methods.parts.curvature import Curvature, DiagonalCurvature, FullCurvature, KroneckerCurvature
 from abmll.methods.parts.evidence import best_precision, log_evidence
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.jacobian import choice_jacobians, fisher_rows
+from abmll.methods.parts.passes import adaptation_passes
 from abmll.methods.parts.space import ADAM_RATE, Choice, searched
 from abmll.methods.parts.start import STARTS, Start, from_start
 from abmll.methods.parts.weights import WeightPosterior
@@ -90,6 +92,15 @@ class Laplace:
         numbers = state["precision"].item(), state["log_evidence"].item()
         distribution = LaplaceDistribution(mean, names, curvature, *numbers)
         return (LaplacePosterior if self.linearized else WeightPosterior)(likelihood, distribution)
+
+    def passes(self, support: int) -> Passes:
+        """A Jacobian is a pass forward and one back for each choice; counted as one of either."""
+        return adaptation_passes(self.point, support).plus(Passes(float(support)))
+
+    def query_passes(self, num_samples: int) -> Passes:
+        if self.linearized and num_samples:
+            return Passes(1.0)
+        return Passes(0.0, float(max(1, num_samples)))
 
     def _new_curvature(self, like: Mapping[str, Tensor]) -> Curvature:
         if self.structure == "kronecker":

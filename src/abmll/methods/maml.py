@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from abmll.core.passes import Passes
 from abmll.core.types import AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.inner import InnerLoop, examples_of
 from abmll.methods.parts.objective import Objective
 from abmll.methods.parts.space import SGD_RATE, LogUniform, searched
 from abmll.methods.parts.stateless import Stateless
-from abmll.methods.parts.unrolled import gradient_through, require_sgd
+from abmll.methods.parts.unrolled import WAY_BACK, gradient_through, require_sgd
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Maml(Stateless):
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         return gradient_through(self.inner, self.outer, likelihood, episode.support, episode.query)
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        return Passes(float(WAY_BACK * examples_of(self.inner, support) + query))
 
 
 @searched(learning_rate=SGD_RATE, outer_learning_rate=LogUniform(3e-4, 3e-2))

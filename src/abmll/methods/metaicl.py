@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from abmll.core.passes import Passes
 from abmll.core.types import AdapterSpec, Episode, Likelihood, MetaLearner, Method, Metrics, OuterOptimizer
 from abmll.methods.in_context import InContext, demonstrate
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.passes import episode_passes
 from abmll.methods.parts.space import Choice, LogUniform, searched
 
 
@@ -35,6 +37,10 @@ class MetaIcl:
         support, count = episode.support, self.num_demonstrations
         shown, asked = demonstrate(support, support, count), demonstrate(episode.query, support, count)
         return self.meta_learner.meta_gradient(likelihood, episode._replace(support=shown, query=asked))
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        """The other meta-learner's: as many examples, of prompts that are longer by the demonstrations."""
+        return episode_passes(self.meta_learner, support, query, progress)
 
     def state_dict(self) -> dict[str, Any]:
         return self.meta_learner.state_dict()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from abmll.core.params import add_to_grad, gradients, reset_task, train_only
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
@@ -33,6 +34,9 @@ class MultiTask(Stateless):
             loss.backward()
         add_to_grad(likelihood.parameters(META), gradients(likelihood.parameters(TASK)))
         return {"nll": float(loss.detach()), "num_tokens": float(terms.num_tokens)}
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        return Passes(float(support + query))
 
 
 @searched(learning_rate=SGD_RATE, outer_learning_rate=OUTER_RATE)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from abmll.core.params import add_to_grad
+from abmll.core.passes import Passes
 from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer, examples_of
 from abmll.methods.parts.space import REPTILE_RATE, SGD_RATE, searched
 from abmll.methods.parts.stateless import Stateless
 
@@ -30,6 +31,9 @@ class Reptile(Stateless):
         theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
         add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
         return {"inner_loss": loss}
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        return Passes(float(examples_of(self.inner, support + query)))
 
 
 @searched(learning_rate=SGD_RATE, outer_learning_rate=REPTILE_RATE)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.passes import Passes
 from abmll.core.types import Adaptation, AdapterSpec, Example, Likelihood, Method, Posterior
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.passes import adaptation_passes, query_passes
 from abmll.methods.parts.space import ADAM_RATE, Choice, LogUniform, searched
 
 TEMPERATURE = "temperature"
@@ -98,13 +100,24 @@ class TemperatureScaled:
         inner = {name: tensor for name, tensor in state.items() if name != TEMPERATURE}
         return TemperaturePosterior(self.adaptation.restore(likelihood, inner), state[TEMPERATURE].item())
 
+    def passes(self, support: int) -> Passes:
+        held = self._num_held(support)
+        fitted = query_passes(self.adaptation, self.num_samples).times(held)
+        return adaptation_passes(self.adaptation, support - held).plus(fitted)
+
+    def query_passes(self, num_samples: int) -> Passes:
+        return query_passes(self.adaptation, num_samples)
+
+    def _num_held(self, size: int) -> int:
+        return min(size - 1, max(1, round(self.holdback * size)))
+
     def split(self, support: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         """(rows to adapt on, rows held back). Raises AbmllError if there are fewer than two."""
         size = len(support)
         if size < 2:
             what = "the support set is empty" if not size else "the support set has one example"
             raise AbmllError(f"cannot fit a temperature: {what}. Give at least two: one to adapt on, one held back.")
-        count = min(size - 1, max(1, round(self.holdback * size)))
+        count = self._num_held(size)
         held = {(2 * i + 1) * size // (2 * count) for i in range(count)}
         return [e for i, e in enumerate(support) if i not in held], [support[i] for i in sorted(held)]
 

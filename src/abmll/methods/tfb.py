@@ -11,9 +11,11 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone
+from abmll.core.passes import Passes
 from abmll.core.types import TASK, Adaptation, Example, Likelihood, Method
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
+from abmll.methods.parts.passes import adaptation_passes
 from abmll.methods.parts.space import ADAM_RATE, LogUniform, searched
 from abmll.methods.parts.start import STARTS, Start, from_start
 from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior
@@ -70,6 +72,10 @@ class TrainingFreeBayes:
 
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> WeightPosterior:
         return WeightPosterior(likelihood, DiagonalGaussian.from_state(likelihood, state))
+
+    def passes(self, support: int) -> Passes:
+        asked = 1 + self.num_iterations * self.num_search_samples  # at the mean, then all draws in every halving
+        return adaptation_passes(self.point, support).plus(Passes(0.0, float(asked * support)))
 
 
 def balance(params: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

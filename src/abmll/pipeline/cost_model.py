@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from abmll.config import RunConfig
-from abmll.core.types import Example, Method
+from abmll.core.passes import Passes
+from abmll.core.types import Example
 from abmll.methods import build_method
-from abmll.methods.parts.budget import inner_loops
-from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.no_model import needs_model
+from abmll.methods.parts.passes import adaptation_passes, query_passes, training_passes
+from abmll.methods.parts.zero_shot import zero_shot_of
 
 CHARS_PER_TOKEN = 4.0
 TOKENS = 150.0
@@ -22,19 +23,6 @@ TOKENS = 150.0
 FLOPS = {"cuda": 1.5e14, "mps": 4e12, "cpu": 5e10}
 """Operations a second that a pass gets out of a device, where none has been measured: a third of an H100's peak in
 bfloat16, a notebook's GPU, one core."""
-
-
-class Passes(NamedTuple):
-    """Examples that go through the model, forward and backward, or forward alone."""
-
-    trained: float
-    predicted: float
-
-    def plus(self, other: Passes) -> Passes:
-        return Passes(self.trained + other.trained, self.predicted + other.predicted)
-
-    def times(self, factor: float) -> Passes:
-        return Passes(self.trained * factor, self.predicted * factor)
 
 
 @dataclass(frozen=True)
@@ -57,46 +45,17 @@ def count_passes(config: RunConfig, name: str, num_tasks: int, num_query: float)
     method = build_method(name, **config.method.options_for(name))
     if not needs_model(method):
         return Passes(0, 0)
-    evaluation = config.evaluation
-    samples = max(1, evaluation.num_samples) if _samples(method) else 1
-    total = Passes(0, 0)
+    evaluation, episodes = config.evaluation, config.episodes
+    total = Passes()
     for size in evaluation.support_sizes:
-        adapted = _inner_examples(method.adaptation, size) if size else 0.0
-        total = total.plus(Passes(adapted, samples * num_query).times(num_tasks))
+        adaptation = method.adaptation if size else zero_shot_of(method.adaptation)
+        adapted = adaptation_passes(adaptation, size) if size else Passes()
+        asked = query_passes(adaptation, evaluation.num_samples).times(num_query)
+        total = total.plus(adapted.plus(asked).times(num_tasks))
     if method.meta_learner is None:
         return total
-    steps = config.training.num_steps * config.training.episodes_per_step
-    return total.plus(Passes(steps * _outer_examples(method, config), 0))
-
-
-def _outer_examples(method: Method, config: RunConfig) -> float:
-    """Examples of one outer step: those of its inner loop, and those that θ's gradient is taken on."""
-    learner: Any = method.meta_learner
-    support, query = config.episodes.support_size, config.episodes.query_size
-    inner = getattr(learner, "inner", None)
-    if not isinstance(inner, InnerLoop):
-        return support + query
-    if getattr(learner, "outer_data", None) is None:  # Reptile: the inner loop is all there is
-        return _loop_examples(inner, support + query)
-    outer = {"query": query, "union": support + query, "last_batch": inner.batch_size or support}[learner.outer_data]
-    # Where the divergence alone reaches θ, there is no way back through the network: a forward pass costs a third.
-    return _loop_examples(inner, support) + (outer if learner.query_gradient else outer / 3)
-
-
-def _inner_examples(adaptation: Any, support: int) -> float:
-    found = next(inner_loops(adaptation), None)
-    members = getattr(adaptation, "num_members", 1)
-    return members * _loop_examples(found, support) if found is not None else 0.0
-
-
-def _loop_examples(inner: Any, support: int) -> float:
-    return float(inner.num_steps * min(inner.batch_size or support, support))
-
-
-def _samples(method: Method) -> bool:
-    """Whether a prediction averages draws: point adapters predict once."""
-    adaptation: Any = method.adaptation
-    return bool(getattr(adaptation, "sample", True)) and type(adaptation).__name__ != "NoAdaptation"
+    steps = training_passes(method.meta_learner, episodes.support_size, episodes.query_size, config.training.num_steps)
+    return total.plus(steps.times(config.training.episodes_per_step))
 
 
 def assumed_cost(parameters: float, tokens: float, device: str) -> PassCost:

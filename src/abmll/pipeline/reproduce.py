@@ -13,6 +13,7 @@ from typing import Any
 from abmll.config import RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.passes import Passes
 from abmll.core.toml_text import toml_value
 from abmll.data.suite import load_suite, read_suite_spec, shipped_suites
 from abmll.evaluation.metrics import cell_metrics
@@ -21,7 +22,6 @@ from abmll.pipeline.compare import compare_run
 from abmll.pipeline.cost_model import (
     ModelSize,
     PassCost,
-    Passes,
     assumed_cost,
     bytes_needed,
     count_passes,
@@ -233,7 +233,7 @@ def estimate(protocol: Protocol, planned: Planned, cost: PassCost | None = None)
     device = device_for(size.parameters)
     cost = cost or assumed_cost(size.parameters, tokens, device)
     seeds = len(config.evaluation.seeds)
-    passes = Passes(0, 0)
+    passes = Passes()
     for name in config.method.names:
         passes = passes.plus(count_passes(config, name, tasks[2], query).times(seeds))
     bytes_each = 4 if config.model.dtype == "float32" or device == "cpu" else 2

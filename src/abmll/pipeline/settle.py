@@ -1,4 +1,5 @@
-"""answer = "auto" of a run, settled once: every method, seed and process of it then asks in one way."""
+"""What a run leaves open, settled once by its tasks, so that every method, seed and process of it does the same:
+answer = "auto", and how many LoRAs a method with one for each task has."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from pathlib import Path
 
 from abmll.card import read_card
 from abmll.config import RunConfig, load_config
+from abmll.config.methods import known_options
 from abmll.data.suite import Suite
 from abmll.language import PromptFormat
 from abmll.methods import build_method
@@ -15,14 +17,19 @@ from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.run_record import RUN_FILE
 
 AUTO = "auto"
+ROOM = "num_loras"
+"""The option of methods that have a LoRA for each task."""
 
 
 def settled(config: RunConfig, suite: Suite, out: Path, adapter: Path | None = None) -> RunConfig:
-    """The run with what its answer = "auto" comes to; as it is, if it says something else.
+    """The run with what its answer = "auto" comes to, and with room for a LoRA of every training task.
 
-    A run that goes on in `out` takes what its run file there has, an adapter that is evaluated what its card has; else
-    the model is asked, on training rows (`Learner.settle`), which loads it.
+    Where it says something else, that holds. A run that goes on in `out` takes the answer that its run file there has,
+    an adapter that is evaluated what its card has; else the model is asked, on training rows (`Learner.settle`), which
+    loads it.
     """
+    if adapter is None:
+        config = with_room(config, len(suite.train))
     if config.prompt.answer != AUTO:
         return config
     ranks = join_ranks(config)
@@ -42,6 +49,15 @@ def settled(config: RunConfig, suite: Suite, out: Path, adapter: Path | None = N
         findings.of_rows(config.model, PromptFormat(**config.prompt.model_dump()), places_of(tasks))
         findings.raise_all()
     return config
+
+
+def with_room(config: RunConfig, num_tasks: int) -> RunConfig:
+    """The run, its methods that have a LoRA for each task with so many, unless it says how many they have."""
+    short = [name for name in config.method.names if ROOM in known_options(name)]
+    short = [name for name in short if num_tasks and ROOM not in config.method.options_for(name)]
+    tables = {name: {**config.method.options.get(name, {}), ROOM: num_tasks} for name in short}
+    method = config.method.model_copy(update={"options": {**config.method.options, **tables}})
+    return config.model_copy(update={"method": method}) if tables else config
 
 
 def _known(out: Path, adapter: Path | None) -> str:

@@ -23,7 +23,7 @@ from abmll.methods import build_method
 from abmll.pipeline.build import build_learner, join_ranks, load_tasks
 from abmll.pipeline.preflight import Findings, places_of
 from abmll.pipeline.run_record import write_run_record
-from abmll.pipeline.settle import settled
+from abmll.pipeline.settle import settled, with_room
 from abmll.training.distributed import num_ranks
 from abmll.training.loop import CHECKPOINTS, require_unused
 from abmll.training.settings import Training
@@ -86,7 +86,7 @@ def learn_from_loras(config: RunConfig, folders: Sequence[Path]) -> tuple[Path, 
     if "r" not in given:
         own["lora_alpha"] = config.adapter.lora_alpha * loras.rank // config.adapter.r
     adapter = config.adapter.model_copy(update={key: value for key, value in own.items() if key not in given})
-    config = config.model_copy(update={"adapter": adapter})
+    config = with_room(config.model_copy(update={"adapter": adapter}), len(loras.folders))
     with hold(config.output):
         learner = build_learner(config, name, seed=config.seed)
         said = learn_from_adapters(learner, loras)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from abmll.core.params import placed, reset_task
+from abmll.core.passes import Passes
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.natural import NaturalSteps
@@ -32,6 +33,9 @@ class GradientAdaptation:
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
         return AdapterPosterior(likelihood, placed(likelihood, state), sample=self.sample)
 
+    def query_passes(self, num_samples: int) -> Passes:
+        return Passes(0.0, float(max(1, num_samples) if self.sample else 1))
+
 
 @dataclass(frozen=True)
 class NoAdaptation:
@@ -43,3 +47,6 @@ class NoAdaptation:
 
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
         return AdapterPosterior(likelihood, placed(likelihood, state))
+
+    def query_passes(self, num_samples: int) -> Passes:
+        return Passes(0.0, 1.0)

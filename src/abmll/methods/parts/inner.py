@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import reset_task, train_only
+from abmll.core.params import assign, reset_task, train_only
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.parts.objective import Objective
 
@@ -67,9 +67,16 @@ class InnerLoop:
         support: Sequence[Example],
         optimizer: torch.optim.Optimizer | None = None,
         on_step: OnStep | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> float:
-        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats (0 for K = 0)."""
-        reset_task(likelihood)
+        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats (0 for K = 0).
+
+        start: where φ begins instead of at θ.
+        """
+        if start is None:
+            reset_task(likelihood)
+        else:
+            assign(likelihood.parameters(TASK), start)
         train_only(likelihood, TASK)
         for name, tensor in likelihood.parameters(TASK).items():
             tensor.requires_grad_(self.moves(name))
@@ -84,6 +91,11 @@ class InnerLoop:
             if on_step is not None:
                 on_step(step)
         return float(loss.detach()) if self.num_steps else 0.0
+
+
+def examples_of(loop: Any, support: int) -> int:
+    """How many examples the steps of a loop take from a support set of this size, all batches together."""
+    return int(loop.num_steps * min(loop.batch_size or support, support))
 
 
 def batches_of(support: Sequence[Example], batch_size: int | None, num_steps: int) -> Iterator[Sequence[Example]]:

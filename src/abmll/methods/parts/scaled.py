@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.passes import Passes
 from abmll.core.types import Adaptation, Example, Likelihood, Posterior
+from abmll.methods.parts.passes import adaptation_passes, query_passes
 
 WEIGHTS = "scale_weights"
 """Name of p(a | support) on the grid, among the tensors of a posterior."""
@@ -134,6 +136,16 @@ class CrossFittedScale:
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> ScaledPosterior:
         inner = {name: tensor for name, tensor in state.items() if name != WEIGHTS}
         return ScaledPosterior(self.adaptation.restore(likelihood, inner), state[WEIGHTS].double().cpu())
+
+    def passes(self, support: int) -> Passes:
+        total = adaptation_passes(self.adaptation, support)
+        for held in map(len, folds_of([0] * support, self.folds) if support >= 2 else []):
+            judged = query_passes(self.adaptation, self.num_samples).times(held)
+            total = total.plus(adaptation_passes(self.adaptation, support - held)).plus(judged)
+        return total
+
+    def query_passes(self, num_samples: int) -> Passes:
+        return query_passes(self.adaptation, num_samples)
 
 
 class ScaledPosterior:

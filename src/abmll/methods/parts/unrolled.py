@@ -13,6 +13,10 @@ from abmll.core.types import META, TASK, Example, FunctionalLikelihood, Likeliho
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
 
+WAY_BACK = 3
+"""How many ordinary passes, forward and backward, an inner step costs that is differentiated through: itself, and the
+way back through its forward and its backward pass, each twice as long as what it goes through."""
+
 
 def require_sgd(inner: InnerLoop) -> None:
     """Raises AbmllError for an inner optimiser that has no derivative where every LoRA starts.
