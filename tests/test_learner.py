@@ -263,6 +263,15 @@ def test_a_folder_without_a_card(tmp_path):
         (lambda card: changed(card, options={"num_steps": -1}), "cannot use the adapter card .*num_steps"),
         (lambda card: changed(card, options={"support_weight": math.nan}), r"is damaged \(NaN is no JSON number\)"),
         (lambda card: "[" * 100_000, "is damaged"),
+        (lambda card: changed(card, dtype="int8"), r"is damaged \(dtype = 'int8': "),
+        (lambda card: changed(card, base_model="a\0b"), r"is damaged \(the text holds a NUL character"),
+        (lambda card: task_card(card, ["a"]), r"is damaged \(task = .*choices must be two different words or more"),
+        (lambda card: task_card(card, ["a", "a"]), "choices must be two different words or more"),
+        (lambda card: task_card(card, ["a", " "]), "choices must be two different words or more"),
+        (lambda card: task_card(card, ["a", "b"], [1, 2, 3]), "there are 3 labels for 2 choices"),
+        (lambda card: adapter_of(card, target_modules="["), "is no regular expression: unterminated character set"),
+        (lambda card: adapter_of(card, target_modules="(.+)+!"), "which may take for ever"),
+        (lambda card: adapter_of(card, target_modules="(a|b*)+"), "which may take for ever"),
         (
             lambda card: changed(card, method="this:factory"),
             'is of a method from outside abmll, "this:factory", and loading it would run .* --method this:factory',
@@ -285,6 +294,7 @@ def test_a_folder_without_a_card(tmp_path):
         "option-range",
         "option-nan",
         "deep",
+        *("dtype", "nul", "one-choice", "same-choices", "blank-choice", "labels", "no-pattern", "pattern", "pattern-2"),
         "foreign-method",
     ],
 )
@@ -302,6 +312,10 @@ def test_a_damaged_card(saved, tmp_path, damage, message):
 
 def changed(card, **fields):
     return json.dumps(json.loads(card) | fields)
+
+
+def task_card(card, choices, labels=()):
+    return changed(card, task={"name": "t", "question": "?", "choices": choices, "labels": list(labels)})
 
 
 def adapter_of(card, **fields):

@@ -66,6 +66,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"head_dim": 16, "num_heads": 4},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # it rounds its widths up to multiples of 64
     "recurrent_gemma": {"num_hidden_layers": 3, "block_types": ["recurrent", "recurrent", "attention"]},
 }
 """Where the common sizes do not fit."""

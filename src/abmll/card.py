@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from abmll.config.first_defaults import ADDED_LATER, FIRST_DEFAULTS
-from abmll.config.schema import AdapterConfig, PromptConfig
+from abmll.config.schema import AdapterConfig, ModelConfig, PromptConfig
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
 from abmll.core.types import Role
@@ -46,6 +46,16 @@ class CardTask(_Part):
     choices: tuple[str, ...] = Field(default=(), strict=False)
     labels: tuple[str | bool | int | float, ...] = Field(default=(), strict=False)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.choices and (
+            len(set(self.choices)) < max(2, len(self.choices)) or not all(map(str.strip, self.choices))
+        ):
+            raise ValueError("choices must be two different words or more")
+        if self.labels and len(self.labels) != len(self.choices):
+            raise ValueError(f"there are {len(self.labels)} labels for {len(self.choices)} choices")
+        return self
+
 
 class CardPosterior(_Part):
     """The file that holds the whole posterior, and its SHA-256."""
@@ -69,11 +79,16 @@ class Card(_Part):
     method: str
     options: dict[str, Any]
     base_model: str | None
-    dtype: str = "float32"
+    dtype: str = Field(default="float32", pattern=r"^(b?float[0-9a-z_]+)?$")
     prompt: PromptConfig
     adapter: AdapterConfig
     task: CardTask = CardTask()
     posterior: CardPosterior | None = None
+
+    @property
+    def asked_dtype(self) -> str | None:
+        """The type of the base model's weights, if it is one that can be asked for."""
+        return self.dtype if self.dtype in get_args(ModelConfig.model_fields["dtype"].annotation) else None
 
     @property
     def prompt_format(self) -> PromptFormat:

@@ -149,6 +149,9 @@ def test_a_failed_save_leaves_the_old_folder_whole(failing, tmp_path, monkeypatc
     load_adapter(model, META, folder)
 
 
+KINDS = ("int32", "bool", "complex64", "float8_e4m3fn")
+
+
 def damage(folder: Path, how: str) -> None:
     config, weights = folder / CONFIG, folder / WEIGHTS
     tensors = load_file(weights)
@@ -175,6 +178,8 @@ def damage(folder: Path, how: str) -> None:
         save_file({**tensors, "extra": torch.ones(1)}, weights)
     elif how == "shape":
         save_file({**tensors, name: torch.ones(3, 2)}, weights)
+    elif how.startswith("of "):
+        save_file({**tensors, name: tensors[name].to(getattr(torch, how[3:]))}, weights)
     elif how == "nan":
         save_file({**tensors, name: tensors[name] * float("nan")}, weights)
     else:
@@ -197,6 +202,7 @@ def damage(folder: Path, how: str) -> None:
         ("extra tensor", "has, and the model has not, 1 tensors.*'extra'"),
         ("shape", r"has shape \(3, 2\), the model needs \("),
         ("nan", "holds nan or infinity"),
+        *((f"of {kind}", f"holds {kind}, and an adapter is of real numbers") for kind in KINDS),
         ("r", "has r=7, the model's adapter 'task' has 3"),
         ("lora_alpha", "has lora_alpha=99, the model's adapter 'task' has 6"),
         ("log_var_offset", "has log_var_offset=-3.0, the model's adapter 'task' has -20.0"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_likelihood import naive_choice_log_probs
 
+from abmll.core.errors import AbmllError
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.language import CausalLMLikelihood, PromptFormat
@@ -32,9 +33,15 @@ def test_the_page_lists_enough_of_them():
 
 LEFT_OUT = {
     **{"big_bird": r".*pooler", "zaya": r".*v_proj_delayed"},  # do not see every token once: no mask fits
-    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), r".*\.indexer\..*"),  # are run without gradient
+    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa", "hy_v4"), r".*\.indexer\..*"),  # are run without gradient
 }
 """Layers that a divergence over outputs is refused for, left out as the message says. Methods without one take them."""
+UNFIT = {
+    "big_bird": r"^'bert.pooler' of this BigBirdForCausalLM: a layer's output has shape",
+    "glm_moe_dsa": r"^'model.layers.\d+.self_attn.indexer.* of this GlmMoeDsaForCausalLM: the KL divergence was asked",
+    "hrm_text": r"^'model.* of this HrmText.*: the KL divergence was asked for",
+}
+"""What is said where they are not left out: which layer it is."""
 WITHOUT_GRADIENT = {"hrm_text"}
 """Runs its blocks several times, of which only the last has gradients: a divergence is refused."""
 
@@ -97,3 +104,14 @@ def test_every_architecture_gives_what_each_choice_alone_gives(kind):
     likelihood._packed.forced = ALONE
     alone = sampled_and_trained(likelihood, kl)
     torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_layer_that_a_divergence_is_refused_for_is_named(kind, monkeypatch):
+    monkeypatch.setattr("test_architectures.LEFT_OUT", {})
+    likelihood = likelihood_of(kind, tiny_model(kind), "text")
+    train_only(likelihood, TASK)
+    ask = likelihood.terms(ROWS, sample=True, kl="closed_form")
+    with pytest.raises(AbmllError, match=f"{UNFIT[kind]}(?s:.*)target_modules"), ask:
+        pass

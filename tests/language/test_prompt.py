@@ -83,3 +83,28 @@ def test_chat_supervises_header_answer_and_ending_as_published(monkeypatch):
 def test_chat_without_a_template_is_refused():
     with pytest.raises(AbmllError, match="no chat template"):
         encode(EXAMPLE, tiny_tokenizer(), PromptFormat("letters", chat=True))
+
+
+def test_a_very_long_text_is_cut_before_it_is_tokenised():
+    class Counting:
+        """The tiny tokenizer, and the longest text that it was given."""
+
+        longest = 0
+
+        def __getattr__(self, name):
+            return getattr(tiny_tokenizer(), name)
+
+        def encode(self, text, **options):
+            self.longest = max(self.longest, len(text))
+            return tiny_tokenizer().encode(text, **options)
+
+        def __call__(self, text, **options):
+            self.longest = max(self.longest, len(text))
+            return tiny_tokenizer()(text, **options)
+
+    tokenizer, prompt = Counting(), PromptFormat(answer="text", max_tokens=64)
+    text = " ".join(f"the film {n}" for n in range(60_000))
+    found = encode(EXAMPLE._replace(prompt=text), tokenizer, prompt)
+    assert 0 < tokenizer.longest < 10_000 < len(text)
+    shorter = f"{text[:1000]} {text[-1000:]}"  # of which the same ends are kept
+    assert found == encode(EXAMPLE._replace(prompt=shorter), tiny_tokenizer(), prompt)

@@ -15,6 +15,9 @@ from abmll.core.errors import AbmllError
 
 LORA_FOLDER = "lora"
 """Inside an adapter's folder: the mean of a Gaussian adapter as an ordinary LoRA."""
+LONGEST_PATTERN = 1000
+"""Characters of the longest regular expression that is taken."""
+_REPEATED_TWICE = re.compile(r"[*+}]\??[^()\[]*\)[*+{]")
 _RESERVED = ("base_model", "model", "base_layer", "modules_to_save", "original_module")
 
 
@@ -61,6 +64,7 @@ def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
         return
     paths = [path for path, module in model.named_modules() if path]
     if isinstance(targets, str):
+        _check_pattern(targets)
         if targets == "all-linear" or any(re.fullmatch(targets, path) for path in paths):
             return
         raise AbmllError(
@@ -78,6 +82,23 @@ def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
                 f"target_modules names {target!r}, which no module of this {type(model).__name__} has.{hint} "
                 f"Layers that can be adapted: {_listed(model)}."
             )
+
+
+def _check_pattern(pattern: str) -> None:
+    """Refuses what is no regular expression, and a repetition within a repetition, which may take for ever to match."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        reason = str(error).partition("\n")[0] or "nested too deep"
+        raise AbmllError(
+            f"target_modules={pattern[:80]!r} is no regular expression: {reason}. Name layers in a list, such as "
+            '["q_proj", "v_proj"], or write "all-linear".'
+        ) from None
+    if len(pattern) > LONGEST_PATTERN or _REPEATED_TWICE.search(pattern):
+        raise AbmllError(
+            f"target_modules={pattern[:80]!r} is longer than {LONGEST_PATTERN} characters, or repeats a group that "
+            "holds a repetition, such as (a+)+, which may take for ever. Name layers in a list, or write a plainer one."
+        )
 
 
 def adaptable_layers(model: nn.Module) -> list[str]:

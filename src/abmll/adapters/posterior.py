@@ -11,8 +11,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.core.files import read_bytes
 
 POSTERIOR = "posterior.safetensors"
+LARGEST = 2**40
+"""Bytes: whatever a model needs; what is asked is that it is an ordinary file."""
 _REMEDY = "Adapt to the task again."
 
 
@@ -35,12 +38,9 @@ def load_posterior(directory: Path, digest: str) -> dict[str, Tensor]:
     Raises: AbmllError if the file is missing, damaged or another one.
     """
     path = directory / POSTERIOR
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise AbmllError(f"{path} is missing: the adapter beside it is only the posterior's mean. {_REMEDY}") from None
-    except OSError as error:
-        raise AbmllError(f"cannot read {path}: {error.strerror}.") from error
+    if not path.exists():
+        raise AbmllError(f"{path} is missing: the adapter beside it is only the posterior's mean. {_REMEDY}")
+    content = read_bytes(path, LARGEST)
     if hashlib.sha256(content).hexdigest() != digest:
         raise AbmllError(f"{path} is damaged, or belongs to another adapter: it is not the file saved here. {_REMEDY}")
     try:

@@ -41,6 +41,8 @@ _SHAPING = (
 Not fan_in_fan_out, which says how a base layer holds its own weight: PEFT sets it when it meets GPT-2's layers, for the
 first adapter only."""
 
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Wraps `base_model` with the adapters META and TASK, equal to each other at first; TASK is the active one.
@@ -198,7 +200,8 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except Unreadable as error:
-        raise AbmllError(f"{path} is damaged ({error.found}): restore it from a backup or train again.") from error
+        reason = error.found.removeprefix(f"{path}: ")
+        raise AbmllError(f"{path} is damaged ({reason}): restore it from a backup or train again.") from error
     if not isinstance(config, dict):
         raise AbmllError(f"{path} is damaged (not a JSON object): restore it from a backup or train again.")
     return config
@@ -234,6 +237,11 @@ def _check_fit(directory: Path, tensors: dict[str, Tensor], parameters: dict[str
             raise AbmllError(
                 f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model needs {tuple(parameters[name].shape)}"
                 ": it was made for another base model."
+            )
+        if tensor.dtype not in _DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise AbmllError(
+                f"{path}: {name!r} holds {kind}, and an adapter is of real numbers. Save the adapter again."
             )
         if not torch.isfinite(tensor).all():
             raise AbmllError(f"{path}: {name!r} holds nan or infinity. Use an earlier checkpoint.")

@@ -44,7 +44,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
         if other is not None:
             raise Unreadable(f"{name} {other}, not a file", "Give an ordinary file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1) if mode.st_size <= limit else b""
+            # one byte more than there should be shows what has grown since, or says no size; and allocates no more
+            data = file.read(min(limit, mode.st_size + 2**24) + 1) if mode.st_size <= limit else b""
     except OSError as error:
         raise Unreadable(f"{name} cannot be read: {error.strerror}", "Check the path and its rights") from None
     finally:

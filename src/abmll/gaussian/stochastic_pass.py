@@ -28,6 +28,12 @@ from abmll.gaussian.noise import Copies
 _active: StochasticPass | None = None
 
 
+class UnfitLayer(AbmllError):
+    """A layer that a divergence cannot be taken of. layer: it, for whoever knows its name; None until one does."""
+
+    layer: Hashable = None
+
+
 class StochasticPass:
     """What the stochastic layers are asked to do in one pass, and what they reported.
 
@@ -92,10 +98,11 @@ class StochasticPass:
         if self.mask is None:
             return None
         if _without_ones(shape[:-1]) not in (_without_ones(self.mask.shape), _without_ones([self.mask.numel()])):
-            raise AbmllError(
+            raise UnfitLayer(
                 f"a layer's output has shape {tuple(shape)}, which does not fit the mask's (batch, tokens) "
                 f"= {tuple(self.mask.shape)}. Adapt only layers that see every token once "
-                "(see target_modules), or open the pass without a mask to count every row."
+                "(see target_modules), take a method without a divergence, such as 'abmll' or 'fomaml', or open the "
+                "pass without a mask to count every row."
             )
         return self.mask.to(device).flatten()
 
@@ -126,12 +133,13 @@ class StochasticPass:
 
     def _require_grad(self) -> None:
         if self._wants_grad and not torch.is_grad_enabled():
-            raise AbmllError(
+            raise UnfitLayer(
                 "the KL divergence was asked for with gradients, but a layer ran with gradients off, so the KL's "
                 "gradient would be lost. If gradient checkpointing is on, it is the reentrant kind: turn it on by "
                 "model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}). "
                 "If you run the model under torch.no_grad(), open the stochastic pass inside it. If the model itself "
-                "runs some of its layers so (DeepSeek V3.2's indexers), leave them out of target_modules."
+                "runs some of its layers so (DeepSeek V3.2's indexers), leave them out of target_modules, or take a "
+                "method without a divergence, such as 'abmll' or 'fomaml'."
             )
 
     def kl(self) -> Tensor:

@@ -16,7 +16,7 @@ from abmll.adapters.stacked import stacked
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
 from abmll.core.types import META, Example, Gate, PassRequest, Requested, Role, Terms
-from abmll.gaussian.stochastic_pass import StochasticPass, stochastic_pass
+from abmll.gaussian.stochastic_pass import StochasticPass, UnfitLayer, stochastic_pass
 from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
 from abmll.language.functional import called_at
@@ -210,6 +210,10 @@ class CausalLMLikelihood:
         try:
             with stochastic_pass(prior=prior, **requested) as record:
                 yield record
+        except UnfitLayer as error:
+            base = self.model.get_base_model()
+            path = next((path for path, module in base.named_modules() if module is error.layer), "a layer")
+            raise AbmllError(f"{path!r} of this {type(base).__name__}: {error}") from error
         finally:
             self._dropout.on = False
 

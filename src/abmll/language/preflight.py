@@ -15,7 +15,7 @@ from typing import Any
 from abmll.core.errors import AbmllError, printable, shown
 from abmll.core.types import Example
 from abmll.language.letters import LETTERS
-from abmll.language.prompt import Encoded, PromptFormat, encode, render
+from abmll.language.prompt import Encoded, PromptFormat, encode, render, without_middle
 
 BATCH = 1000
 """Rows that are tokenised in one call."""
@@ -158,7 +158,8 @@ def _same(choices: Sequence[str], tokens: Sequence[Sequence[int]]) -> tuple[str,
 
 def _lengths(rows: Sequence[Example], tokenizer: Any, prompt_format: PromptFormat) -> list[int]:
     """Tokens of each prompt as plain text, without demonstrations and the marks of a chat."""
-    texts = [render(row._replace(demonstrations=()), prompt_format)[0] for row in rows]
+    alone = [without_middle(row._replace(demonstrations=()), prompt_format) for row in rows]
+    texts = [render(row, prompt_format)[0] for row in alone]
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]]
 
 

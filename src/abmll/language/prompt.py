@@ -54,6 +54,10 @@ class PromptFormat:
         require_fields(self)
 
 
+CHARACTERS = 64
+"""Of a token, at the most: beyond so many on either side a text is cut before it is tokenised."""
+
+
 class Encoded(NamedTuple):
     """Token ids of one example.
 
@@ -118,6 +122,7 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat, contex
 
     Raises: AbmllError if a question and its choices do not fit without any text.
     """
+    example = without_middle(example, prompt_format)
     if prompt_format.max_question_tokens is not None:
         shown = [_shortened(d, tokenizer, prompt_format, "max_question_tokens") for d in example.demonstrations]
         example = _shortened(example, tokenizer, prompt_format, "max_question_tokens")
@@ -137,6 +142,14 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat, contex
     if len(whole.prefix) <= limit:
         return whole
     return _encode_whole(_shortened(example, tokenizer, prompt_format, "max_tokens", limit), tokenizer, prompt_format)
+
+
+def without_middle(example: Example, prompt_format: PromptFormat) -> Example:
+    """The example, a very long text without its middle, which no prompt has room for: tokenising it takes minutes."""
+    room = CHARACTERS * prompt_format.max_tokens
+    if len(example.prompt) <= 2 * room:
+        return example
+    return example._replace(prompt=f"{example.prompt[:room]}{ELLIPSIS}{example.prompt[-room:]}")
 
 
 def _shortened(

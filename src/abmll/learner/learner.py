@@ -347,7 +347,7 @@ class Learner(AdaptedModel):
                 raise AbmllError(
                     f"{directory} does not say which base model it belongs to: give its name, or model and tokenizer."
                 )
-            model, dtype = card.base_model, dtype or card.dtype
+            model, dtype = card.base_model, dtype or card.asked_dtype
         try:
             learner = cls(
                 model,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from abmll import default
 from abmll.adapters.kind import check_kind
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, shown
 from abmll.core.notices import tell
 from abmll.models.precision import DTYPES, chosen_type
 from abmll.models.registry import PREFIX, find, registered
@@ -62,10 +64,8 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
 
     quiet_libraries()
     source, options = _source(name, revision)
-    try:
+    with _told("the tokenizer of model", name):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable("the tokenizer of model", name, error) from error
 
 
 def load_config(name: str, *, revision: str | None = None) -> Any:
@@ -74,10 +74,8 @@ def load_config(name: str, *, revision: str | None = None) -> Any:
 
     quiet_libraries()
     source, options = _source(name, revision)
-    try:
+    with _told("model", name):
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable("model", name, error) from error
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -101,15 +99,11 @@ def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: 
     source, options = _source(name, revision)
     attending = {} if attention is None else {"attn_implementation": attention}
     own = dtype if dtype == "auto" else getattr(torch, dtype)
-    try:
+    with _told("model", name):
         check_kind(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=own, trust_remote_code=False, use_safetensors=True, **options, **attending
         )
-    except AbmllError:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable("model", name, error) from error
     if (row := find(name)) is not None:
         # Adapters record a name instead of a path in somebody's home.
         model.config._name_or_path = model.name_or_path = PREFIX + row.name
@@ -146,11 +140,19 @@ def _noun(device: torch.device) -> str:
     return "processor" if device.type == "cpu" else "device"
 
 
-def _unreadable(what: str, name: str, error: Exception) -> AbmllError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    known = ", ".join(f'"{one}"' for one in registered())
-    return AbmllError(
-        f"cannot load {what} {name!r} ([model] name): {first} Give a Hugging Face name, the path of a folder with "
-        f'config.json, safetensors weights and a tokenizer, a registered name ({known}), or "default" for the model in '
-        "the package."
-    )
+@contextmanager
+def _told(what: str, name: str) -> Iterator[None]:
+    """Tells whatever transformers raises on the files of a model, which is any exception there is, in one line."""
+    try:
+        yield
+    except (AbmllError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0][:300]
+        kind = "" if isinstance(error, (OSError, ValueError, ImportError)) and first else f"{type(error).__name__}: "
+        known = ", ".join(f'"{one}"' for one in registered())
+        raise AbmllError(
+            f"cannot load {what} {shown(name)} ([model] name): {kind}{first.rstrip('.') or 'no reason given'}. Give a "
+            "Hugging Face name, the path of a folder with config.json, safetensors weights and a tokenizer, a "
+            f'registered name ({known}), or "default" for the model in the package.'
+        ) from error

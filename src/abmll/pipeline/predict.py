@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
 
 from abmll.card import read_card
-from abmll.config import ModelConfig, RunConfig, parse_overrides
+from abmll.config import RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.core.folders import hold, require_room
@@ -25,8 +24,6 @@ from abmll.learner.given import labelled_rows, rows_to_predict
 from abmll.pipeline.build import join_ranks, load_learner
 from abmll.pipeline.preflight import require_usable
 from abmll.training.distributed import num_ranks, together
-
-ADAPTED_TYPES = get_args(ModelConfig.model_fields["dtype"].annotation)
 
 Tell = Callable[[str, bool], None]
 """Takes a sentence for the user, and whether it is a warning."""
@@ -44,7 +41,7 @@ def model_of(adapter: Path, overrides: Sequence[str]) -> RunConfig:
     Raises: AbmllError for a mistake in an override, one of another section, or an adapter that names no model.
     """
     card = read_card(adapter)
-    known = {"dtype": card.dtype} if card.dtype in ADAPTED_TYPES else {}
+    known = {"dtype": card.asked_dtype} if card.asked_dtype else {}
     if card.base_model:
         known["name"] = card.base_model
     for override in overrides:

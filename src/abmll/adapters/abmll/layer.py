@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from abmll.core.errors import AbmllError
 from abmll.gaussian import moments
 from abmll.gaussian.layer_output import gaussian_output
-from abmll.gaussian.stochastic_pass import StochasticPass, current_pass
+from abmll.gaussian.stochastic_pass import StochasticPass, UnfitLayer, current_pass
 
 from .config import AbmllConfig
 from .factors import factor_output
@@ -177,8 +177,12 @@ class Linear(nn.Module, AbmllLayer):
         with _without_autocast(x):
             wide = moments.at_least_float32(output, self.abmll_mean_A[active[0]])
             total = output
-            for name in active:  # rounded to the output's type once, by the last
-                total = self.add_adapter(total, x, name, record, output.dtype if name == active[-1] else wide)
+            try:
+                for name in active:  # rounded to the output's type once, by the last
+                    total = self.add_adapter(total, x, name, record, output.dtype if name == active[-1] else wide)
+            except UnfitLayer as error:
+                error.layer = self
+                raise
         return total
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
