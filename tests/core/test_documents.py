@@ -47,6 +47,7 @@ def test_json_in_order(text, value):
         ('{"a":\n ' + LONG + "}", "a whole number of more than 100 digits at line 2, column 2."),
         ('{"a": -1' + "0" * 150 + "}", "a whole number of more than 100 digits at line 1, column 8."),
         ('{"a": ["x \\uD83D y"]}', "the text holds \\ud83d, half of a character (a lone surrogate)."),
+        ('{"a": ["x\\u0000"]}', "the text holds a NUL character (\\u0000). Remove it: a text holds no such character."),
         ('{"\\udc00": 1}', "the text holds \\udc00, half of a character"),
         ("[" * 100_000, "nested more than 64 levels deep."),
         ('{"a":' * 65 + "1" + "}" * 65, "nested more than 64 levels deep."),
@@ -81,6 +82,7 @@ def test_nan_is_null_where_it_means_a_missing_value():
         ('x = "open', "broken TOML: Unterminated string at line 1."),
         ("x = 1\nx = 2", "broken TOML: Cannot overwrite a value at line 2"),
         ('x = "a\udcff"', "the text holds \\udcff, half of a character"),
+        ('x = {y = ["a\\u0000"]}', "the text holds a NUL character"),
     ],
 )
 def test_toml_that_is_told(text, told):

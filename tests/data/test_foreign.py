@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.data.folder import read_folder
 from abmll.data.foreign import propose_all, recognise, spec_text
+from abmll.data.formats import find_format, format_names
 from abmll.data.guess import Given, guess_columns
 from abmll.data.readers import read_task
 from abmll.data.rows import Row
@@ -100,6 +102,19 @@ def test_columns_that_benchmarks_use(row, keys):
     assert {key: found[key] for key in keys} == keys
     if "premise" in row:
         assert found["input"] == "Premise: {premise}\nHypothesis: {hypothesis}"
+
+
+def test_every_format_that_is_listed_is_one():
+    assert "arrow" not in format_names()
+    for name in format_names():
+        assert find_format(name).says
+
+
+def test_what_is_neither_a_file_nor_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "is a named pipe" in refused(tmp_path / "pipe.csv", "-o", tmp_path / "to")
+    (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(f"t {n},{'ab'[n % 2]}" for n in range(8)))
+    assert "cannot be written" in refused(tmp_path / "r.csv", "-o", tmp_path / "r.csv" / "to")
 
 
 def test_numbers_as_labels_get_a_table_to_put_words_in(tmp_path):

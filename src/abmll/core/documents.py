@@ -36,6 +36,7 @@ LONGEST_KEY = 64
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MOST_DIGITS + 1},}}")
 _LARGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
 _NO_TEXT_ESCAPE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]|\\u0000")
+_NUL_ESCAPE = re.compile(r"\\(u0000|U00000000|x00)")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 _KEY_PART = re.compile(r"[\s\w-]+")
@@ -107,6 +108,8 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
         raise _placed(_too_long_number(), text) from None
     _check_depth(value, DEEPEST + 1)
     _each(value, _check_size)
+    if _NUL_ESCAPE.search(text):
+        _check_texts(value)
     return value
 
 

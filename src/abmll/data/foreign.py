@@ -60,7 +60,7 @@ def sources(path: Path) -> tuple[list[Source], list[str]]:
         raise AbmllError(f"there is no file or folder {path}: check the path")
     if is_dataset(path):
         return [_of_dataset(path)], []
-    if path.is_file():
+    if not path.is_dir():
         return [Source(path, task_name(path))], []
     members = sorted(member for member in path.iterdir() if not member.name.startswith("."))
     taken, passed = [], []

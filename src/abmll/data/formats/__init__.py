@@ -13,7 +13,7 @@ from abmll.data.formats.format import Format
 
 TABLE = "table"
 """The format of a spec that names none: what the file's own name says, its fields as they are."""
-_NOT_READERS = {"container", "format", "listed"}
+_NOT_READERS = {"arrow", "container", "format", "listed"}
 
 
 def format_names() -> list[str]:
