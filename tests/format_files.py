@@ -153,6 +153,16 @@ def bigbench(folder: Path, rows: list[Made]) -> str:
     return 'file = "task.json"\nformat = "bigbench"\n'
 
 
+def chembench(folder: Path, rows: list[Made]) -> str:
+    def question(row: Made) -> dict:
+        scores = {choice: float(place == row.target) for place, choice in enumerate(row.choices)}
+        example = {"input": row.text, "target_scores": json.dumps(scores), "target": None}
+        return {"examples": [example], "metrics": ["multiple_choice_grade"], "name": "n"}
+
+    _lines(folder / "task.jsonl", [question(row) for row in rows])
+    return 'file = "task.jsonl"\nformat = "chembench"\n'
+
+
 def bbh(folder: Path, rows: list[Made]) -> str:
     def example(row: Made) -> dict:
         listed = "\n".join(f"({_letter(place)}) {choice}" for place, choice in enumerate(row.choices))
@@ -220,5 +230,7 @@ LABELS: tuple[Callable[[Path, list[Made]], str], ...] = (
     json_array, parquet, datasets, excel, natural_instructions, promptfoo, label_studio, argilla,
 )  # fmt: skip
 """Formats whose choices are the labels of all rows."""
-CHOICES: tuple[Callable[[Path, list[Made]], str], ...] = (messages, letters, arc, bigbench, bbh, unifiedqa, metaicl)
+CHOICES: tuple[Callable[[Path, list[Made]], str], ...] = (
+    messages, letters, arc, bigbench, chembench, bbh, unifiedqa, metaicl,
+)  # fmt: skip
 """Formats whose rows bring choices of their own."""

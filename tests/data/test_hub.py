@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def row_of(name: str, text: str, number: int) -> dict:
         return {"sentence": f"The _ is {text}.", "option1": option1, "option2": option2, "answer": "12"[number % 2]}
     if name == "boolq":
         return {"question": text, "passage": f"About {text}.", "answer": bool(number % 2)}
+    if name.startswith("chembench"):
+        scores = dict.fromkeys(two, 0.0) | {two[number % 2]: 1.0}
+        several = dict.fromkeys(two, 1.0)
+        example = {"input": text, "target": None, "target_scores": json.dumps(several if number == 7 else scores)}
+        asked = example | {"target": "3.1", "target_scores": None} if number == 8 else example
+        return {"examples": [asked], "metrics": ["multiple_choice_grade"], "name": text, "relevance": None}
     if name.startswith("mmlu"):
         return {"question": text, "subject": "s", "choices": [*two, "c", "d"], "answer": number % 4}
     question = "question_stem" if name.startswith("openbookqa") else "question"
@@ -96,6 +103,23 @@ def test_fetched_once_then_read_without_a_network(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     (tmp_path / "s.toml").write_text('format = "hub"\ntrain = ["boolq"]\ntest = ["arc-challenge"]\n')
     assert len(hub.asked) == asked
+
+
+def test_chembench_keeps_its_questions_with_one_right_choice(hub, tmp_path):
+    write(hub.root, name := "chembench-organic-chemistry")
+    told: list[str] = []
+    done, failed = fetch_tasks([name], cache=tmp_path / "cache", endpoint=hub.url, tell=told.append)
+    assert failed == []
+    assert [(one.split, one.rows) for one in done] == [("train", 100)]
+    assert told == [f"{name}: train, 100 rows, columns as its spec says; how many there should be is unknown"]
+    task = read_hub_task(name, tmp_path / "cache")
+    assert len(task) == 98  # without one with two right choices, and one that asks for a number
+    assert task.examples[1][:4] == (
+        "train 1",
+        ("first 1", "second 1"),
+        1,
+        "Answer the question about chemistry.",
+    )
 
 
 def test_a_task_that_was_not_fetched_says_how(tmp_path):
@@ -174,6 +198,8 @@ def test_one_task_that_fails_keeps_no_other_back_and_the_command_says_so(hub, tm
     assert result.exit_code == 1
     assert "boolq: validation, 3270 rows, as its spec says" in result.output
     assert "1 of 2 tasks in the cache, 12697 rows" in result.output
+    assert "licence CC-BY-SA-3.0, by the README of its repository: boolq" in result.output
+    assert "not pinned to a commit (refs/convert/parquet): boolq" in result.output
     assert "arc-easy: allenai/ai2_arc at 210d026faf9955653af8916fad021475a3f00453: the hub has no such data set" in (
         result.output
     )

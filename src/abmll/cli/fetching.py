@@ -36,9 +36,24 @@ def fetch(
     done, failed = fetch_tasks(list(dict.fromkeys(tasks)), cache=cache, tell=typer.echo)
     rows = sum(one.rows for one in done)
     typer.echo(f"{len({one.task for one in done})} of {len(set(tasks))} tasks in the cache, {rows} rows")
+    for line in _licences(list(dict.fromkeys(one.task for one in done))):
+        typer.echo(line)
     for failure in failed:
         complain(f"{failure.task}: {failure.error}.")
     raise typer.Exit(1 if failed else 0)
+
+
+def _licences(names: list[str]) -> list[str]:
+    """The licences of tasks, and which of them are not pinned to a commit, for people."""
+    from abmll.data.hub.spec import CONVERTED, hub_spec
+
+    specs = [hub_spec(name) for name in names]
+    licences: dict[str, list[str]] = {}
+    for spec in specs:
+        licences.setdefault(spec.licence, []).append(spec.name)
+    lines = [f"licence {licence}: {', '.join(those)}" for licence, those in licences.items()]
+    loose = [spec.name for spec in specs if spec.revision == CONVERTED]
+    return [*lines, f"not pinned to a commit ({CONVERTED}): {', '.join(loose)}"] if loose else lines
 
 
 def _tasks(name: str) -> list[str]:

@@ -19,6 +19,7 @@ NAMES = [
         "argilla",
         "bbh",
         "bigbench",
+        "chembench",
         "crossfit",
         "datasets",
         "excel",

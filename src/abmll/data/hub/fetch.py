@@ -41,9 +41,14 @@ def fetch_tasks(
     done, failed = [], []
     for name in names:
         try:
-            for fetched in _fetch(hub_spec(name), cache, endpoint):
+            spec = hub_spec(name)
+            for fetched in _fetch(spec, cache, endpoint):
                 done.append(fetched)
-                tell(f"{fetched.task}: {fetched.split}, {fetched.rows} rows, as its spec says")
+                known = spec.splits[fetched.split].rows is not None
+                checked = (
+                    "as its spec says" if known else "columns as its spec says; how many there should be is unknown"
+                )
+                tell(f"{fetched.task}: {fetched.split}, {fetched.rows} rows, {checked}")
         except AbmllError as error:
             failed.append(Failure(name, str(error)))
             tell(f"{name}: not fetched")
