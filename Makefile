@@ -18,9 +18,8 @@ STAMP  := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/abmll demo -o runs/demo
 
-SUITE ?= default
 demo-llm: $(STAMP)
-	$(BIN)/abmll demo --model smollm2 --seeds 1 --suite '$(SUITE)' -o 'runs/demo-llm$(if $(filter-out default,$(SUITE)),-$(notdir $(patsubst %/,%,$(SUITE))))'
+	$(BIN)/abmll demo --model smollm2 --seeds 1 $(if $(SUITE),--suite '$(SUITE)') -o 'runs/demo-llm$(if $(SUITE),-$(notdir $(patsubst %/,%,$(SUITE))))'
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -277,21 +277,21 @@ def test_every_option_of_every_method_can_be_written_at_its_default(run_file, na
 def test_tuned_options_go_before_shared_ones_and_after_a_methods_own(run_file, tmp_path):
     tuned = tmp_path / "tuned.toml"
     tuned.write_text(
-        "[method.options.abmll]\nsupport_weight = 0.1\ntrust = 0.2\n[method.options.lora]\nlearning_rate = 0.3\n"
-        "[method.options.maml]\nlearning_rate = 0.4\n"
+        "[method.options.abmll-natural]\nsupport_weight = 0.1\ntrust = 0.2\n"
+        "[method.options.lora]\nlearning_rate = 0.3\n[method.options.maml]\nlearning_rate = 0.4\n"
     )
     text = f"""
         [method]
-        name = ["abmll", "lora", "reptile"]
+        name = ["abmll-natural", "lora", "reptile"]
         tuned = "{tuned}"
         [method.options]
         learning_rate = 0.9
         num_steps = 3
-        [method.options.abmll]
+        [method.options.abmll-natural]
         support_weight = 0.5
         """
     method = load_config(run_file(text)).method
-    assert method.options_for("abmll") == {"trust": 0.2, "num_steps": 3, "support_weight": 0.5}
+    assert method.options_for("abmll-natural") == {"trust": 0.2, "num_steps": 3, "support_weight": 0.5}
     assert method.options_for("lora") == {"learning_rate": 0.3, "num_steps": 3}
     assert method.options_for("reptile") == {"learning_rate": 0.9, "num_steps": 3}
     assert method.tuned is None, "the resolved run stands alone"

@@ -43,7 +43,10 @@ def test_a_card_means_every_option_of_its_method():
     for folder in FOLDERS:
         card = read_card(folder)
         assert set(card.options) >= set(known_options(card.method)), folder
-    assert read_card(KEPT / "format-2" / "abmll").options["warm_up"] == 0.0
+    first = read_card(KEPT / "format-2" / "abmll")
+    assert first.options["warm_up"] == 0.0
+    assert first.method == "abmll-natural", "as it is called since another one has its name"
+    assert read_card(KEPT / "format-2" / "abmll-of-adam").method == "abmll"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")

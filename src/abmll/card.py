@@ -132,6 +132,8 @@ def read_card(directory: Path) -> Card:
         card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
     if card.method == "abmll" and "kl_weight" in card.options:
         card = card.model_copy(update={"method": "abmll-output"})  # as it was called when it was the only one
+    if card.method == "abmll" and "trust" in card.options:
+        card = card.model_copy(update={"method": "abmll-natural"})  # the same, the next time
     card = card.model_copy(update={"options": ADDED_LATER.get(card.method, {}) | card.options})
     # A method from outside is not looked up for its name's sake: that would run its module's code.
     if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):

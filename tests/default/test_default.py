@@ -148,3 +148,24 @@ def test_suites_are_found_by_name():
         default.find_suite("default-wid")
     with pytest.raises(AbmllError, match="default-wide suite has its own split"):
         default.find_suite("default-wide", held_out=0.3)
+
+
+def test_concepts_are_words_that_stand_under_one_concept_alone():
+    suite = default.concepts_suite()
+    assert (len(suite.train), len(suite.validation), len(suite.test)) == (16, 5, 12)
+    sides = [{task.family for task in side} for side in (suite.train, suite.validation, suite.test)]
+    assert sum(map(len, sides)) == len(set().union(*sides)), "no family is on two sides"
+    words = [example.prompt for task in suite.tasks for example in task.examples if example.target == 1]
+    assert len(words) == len(set(words)) == 33 * 24
+    for task in suite.tasks:
+        prompts = [example.prompt for example in task.examples]
+        assert len(prompts) == len(set(prompts)) == 48
+        assert sum(example.target for example in task.examples) == 24
+        inside = {example.prompt for example in task.examples if example.target}
+        near = {e.prompt for other in suite.tasks if other.family == task.family for e in other.examples if e.target}
+        assert sum(prompt in near for prompt in prompts if prompt not in inside) == 12, "half are of the family"
+    colour = next(task for task in suite.test if task.name == "colour")
+    stones = {e.prompt for task in suite.test if task.name == "gemstone" for e in task.examples if e.target}
+    assert not stones & {example.prompt for example in colour.examples}, "a ruby is a colour, too"
+    assert default.find_suite("concepts").test == suite.test
+    assert default.concepts_suite(seed=1).test != suite.test

@@ -7,8 +7,9 @@ import torch
 from test_functional import QUERY, SUPPORT, likelihood_of
 
 from abmll.core.types import META, TASK, Episode
-from abmll.methods.abmll import Amortised
-from abmll.methods.parts.natural import NaturalSteps, log_var_of
+from abmll.methods.parts.amortised import Amortised
+from abmll.methods.parts.natural import NaturalSteps
+from abmll.methods.parts.prior_steps import log_var_of
 
 WEIGHT = 0.3
 

@@ -9,8 +9,10 @@ import torch
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Episode, Example, Terms
-from abmll.methods.abmll import Amortised
-from abmll.methods.parts.natural import NaturalSteps, log_var_of
+from abmll.methods.parts.adam_steps import AdamSteps
+from abmll.methods.parts.amortised import Amortised
+from abmll.methods.parts.natural import NaturalSteps
+from abmll.methods.parts.prior_steps import log_var_of, variances
 
 CHOICES = ("a", "b", "c")
 
@@ -102,10 +104,29 @@ def test_the_first_steps_are_the_mean_nll_of_all_rows_at_theta():
     assert later.parameters(META)["log_var_A"].grad.any()
 
 
-def test_first_order_takes_the_inner_loop_for_a_shift():
-    inner = NaturalSteps(3, 0.2)
+@pytest.mark.parametrize("inner", [NaturalSteps(2, 0.2), AdamSteps(2, log_var_offset=-6.0)])
+def test_both_orders_are_the_mean_of_each(inner):
+    turned = Episode("task", EPISODE.query, EPISODE.support)
+    each = []
+    for episode in (EPISODE, turned):
+        likelihood = Bilinear()
+        Amortised(inner, 0.3).meta_gradient(likelihood, episode)
+        each.append({name: tensor.grad for name, tensor in likelihood.parameters(META).items()})
     likelihood = Bilinear()
-    Amortised(inner, 0.0, "first_order").meta_gradient(likelihood, EPISODE)
+    metrics = Amortised(inner, 0.3, symmetric=True).meta_gradient(likelihood, EPISODE)
+    for name, tensor in likelihood.parameters(META).items():
+        torch.testing.assert_close(tensor.grad, (each[0][name] + each[1][name]) / 2)
+    likelihood = Bilinear()
+    theta = likelihood.parameters(META)
+    at_theta = [likelihood.nll(half, theta).mean().item() for half in (EPISODE.support, EPISODE.query)]
+    assert metrics["support_nll"] == pytest.approx(sum(at_theta) / 2)
+    assert metrics["num_tokens"] == len(EPISODE.support) + len(EPISODE.query)
+
+
+def test_first_order_takes_the_inner_loop_for_a_shift():
+    inner = NaturalSteps(3, 0.2, gradient="first_order")
+    likelihood = Bilinear()
+    Amortised(inner, 0.0).meta_gradient(likelihood, EPISODE)
     expected = by_autograd(Bilinear(), inner, EPISODE, 0.0, exact=False)
     for name in ("mean_A", "mean_B"):
         torch.testing.assert_close(likelihood.parameters(META)[name].grad, expected[name])
@@ -127,7 +148,7 @@ def test_without_steps_the_gradient_is_the_querys_own():
 def test_no_step_promises_more_than_its_share(offset, scale):
     inner = NaturalSteps(4, 0.25, log_var_offset=offset)
     likelihood = Bilinear(scale)
-    variance = inner.variance(likelihood)
+    variance = variances(likelihood, inner.log_var_offset)
     for step in inner.steps(likelihood, EPISODE.support):
         factor, length = inner.factor(step.nll, step.gradient, variance)
         assert 0 <= factor * length <= 0.25 * step.nll * (1 + 1e-12)
@@ -137,7 +158,7 @@ def test_no_step_promises_more_than_its_share(offset, scale):
 def test_a_narrow_prior_leaves_the_plain_natural_gradient():
     inner = NaturalSteps(1, log_var_offset=-15.0)
     likelihood = Bilinear()
-    variance = inner.variance(likelihood)
+    variance = variances(likelihood, inner.log_var_offset)
     (step,) = inner.steps(likelihood, EPISODE.support)
     for name, share in variance.items():
         moved = likelihood.parameters(TASK)[name].detach() - step.point[name]
@@ -161,7 +182,7 @@ def test_outer_options_out_of_range_are_refused():
     with pytest.raises(AbmllError, match="support_weight must be at least 0, got -1"):
         Amortised(support_weight=-1)
     with pytest.raises(AbmllError, match="exact"):
-        Amortised(gradient="second_order")
+        NaturalSteps(gradient="second_order")
 
 
 def test_an_adapter_without_variances_is_refused():

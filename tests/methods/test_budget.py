@@ -7,6 +7,7 @@ import pytest
 from abmll.core.errors import AbmllError
 from abmll.core.types import META
 from abmll.methods import METHODS, build_method
+from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.budget import MOST_STEPS, inner_loops, least_steps, steps_within, with_num_steps
 from abmll.methods.parts.gradient import NoAdaptation
 from abmll.methods.parts.inner import InnerLoop
@@ -32,7 +33,7 @@ def taken(monkeypatch):
 
         return counted
 
-    for loop in (InnerLoop, NaturalSteps):
+    for loop in (InnerLoop, AdamSteps, NaturalSteps):
         monkeypatch.setattr(loop, "batches", counting(loop.batches))
     return counts
 

@@ -94,7 +94,11 @@ def test_an_episode_of_meta_training(method, episode, progress, request):
 
 
 def test_batches_count_as_they_are_taken():
-    for name, options in (("reptile", {"batch_size": 3}), ("abmll", {"batch_size": 2, "gradient": "first_order"})):
+    for name, options in (
+        ("reptile", {"batch_size": 3}),
+        ("abmll", {"batch_size": 2}),
+        ("abmll-natural", {"batch_size": 2}),
+    ):
         method = build_method(name, num_steps=4, **options)
         likelihood = Counting(toy_for(method.adapter))
         method.meta_learner.meta_gradient(likelihood, ToyEpisodes(support_size=SUPPORT, query_size=QUERY)[1])
@@ -102,7 +106,8 @@ def test_batches_count_as_they_are_taken():
 
 
 def test_a_whole_training_knows_its_warm_up_and_a_stranger_is_taken_for_one_pass():
-    learner = build_method("abmll", num_steps=5, warm_up=0.25).meta_learner
-    short, long = SUPPORT + QUERY, 10 * SUPPORT + QUERY
-    assert training_passes(learner, SUPPORT, QUERY, 8) == Passes(2.0 * short + 6.0 * long)
+    short = SUPPORT + QUERY
+    for name, long in (("abmll", 6 * SUPPORT + 6 * QUERY), ("abmll-natural", 10 * SUPPORT + QUERY)):
+        learner = build_method(name, num_steps=5, warm_up=0.25).meta_learner
+        assert training_passes(learner, SUPPORT, QUERY, 8) == Passes(2.0 * short + 6.0 * long)
     assert episode_passes(object(), SUPPORT, QUERY) == Passes(float(short))

@@ -152,9 +152,10 @@ def test_a_scale_that_the_rows_forbid_is_given_up():
 
 
 def test_every_method_has_a_row_with_a_scale():
-    with pytest.raises(AbmllError, match="abmll has a scale of its own"):
-        build_method("abmll+scale")
-    for name in METHODS.keys() - {"abmll"}:
+    for name in ("abmll", "abmll-natural"):
+        with pytest.raises(AbmllError, match=f"{name} has a scale of its own"):
+            build_method(f"{name}+scale")
+    for name in METHODS.keys() - {"abmll", "abmll-natural"}:
         plain, with_scale = build_method(name), build_method(f"{name}+scale", scale_mean=0.5)
         assert with_scale.adaptation == CrossFittedScale(plain.adaptation, 0.5), name
         assert repr(with_scale.meta_learner) == repr(plain.meta_learner)

@@ -45,7 +45,9 @@ def test_a_real_model_gets_upper_layers_and_settles_its_answers(tmp_path):
     assert config.model.dtype == "auto"
     assert config.prompt.answer == "auto"
     assert config.adapter.upper_layers
-    assert {"abmll", "pretrained", "lora", "multitask"} == set(config.method.names)
+    assert {"abmll", "pretrained+scale", "lora+scale", "multitask+scale"} == set(config.method.names)
+    assert config.data.suite == "concepts"
+    assert demo_config(tmp_path).data.suite == "default"
     assert demo_config(tmp_path).adapter.upper_layers is None
 
 
@@ -60,7 +62,8 @@ def test_it_runs_on_a_model_and_tasks_of_the_users_and_goes_on_where_it_stopped(
     run = load_config(out / "run.toml")
     assert run.prompt.answer == "text", "settled: a model of random weights knows no letters"
     cells = list(read_cells(out / "predictions.jsonl"))
-    assert {cell.method for cell in cells} >= {"abmll", "pretrained", "lora", "multitask", "uniform", "label-frequency"}
+    methods = {"abmll", "pretrained", "lora+scale", "multitask+scale", "uniform", "label-frequency"}
+    assert {cell.method for cell in cells} >= methods
     assert "html" in comparison.report.read_text(encoding="utf-8")[:200]
     monkeypatch.setattr("abmll.pipeline.build.load_model", lambda *_: pytest.fail("a finished demo loads nothing"))
     again = demo_run(out, **asked)

@@ -85,7 +85,7 @@ def test_every_command_from_a_run_file_to_a_report(tmp_path, monkeypatch):
 def test_the_demonstration_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """With fewer steps, rows and methods than the real one; what it does with them is the same."""
     whole = abmll.pipeline.demo.demo_config(tmp_path / "demo", seeds=1, quick=True)
-    assert set(whole.method.names) == {"abmll", "pretrained", "lora", "multitask", "reptile"}
+    assert set(whole.method.names) == {"abmll-natural", "pretrained", "lora", "multitask", "reptile"}
     small = whole.model_dump(mode="json", exclude_none=True)
     small["method"] = {"name": ["abmll", "pretrained"], "options": {"num_steps": 1}}
     small["data"]["max_rows"] = 24

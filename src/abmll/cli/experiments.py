@@ -114,8 +114,13 @@ def demo(
         typer.Option("--model", metavar="NAME", help="A name of `abmll models list`, a folder or a Hugging Face name."),
     ] = "default",
     suite: Annotated[
-        str, typer.Option("--suite", metavar="SUITE", help="A folder of tasks, a suite TOML or a shipped suite.")
-    ] = "default",
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="SUITE",
+            help="A folder of tasks, a suite TOML or a shipped suite; else the generated tasks that fit the model.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Repetitions; the intervals need at least 3.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of a minute: fewer steps and tasks.")] = False,
     quiet: Quiet = False,

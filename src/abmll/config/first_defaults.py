@@ -13,7 +13,7 @@ _FROM_MULTITASK = {"start": "multitask", "outer_learning_rate": None}
 _ABMLL = {"num_steps": 5, "learning_rate": 0.001, "optimizer": "adamw", "batch_size": None}
 _ABMLL |= {"outer_learning_rate": 0.005, "kl_weight": 1e-4, "log_var_offset": -4.0, "log_var_bound": 4.0}
 
-ADDED_LATER: dict[str, dict[str, Any]] = {"abmll": {"warm_up": 0.0}}
+ADDED_LATER: dict[str, dict[str, Any]] = {"abmll-natural": {"warm_up": 0.0, "symmetric": False}}
 """Options that a method got after cards of format 2 were written with it, as it was without them."""
 
 FIRST_DEFAULTS: dict[str, dict[str, Any]] = {

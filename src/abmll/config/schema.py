@@ -71,7 +71,7 @@ class DataConfig(Section):
     suite: str = Field(
         default="default",
         min_length=1,
-        description='A shipped suite ("default" and "default-wide" are generated text), a folder of task files or a '
+        description='A shipped suite ("default", "default-wide", "concepts": generated), a folder of task files or a '
         "suite TOML.",
     )
     folder: FilePath | None = Field(

@@ -1,8 +1,8 @@
 """The embedded default: a small pretrained language model and suites of generated tasks, usable offline.
 
 `model()` loads the model that `python -m abmll.default.pretrain` made; `suite()` generates the tasks of
-`abmll.default.tasks`, `wide_suite()` the many more of `abmll.default.wide`. Importing this package loads neither torch
-nor transformers.
+`abmll.default.tasks`, `wide_suite()` the many more of `abmll.default.wide`, and `concepts_suite()` those for a real
+model. Importing this package loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
     from abmll.data.suite import Suite
-    from abmll.default.tasks import Ruled
+    from abmll.default.concepts import Concept, Word
+    from abmll.default.tasks import Row, Ruled
 
 NAME = "abmll/default"
 """What adapters record as their base model: a name instead of the path of an installation."""
@@ -71,7 +72,20 @@ def wide_suite(seed: int = 0, num_rows: int = 300) -> Suite:
     return _suite("default-wide", seed, wide_tasks(seed, num_rows))
 
 
-SUITES = {"default": suite, "default-wide": wide_suite}
+def concepts_suite(seed: int = 0) -> Suite:
+    """Which words fall under a concept, for a real language model: 16 train, 5 validation and 12 test tasks of 48 rows.
+
+    The three sides have no family of concepts in common.
+
+    Args:
+        seed: Other seeds draw other words that do not fall under a concept.
+    """
+    from abmll.default.concepts import concept_tasks
+
+    return _suite("concepts", seed, concept_tasks(seed))
+
+
+SUITES = {"default": suite, "default-wide": wide_suite, "concepts": concepts_suite}
 """The embedded suites by the name that run files and commands give them."""
 
 
@@ -106,10 +120,13 @@ def find_suite(
     return load_suite(name, folder=folder, held_out=held_out, seed=seed)
 
 
-def _suite(name: str, seed: int, ruled: Mapping[str, Sequence[Ruled]]) -> Suite:
+def _suite(name: str, seed: int, drawn: Mapping[str, Sequence[Ruled] | Sequence[Concept]]) -> Suite:
     from abmll.core.types import Example
     from abmll.data.suite import Suite
     from abmll.data.task import Task
+
+    def rows_of(task: Ruled | Concept) -> Sequence[Row | Word]:
+        return task.rows
 
     splits = {
         split: tuple(
@@ -117,7 +134,7 @@ def _suite(name: str, seed: int, ruled: Mapping[str, Sequence[Ruled]]) -> Suite:
                 name=task.name,
                 examples=tuple(
                     Example(row.prompt, task.choices, row.target, task.question, f"{task.name}/{index}")
-                    for index, row in enumerate(task.rows)
+                    for index, row in enumerate(rows_of(task))
                 ),
                 question=task.question,
                 family=task.family,
@@ -125,6 +142,6 @@ def _suite(name: str, seed: int, ruled: Mapping[str, Sequence[Ruled]]) -> Suite:
             )
             for task in tasks
         )
-        for split, tasks in ruled.items()
+        for split, tasks in drawn.items()
     }
     return Suite(name, splits["train"], splits["validation"], splits["test"])

@@ -14,6 +14,7 @@ from abmll.core.types import Method
 from abmll.methods.abml import abml
 from abmll.methods.abmll import abmll
 from abmll.methods.abmll_in_context import abmll_in_context
+from abmll.methods.abmll_natural import abmll_natural
 from abmll.methods.abmll_output import abmll_output, abmll_paper
 from abmll.methods.arrow import arrow
 from abmll.methods.bayesian_lora import bayesian_lora
@@ -63,6 +64,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "tfb": tfb,
     "bayesian-lora": bayesian_lora,
     "abmll": abmll,
+    "abmll-natural": abmll_natural,
     "abmll-output": abmll_output,
     "abmll-paper": abmll_paper,
     "abmll-in-context": abmll_in_context,

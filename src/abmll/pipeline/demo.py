@@ -11,14 +11,16 @@ from abmll.data.suite import SUITE_FILE
 from abmll.default import NAME
 from abmll.pipeline.compare import Comparison, compare_run
 
-METHODS = ("abmll", "pretrained", "lora", "multitask", "reptile")
+METHODS = ("abmll-natural", "pretrained", "lora", "multitask", "reptile")
+ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3}
+"""The inner steps of the other rows on a real model: those that are usual for a LoRA, as `abmll`'s are."""
 EMBEDDED = ("default", NAME)
 HELD_OUT = 0.3
 """Fraction of the tasks that are held out of a folder which does not say its split."""
 
 
 def demo_config(
-    out: Path, *, model: str = "default", suite: str = "default", seeds: int = 3, quick: bool = False
+    out: Path, *, model: str = "default", suite: str | None = None, seeds: int = 3, quick: bool = False
 ) -> RunConfig:
     """The demo's run: the first comparison, 16 support examples a task.
 
@@ -26,11 +28,13 @@ def demo_config(
         out: Folder for everything.
         model: "default", the embedded model; or any other, which gets fewer steps and rows, and adapters in its last
             blocks only, so that a model of 135 million parameters is done in a quarter of an hour on two cores.
-        suite: "default", the generated tasks; a folder of tasks, a suite TOML or a shipped suite.
+        suite: A folder of tasks, a suite TOML or a shipped suite; None takes the tasks that fit the model: "default"
+            for the embedded one, which knows their world, "concepts" for any other, which knows English.
         seeds: Repetitions.
         quick: A smoke test.
     """
     settings = _embedded(quick) if model in EMBEDDED else _of_a_real_model(quick)
+    suite = suite or ("default" if model in EMBEDDED else "concepts")
     data: dict[str, Any] = {"suite": suite, **settings.pop("data", {})}
     folder = Path(suite)
     if folder.is_dir() and not (folder / SUITE_FILE).is_file():
@@ -54,7 +58,10 @@ def _of_a_real_model(quick: bool) -> dict[str, Any]:
         "data": {"max_rows": 16 if quick else 48},
         "prompt": {"answer": "auto", "max_tokens": 128},
         "adapter": {"upper_layers": 4 if quick else 8},
-        "method": {"name": ["abmll", "pretrained", "lora", "multitask"]},
+        "method": {
+            "name": ["abmll", "pretrained+scale", "lora+scale", "multitask+scale"],
+            "options": dict.fromkeys(("lora+scale", "multitask+scale"), ADAMW),
+        },
         "training": {"num_steps": 2 if quick else 40, "checkpoint_every": 10},
         "episodes": {"support_size": 8, "query_size": 8},
         "evaluation": {"num_samples": 4, "num_query": 24} | ({"support_sizes": [8], "num_query": 4} if quick else {}),
@@ -65,7 +72,7 @@ def demo_run(
     out: Path,
     *,
     model: str = "default",
-    suite: str = "default",
+    suite: str | None = None,
     seeds: int = 3,
     progress: bool = True,
     quick: bool = False,
@@ -77,4 +84,4 @@ def demo_run(
     """
     jobs = min(2, os.cpu_count() or 1) if model in EMBEDDED else 1
     config = demo_config(out, model=model, suite=suite, seeds=seeds, quick=quick)
-    return compare_run(config, out, jobs=jobs, progress=progress)
+    return compare_run(config, out, baseline=config.method.names[0], jobs=jobs, progress=progress)

@@ -11,8 +11,8 @@ from abmll.core.params import placed, reset_task
 from abmll.core.passes import Passes
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.parts.inner import InnerLoop
-from abmll.methods.parts.natural import NaturalSteps
 from abmll.methods.parts.posterior import AdapterPosterior
+from abmll.methods.parts.prior_steps import PriorSteps
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class GradientAdaptation:
     tempered free energy of the support set, and `sample` predicts by draws from the posterior.
     """
 
-    inner: InnerLoop | NaturalSteps = InnerLoop()
+    inner: InnerLoop | PriorSteps = InnerLoop()
     sample: bool = False
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from abmll.core.errors import AbmllError
-from abmll.core.params import clone, gradients, reset_task, train_only
-from abmll.core.types import META, TASK, Example, Likelihood
-from abmll.methods.parts.inner import batches_of
+from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.params import clone, reset_task
+from abmll.core.types import TASK, Example, Likelihood
+from abmll.methods.parts.inner import batches_of, examples_of
+from abmll.methods.parts.prior_steps import Step, Tensors, dot, last_nll, nll_gradient, variances
 
-Tensors = dict[str, Tensor]
-
-
-class Step(NamedTuple):
-    """One step of the inner loop, as the way back through it needs it.
-
-    Attributes:
-        batch: the support examples of the step.
-        point: φ before the step.
-        gradient: of the batch's mean NLL at `point`.
-        nll: that NLL, in nats.
-    """
-
-    batch: Sequence[Example]
-    point: Tensors
-    gradient: Tensors
-    nll: float
+Gradient = Literal["exact", "first_order"]
+RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
+"""How far a finite difference goes, relative to φ, by the type that the model computes in; else `COARSE`."""
+COARSE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -44,14 +33,29 @@ class NaturalSteps:
     `trust` of what there is to gain, whatever the model, its width and the prior are. For gᵀσ²g ≪ d it is the plain
     natural-gradient step, for gᵀσ²g ≫ d Polyak's step towards an NLL of 0.
 
+    gradient="exact" walks back through the loop. From a gradient v by φ' that by φ is
+
+        v - H u - (v·σ²g) q trust / (d + q)² g,    u = c σ²v - 2 (v·σ²g) d / (d + q)² σ²g,    q = gᵀσ²g
+
+    with H the Hessian of the batch's NLL at φ. H u is taken from one more ordinary gradient, at φ + εu:
+    (g(φ + εu) - g(φ)) / ε. Only φ_0 … φ_{K-1} and their gradients are kept, which are of a LoRA's size: no graph is, so
+    checkpointing, fused attention and quantised models will do. By the variance of a tensor, with sums over that tensor
+    alone in the brackets [ ]:
+
+        ∂/∂ log σ² = -c [v·σ²g] + (v·σ²g) d / (d + q)² [gᵀσ²g]
+
+    gradient="first_order" takes dφ'/dφ for the identity and spares the K passes.
+
     Attributes:
         num_steps: K.
         trust: the share of the NLL that a step may promise, above 0 and at most 1.
         batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
         log_var_offset: log σ² where the stored log-variance is 0.
+        gradient: as above.
 
     Source: Amari 1998, "Natural gradient works efficiently in learning"; Polyak 1987, "Introduction to optimization",
-        section 5.3. A learned rate for each tensor: Meta-SGD, Li et al. 2017, arXiv 1707.09835.
+        section 5.3. A learned rate for each tensor: Meta-SGD, Li et al. 2017, arXiv 1707.09835. Hessian-vector
+        products by differences: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
     Raises: AbmllError for options out of range.
     """
@@ -60,8 +64,11 @@ class NaturalSteps:
     trust: float = 0.3
     batch_size: int | None = None
     log_var_offset: float = 0.0
+    gradient: Gradient = "exact"
 
     def __post_init__(self) -> None:
+        if self.gradient not in get_args(Gradient):
+            raise unknown_name("gradient", self.gradient, get_args(Gradient))
         if self.num_steps < 0 or not 0 < self.trust <= 1 or (self.batch_size is not None and self.batch_size < 1):
             raise AbmllError(
                 "inner loop: num_steps must be at least 0, trust above 0 and at most 1, and batch_size at least 1; got "
@@ -73,16 +80,11 @@ class NaturalSteps:
         return batches_of(support, self.batch_size, self.num_steps)
 
     def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
-        """φ ← θ, then K steps. Returns the last step's NLL in nats, before the step (0 for K = 0)."""
-        nll = 0.0
-        for step in self.steps(likelihood, support):
-            nll = step.nll
-        return nll
+        return last_nll(self.steps(likelihood, support))
 
     def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
-        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken."""
         reset_task(likelihood)
-        variance = self.variance(likelihood)
+        variance = variances(likelihood, self.log_var_offset)
         phi = likelihood.parameters(TASK)
         for batch in self.batches(support):
             nll, gradient, _ = nll_gradient(likelihood, batch, variance)
@@ -99,34 +101,60 @@ class NaturalSteps:
         allowed = self.trust * nll
         return (allowed / (allowed + length) if length else 1.0), length
 
-    def variance(self, likelihood: Likelihood) -> dict[str, float]:
-        """σ² of every tensor of φ that moves, by its name: exp of the mean stored log-variance and the offset."""
-        theta = likelihood.parameters(META)
-        pairs = {name: log_var_of(name) for name in theta if log_var_of(name) in theta and log_var_of(name) != name}
-        if not pairs:
-            raise AbmllError(
-                "steps sized by the prior need an adapter with a variance for every tensor "
-                '(AdapterSpec(kind="abmll", space="factors")).'
-            )
-        means = torch.stack([theta[log_var].detach().double().mean() for log_var in pairs.values()])
-        return dict(zip(pairs, (means + self.log_var_offset).exp().tolist(), strict=True))
+    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
+        variance = variances(likelihood, self.log_var_offset)
+        of_log_var = dict.fromkeys(variance, 0.0)
+        for step in reversed(steps):
+            v, by_log_var = self._before(likelihood, step, v, variance)
+            for name, value in by_log_var.items():
+                of_log_var[name] += value
+        return v, of_log_var
+
+    def examples(self, support: int) -> int:
+        return examples_of(self, support) * (2 if self.gradient == "exact" else 1)
+
+    def _before(
+        self, likelihood: Likelihood, step: Step, v: Tensors, variance: Mapping[str, float]
+    ) -> tuple[Tensors, dict[str, float]]:
+        """The gradient by φ before the step from that by φ after it, and the step's own by each log σ²."""
+        g = step.gradient
+        c, q = self.factor(step.nll, g, variance)
+        d = self.trust * step.nll
+        shared = d / (d + q) ** 2 if q else 0.0
+        of_tensor = {name: variance[name] * dot(v[name], g[name]) for name in g}
+        along = sum(of_tensor.values())
+        by_log_var = {
+            name: -c * of_tensor[name] + along * shared * variance[name] * dot(g[name], g[name]) for name in g
+        }
+        if self.gradient == "first_order":
+            return v, by_log_var
+        u = {name: variance[name] * (c * v[name] - 2 * along * shared * g[name]) for name in g}
+        Hu = self._hessian_product(likelihood, step, u, variance)
+        pull = along * q * self.trust / (d + q) ** 2 if q else 0.0
+        return {name: v[name] - Hu[name] - pull * g[name] for name in g}, by_log_var
+
+    def _hessian_product(
+        self, likelihood: Likelihood, step: Step, u: Tensors, variance: Mapping[str, float]
+    ) -> Tensors:
+        """H u of the step's batch at its point, by one more gradient; zeros where u is zero."""
+        length, size = norm(u.values()), norm(step.point.values())
+        if not length:
+            return u
+        phi = likelihood.parameters(TASK)
+        reach = relative_reach(likelihood) * (size or 1.0) / length
+        with torch.no_grad():
+            for name, direction in u.items():
+                phi[name].copy_(step.point[name] + reach * direction)
+        _, moved, _ = nll_gradient(likelihood, step.batch, variance)
+        return {name: (moved[name] - step.gradient[name]) / reach for name in u}
 
 
-def log_var_of(name: str) -> str:
-    """The name of the log-variance that belongs to the mean of this name."""
-    head, found, tail = name.rpartition("mean")
-    return f"{head}log_var{tail}" if found else name
+def relative_reach(likelihood: Likelihood) -> float:
+    """How far a finite difference goes, relative to φ: far enough that rounding is small, near enough that H is one."""
+    own = next(iter(likelihood.parameters(TASK).values())).dtype
+    return RELATIVE.get(getattr(likelihood, "dtype", own), COARSE)
 
 
-def nll_gradient(
-    likelihood: Likelihood, examples: Sequence[Example], names: Mapping[str, object]
-) -> tuple[float, Tensors, int]:
-    """The mean NLL of the examples at TASK, in nats, its gradient by TASK's tensors of these names, and its tokens."""
-    train_only(likelihood, TASK)
-    phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in names}
-    for name, tensor in likelihood.parameters(TASK).items():
-        tensor.requires_grad_(name in phi)
-    with likelihood.terms(examples) as terms:
-        nll = terms.nll.mean()
-        nll.backward()
-    return float(nll.detach()), clone(gradients(phi)), terms.num_tokens
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of several tensors together."""
+    return math.sqrt(sum(dot(tensor, tensor) for tensor in tensors))

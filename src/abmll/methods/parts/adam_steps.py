@@ -1,0 +1,80 @@
+"""An inner loop whose steps are sized by the prior: Adam's, one standard deviation of the prior long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import clone, reset_task
+from abmll.core.types import TASK, Example, Likelihood
+from abmll.methods.parts.inner import batches_of, examples_of
+from abmll.methods.parts.prior_steps import Step, Tensors, dot, last_nll, nll_gradient, variances
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class AdamSteps:
+    """K steps on the mean of φ, from θ, under the prior N(θ, σ²), one standard deviation σ for each tensor:
+
+        φ ← φ - σ m̂ / (√v̂ + ε)
+
+    with m̂ and v̂ Adam's averages of the batch's gradient and of its square. No element moves further than about σ a
+    step, whatever its gradient's size is, and what the sign of its gradient is not sure of moves less.
+
+    The way back is that of a sign: m̂ / √v̂ does not change when a gradient does, but where it crosses 0. So dφ'/dφ is
+    the identity, and a step's derivative by log σ² is half of how far it went. For K = 1 that is exact.
+
+    Attributes:
+        num_steps: K.
+        batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
+        log_var_offset: log σ² where the stored log-variance is 0.
+
+    Source: Kingma and Ba 2015, arXiv 1412.6980. A learned rate for each tensor: Meta-SGD, Li et al. 2017,
+        arXiv 1707.09835.
+
+    Raises: AbmllError for options out of range.
+    """
+
+    num_steps: int = 5
+    batch_size: int | None = None
+    log_var_offset: float = -13.8
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0 or (self.batch_size is not None and self.batch_size < 1):
+            raise AbmllError(
+                "inner loop: num_steps must be at least 0 and batch_size at least 1; got "
+                f"num_steps={self.num_steps}, batch_size={self.batch_size}."
+            )
+
+    def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """The K batches of the inner loop."""
+        return batches_of(support, self.batch_size, self.num_steps)
+
+    def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
+        return last_nll(self.steps(likelihood, support))
+
+    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
+        reset_task(likelihood)
+        variance = variances(likelihood, self.log_var_offset)
+        phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in variance}
+        groups = [{"params": [phi[name]], "lr": share**0.5} for name, share in variance.items()]
+        optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON)
+        for batch in self.batches(support):
+            nll, gradient, _ = nll_gradient(likelihood, batch, variance)
+            point = clone(phi)
+            optimizer.step()
+            yield Step(batch, point, gradient, nll)
+
+    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
+        if not steps:
+            return v, dict.fromkeys(v, 0.0)
+        phi, start = likelihood.parameters(TASK), steps[0].point
+        return v, {name: dot(v[name], phi[name].detach() - start[name]) / 2 for name in v}
+
+    def examples(self, support: int) -> int:
+        return examples_of(self, support)

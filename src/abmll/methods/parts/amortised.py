@@ -1,0 +1,107 @@
+"""ABMLL's outer loop: θ and its variances, learned from what each half of a task says of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import add_to_grad, reset_task
+from abmll.core.passes import Passes
+from abmll.core.types import META, Episode, Example, Likelihood, Metrics
+from abmll.methods.parts.adam_steps import AdamSteps
+from abmll.methods.parts.prior_steps import PriorSteps, log_var_of, means_of, nll_gradient
+from abmll.methods.parts.stateless import Stateless
+
+
+@dataclass(frozen=True)
+class Amortised(Stateless):
+    """The gradient by θ = (μ, log σ²) of what an episode's two halves say of each other:
+
+        L(θ) = NLL(query; φ_K(θ, support)) + w · NLL(support; μ)
+
+    φ_K is what the inner loop makes of μ and the support. With w = 1 and halves of one size, -L is, a row, the log
+    evidence of the episode by the chain rule, log p(S, Q) = log p(S) + log p(Q | S), with φ_K for the posterior given
+    S: the prior is learned as empirical Bayes would have it. The second term keeps μ good before anything is adapted;
+    its gradient is that of the first inner step, so it is free.
+
+    The chain rule holds in both orders. symmetric=True takes their mean, so that every row is asked about and every
+    row is learned from: twice the passes, and less noise in the gradient.
+
+    At first θ knows nothing of the tasks, its NLL is large and steep, and what is learned through K steps from there is
+    mostly noise. So the first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass.
+
+    Attributes:
+        inner: the inner loop; it knows the way back through its steps.
+        support_weight: w.
+        warm_up, symmetric: as above.
+
+    Source: the chain rule as a score of a model, Dawid 1984, "Statistical theory: the prequential approach"; its mean
+        over orders is the log evidence still, Fong and Holmes 2020, arXiv 1905.08737. MAML's gradient, Finn et al.
+        2017, arXiv 1703.03400. The support's own loss is the k = 0 term of the multi-step loss of MAML++, Antoniou et
+        al. 2019, arXiv 1810.09502.
+
+    Raises: AbmllError for options out of range.
+    """
+
+    equal_passes: ClassVar[bool] = True
+    inner: PriorSteps = AdamSteps()
+    support_weight: float = 1.0
+    warm_up: float = 0.0
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self.support_weight < 0:
+            raise AbmllError(f"support_weight must be at least 0, got {self.support_weight}.")
+        if not 0 <= self.warm_up < 1:
+            raise AbmllError(f"warm_up must be at least 0 and below 1, got {self.warm_up}.")
+
+    def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
+        if episode.progress < self.warm_up:
+            return self._without_steps(likelihood, episode)
+        share = 0.5 if self.symmetric else 1.0
+        metrics = self._with_steps(likelihood, episode.support, episode.query, share)
+        if self.symmetric:
+            other = self._with_steps(likelihood, episode.query, episode.support, share)
+            metrics = {
+                name: (value + other[name]) / (1 if name == "num_tokens" else 2) for name, value in metrics.items()
+            }
+        return metrics
+
+    def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
+        """The inner loop's own, there and back, and one on the query; in both orders if `symmetric`."""
+        if progress < self.warm_up:
+            return Passes(float(support + query))
+        once = self.inner.examples(support) + query
+        return Passes(float(once + self.inner.examples(query) + support if self.symmetric else once))
+
+    def _with_steps(
+        self, likelihood: Likelihood, support: Sequence[Example], query: Sequence[Example], share: float
+    ) -> Metrics:
+        steps = list(self.inner.steps(likelihood, support))
+        theta = likelihood.parameters(META)
+        moving = means_of(theta)
+        query_nll, v, num_tokens = nll_gradient(likelihood, query, moving)
+        v, of_log_var = self.inner.back(likelihood, steps, v)
+        metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
+        if steps:
+            v = {name: v[name] + self.support_weight * steps[0].gradient[name] for name in v}
+            metrics["support_nll"] = steps[0].nll
+        whole = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        for name, value in of_log_var.items():
+            log_var = log_var_of(name)  # σ² is the mean over the stored tensor's elements: each has its share
+            whole[name] = share * v[name]
+            whole[log_var] = torch.full_like(theta[log_var], share * value / theta[log_var].numel())
+        add_to_grad(theta, whole)
+        return metrics
+
+    def _without_steps(self, likelihood: Likelihood, episode: Episode) -> Metrics:
+        """The gradient of the mean NLL of all rows at θ."""
+        reset_task(likelihood)
+        theta = likelihood.parameters(META)
+        nll, gradient, num_tokens = nll_gradient(likelihood, [*episode.support, *episode.query], means_of(theta))
+        add_to_grad(theta, {name: gradient.get(name, torch.zeros_like(tensor)) for name, tensor in theta.items()})
+        return {"inner_loss": 0.0, "nll": nll, "num_tokens": float(num_tokens), "support_nll": nll}

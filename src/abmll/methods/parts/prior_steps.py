@@ -1,0 +1,106 @@
+"""What inner loops share whose steps are sized by the prior: a gradient, a variance a tensor, the record of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from abmll.core.errors import AbmllError
+from abmll.core.params import clone, gradients, train_only
+from abmll.core.types import META, TASK, Example, Likelihood
+
+Tensors = dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """One step of the inner loop, as the way back through it needs it.
+
+    Attributes:
+        batch: the support examples of the step.
+        point: φ before the step.
+        gradient: of the batch's mean NLL at `point`.
+        nll: that NLL, in nats.
+    """
+
+    batch: Sequence[Example]
+    point: Tensors
+    gradient: Tensors
+    nll: float
+
+
+class PriorSteps(Protocol):
+    """An inner loop on the mean of φ, whose steps are sized by the prior's variances."""
+
+    def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
+        """φ ← θ, then K steps. Returns the last step's NLL in nats, before the step (0 for K = 0)."""
+        ...
+
+    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
+        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken."""
+        ...
+
+    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
+        """From a gradient `v` by φ_K, with TASK at φ_K, that by φ_0 and that by every tensor's log σ²."""
+        ...
+
+    def examples(self, support: int) -> int:
+        """How many examples' gradients the steps and the way back take for a support set of this size."""
+        ...
+
+
+def last_nll(steps: Iterator[Step]) -> float:
+    """Takes the steps; the last one's NLL in nats, before the step (0 if there is none)."""
+    nll = 0.0
+    for step in steps:
+        nll = step.nll
+    return nll
+
+
+def variances(likelihood: Likelihood, log_var_offset: float) -> dict[str, float]:
+    """σ² of every tensor of φ that moves, by its name: exp of the mean stored log-variance and the offset."""
+    theta = likelihood.parameters(META)
+    pairs = means_of(theta)
+    means = torch.stack([theta[log_var].detach().double().mean() for log_var in pairs.values()])
+    return dict(zip(pairs, (means + log_var_offset).exp().tolist(), strict=True))
+
+
+def means_of(theta: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of the means among θ's tensors, with that of the log-variance of each.
+
+    Raises: AbmllError if there is none.
+    """
+    pairs = {name: log_var_of(name) for name in theta if log_var_of(name) in theta and log_var_of(name) != name}
+    if not pairs:
+        raise AbmllError(
+            "steps sized by the prior need an adapter with a variance for every tensor "
+            '(AdapterSpec(kind="abmll", space="factors")).'
+        )
+    return pairs
+
+
+def log_var_of(name: str) -> str:
+    """The name of the log-variance that belongs to the mean of this name."""
+    head, found, tail = name.rpartition("mean")
+    return f"{head}log_var{tail}" if found else name
+
+
+def nll_gradient(
+    likelihood: Likelihood, examples: Sequence[Example], names: Mapping[str, object]
+) -> tuple[float, Tensors, int]:
+    """The mean NLL of the examples at TASK, in nats, its gradient by TASK's tensors of these names, and its tokens."""
+    train_only(likelihood, TASK)
+    phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in names}
+    for name, tensor in likelihood.parameters(TASK).items():
+        tensor.requires_grad_(name in phi)
+    with likelihood.terms(examples) as terms:
+        nll = terms.nll.mean()
+        nll.backward()
+    return float(nll.detach()), clone(gradients(phi)), terms.num_tokens
+
+
+def dot(first: Tensor, second: Tensor) -> float:
+    """The inner product, summed in float64."""
+    return float((first.double() * second.double()).sum())
