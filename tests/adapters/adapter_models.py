@@ -36,7 +36,12 @@ def base_model(architecture: str = "llama", dtype: torch.dtype = torch.float32, 
 def adapter_config(architecture: str = "llama", **arguments: Any) -> Any:
     from abmll.adapters import AbmllConfig
 
-    defaults = {"r": 3, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": ARCHITECTURES[architecture][2]}
+    defaults: dict[str, Any] = {
+        "r": 3,
+        "lora_alpha": 6,
+        "task_type": "CAUSAL_LM",
+        "target_modules": ARCHITECTURES[architecture][2],
+    }
     return AbmllConfig(**(defaults | arguments))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_models import VOCABULARY, base_model
+
+from tests.adapters.adapter_models import VOCABULARY, base_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

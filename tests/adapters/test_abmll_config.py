@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 import torch
-from adapter_models import adapter_config, base_model, randomise
 from peft import PeftConfig, get_peft_model
 from peft.utils import PeftType
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from abmll.adapters import AbmllConfig, attach_roles, register
 from abmll.adapters.abmll import AbmllLayer
 from abmll.core.errors import AbmllError
+from tests.adapters.adapter_models import adapter_config, base_model, randomise
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_defaults_are_the_published_ones():
 
 def test_config_survives_saving_pickling_and_registering_twice(tmp_path):
     register()
-    assert list(PeftType).count("ABMLL") == 1
+    assert list(PeftType).count("ABMLL") == 1  # type: ignore[arg-type]
     config = adapter_config(target_modules=["v_proj", "q_proj"], log_var_offset=-3.5, exclude_modules=["lm_head"])
     config.save_pretrained(tmp_path)
     loaded = PeftConfig.from_pretrained(tmp_path)
     assert loaded == config == pickle.loads(pickle.dumps(config))
     assert type(loaded) is AbmllConfig
-    assert loaded.peft_type is PeftType.ABMLL
+    assert loaded.peft_type is PeftType.ABMLL  # type: ignore[attr-defined]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]  # no weights, so no lora/
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from adapter_models import adapter_config, base_model, randomise
 
 from abmll.adapters import adapter_parameters, attach_roles
 from abmll.gaussian.stochastic_pass import stochastic_pass
+from tests.adapters.adapter_models import adapter_config, base_model, randomise
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "mean": {},
     "divergence": {"prior": "meta"},
     "all": {"sample": True, "prior": "meta", "hyper_prior": True},

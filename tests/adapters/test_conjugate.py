@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.gaussian import layer_output
 from abmll.methods.parts.objective import Objective
-from layer_likelihood import LayerLikelihood, fix_noise, prompt_of
+from tests.layer_likelihood import LayerLikelihood, fix_noise, prompt_of
 
 FEATURES, UNITS, OBSERVATIONS, NOISE = 3, 2, 4, 0.5
 
@@ -54,7 +55,7 @@ def test_minimising_nll_plus_kl_reaches_the_exact_posterior(estimator, monkeypat
     def free_energy():
         """E[NLL] + KL without sampling error: both are quadratic in the noise, and ±1 have its mean and variance."""
         optimizer.zero_grad()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         for sign in (-1.0, 1.0):
             fix_noise(monkeypatch, lambda _, shape, sign=sign: np.full(shape, sign))
             with likelihood.terms(support, sample=True, kl=objective.kl) as terms:
@@ -65,7 +66,7 @@ def test_minimising_nll_plus_kl_reaches_the_exact_posterior(estimator, monkeypat
 
     optimizer.step(free_energy)
 
-    layer = likelihood.model.get_base_model().proj
+    layer: Any = likelihood.model.get_base_model().proj
     x = torch.from_numpy(points)
     with torch.no_grad():
         base = layer.base_layer(x)
@@ -76,7 +77,7 @@ def test_minimising_nll_plus_kl_reaches_the_exact_posterior(estimator, monkeypat
     torch.testing.assert_close(posterior[0], mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(posterior[1], 1 / precision, rtol=1e-6, atol=0)
     # the minimum itself is -log p(D), which knows neither factors nor noise
-    evidence = 0.0
+    evidence = torch.zeros((), dtype=torch.float64)
     for unit_mean, unit_variance, ys in zip(
         (base + prior[0]).flatten(), prior[1].flatten(), seen.transpose(0, 2, 1).reshape(-1, OBSERVATIONS), strict=True
     ):

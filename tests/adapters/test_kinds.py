@@ -10,7 +10,7 @@ from abmll.adapters import attach_roles
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Example
 from abmll.models.loading import load
-from tiny import tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 SIZE = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 BART = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapter_models import adapter_config, randomise
 
 from abmll.adapters import adapter_parameters, attach_roles
 from abmll.core.errors import AbmllError
 from abmll.gaussian.stochastic_pass import stochastic_pass
-from tiny import tiny_llama
+from tests.adapters.adapter_models import adapter_config, randomise
+from tests.tiny import tiny_llama
 
 pytest.importorskip("bitsandbytes", reason="runs by `make test-quantised`, which installs bitsandbytes into build/")
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from adapter_models import adapter_config, base_model, randomise
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
@@ -16,6 +15,7 @@ from abmll.adapters.abmll import Linear
 from abmll.core.errors import AbmllError
 from abmll.gaussian import moments, weight_space
 from abmll.gaussian.stochastic_pass import stochastic_pass
+from tests.adapters.adapter_models import adapter_config, base_model, randomise
 
 OFFSET, SCALING = -1.5, 1.5
 
@@ -133,8 +133,8 @@ def test_a_sample_is_exported_as_an_ordinary_lora(architecture, logits, tmp_path
     config = json.loads((folders[0] / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 7, 7)  # 2·3 + 1
     loras = [PeftModel.from_pretrained(base_model(architecture), folder).eval() for folder in folders]
-    outputs = [logits(lora) for lora in loras]
-    assert not torch.allclose(*outputs, atol=1e-3)
+    first, second = (logits(lora) for lora in loras)
+    assert not torch.allclose(first, second, atol=1e-3)
     again = load_file(export_sample(model, "task", tmp_path / "again", seed=0) / "adapter_model.safetensors")
     first = load_file(folders[0] / "adapter_model.safetensors")
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -25,6 +25,11 @@ def suite():
     return default.suite()
 
 
+@pytest.fixture(scope="module")
+def wide():
+    return default.find_suite("default-wide")
+
+
 def test_importing_the_package_loads_neither_torch_nor_transformers():
     code = "import sys, abmll.default; print([n for n in ('torch', 'transformers', 'peft') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -128,22 +133,21 @@ def test_missing_weights_are_an_error_that_says_what_to_do(monkeypatch, tmp_path
         default.model()
 
 
-def test_wide_suite_is_made_of_valid_short_tasks(loaded):
+def test_wide_suite_is_made_of_valid_short_tasks(loaded, wide):
     _, tokenizer = loaded
-    suite = default.wide_suite()
-    assert (len(suite.train), len(suite.validation), len(suite.test)) == (60, 12, 48)
-    for task in suite.tasks:
+    assert (len(wide.train), len(wide.validation), len(wide.test)) == (60, 12, 48)
+    for task in wide.tasks:
         assert len(task.examples) == 300
         assert {example.target for example in task.examples} == set(range(len(task.examples[0].choices)))
-    for choice in {choice for task in suite.tasks for choice in task.examples[0].choices}:
+    for choice in {choice for task in wide.tasks for choice in task.examples[0].choices}:
         assert len(tokenizer.encode(f" {choice}", add_special_tokens=False)) == 1, choice
-    prompts = [f"{e.question}\n{e.prompt}\nAnswer:" for task in suite.tasks for e in task.examples[:20]]
+    prompts = [f"{e.question}\n{e.prompt}\nAnswer:" for task in wide.tasks for e in task.examples[:20]]
     assert max(len(ids) for ids in tokenizer(prompts).input_ids) <= 32
 
 
-def test_suites_are_found_by_name():
-    assert default.find_suite("default-wide").name == "default-wide"
-    assert default.find_suite("default").test == default.suite().test
+def test_suites_are_found_by_name(suite, wide):
+    assert wide.name == "default-wide"
+    assert default.find_suite("default").test == suite.test
     with pytest.raises(AbmllError, match=r"unknown suite 'default-wid'.*Did you mean 'default-wide'"):
         default.find_suite("default-wid")
     with pytest.raises(AbmllError, match="default-wide suite has its own split"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-from tests.default.test_world import digest, suite_lines
 
 from abmll.default.tasks import ceiling, ruled_tasks
 from abmll.default.wide import WIDE_COUNTS, wide_tasks
 from abmll.default.world import documents
+from tests.default.test_world import digest, suite_lines
 
 WIDE_HASH = "7214e64f8d212164"
 

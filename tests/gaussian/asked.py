@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from torch import Tensor
+
 from abmll.core.types import PassRequest
+from abmll.gaussian.moments import Factors
 
 ASKED: list[dict[str, Any]] = [
     {"sample": True},
@@ -25,3 +29,9 @@ def requested(asked: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(PassRequest)}
     request = PassRequest(**{name: value for name, value in asked.items() if name in names})
     return {"request": request, **{name: value for name, value in asked.items() if name not in names}}
+
+
+def with_tensors(gaussian: Factors, tensors: Iterable[Tensor]) -> Factors:
+    """The Gaussian with other factors, and with its own scaling, offset and bound."""
+    factors: dict[str, Any] = dict(zip(gaussian._fields, tensors, strict=False))
+    return gaussian._replace(**factors)

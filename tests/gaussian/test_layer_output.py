@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED, requested
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +15,7 @@ from abmll.core.types import PassRequest
 from abmll.gaussian import fused, layer_output, moments, noise
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 from abmll.gaussian.stochastic_pass import stochastic_pass
+from tests.gaussian.asked import ASKED, requested, with_tensors
 
 ROWS, IN, OUT, RANK = 70, 5, 1030, 2  # more than one block of noise either way
 
@@ -86,9 +86,9 @@ def assert_same(fused_output: LayerOutput, naive: LayerOutput, tensors: list[Ten
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("bound", [None, 0.5])
-@pytest.mark.parametrize("blocks", [1, 2])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(  # each two of them in all ways
+    ("masked", "blocks", "bound"), [(False, 1, None), (True, 2, None), (True, 1, 0.5), (False, 2, 0.5)]
+)
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_values_noise_and_every_gradient_are_those_of_the_naive_one(
     asked: dict[str, Any], masked: bool, blocks: int, bound: float | None, monkeypatch: pytest.MonkeyPatch
@@ -97,7 +97,7 @@ def test_values_noise_and_every_gradient_are_those_of_the_naive_one(
     x, base, q, p = inputs(bound=bound)
     counted = torch.rand(ROWS) < 0.6 if masked else None
     outputs = [run(name, x, base, q, p, counted=counted, **asked) for name in ("fused", "naive")]
-    assert_same(*outputs, leaves(x, base, q, p))
+    assert_same(outputs[0], outputs[1], leaves(x, base, q, p))
 
 
 @pytest.mark.parametrize("bound", [None, 0.5])
@@ -105,7 +105,7 @@ def test_without_a_prior_there_is_nothing_but_the_value(bound: float | None) -> 
     x, base, q, _ = inputs(bound=bound)
     outputs = [run(name, x, base, q, sample=True) for name in ("fused", "naive")]
     assert outputs[0].kl is None
-    assert_same(*outputs, leaves(x, base, q))
+    assert_same(outputs[0], outputs[1], leaves(x, base, q))
 
 
 @pytest.mark.parametrize("far", [30.0, 3000.0])
@@ -113,14 +113,14 @@ def test_a_bound_holds_however_far_the_two_gaussians_are_from_it_and_from_each_o
     x, base, q, p = inputs(rows=9, out=70, bound=0.5)
     q, p = (g._replace(log_var_B=(s * g.log_var_B).detach().requires_grad_()) for g, s in ((q, far), (p, -far / 2)))
     outputs = [run(name, x, base, q, p, sample=True, hyper_prior=True) for name in ("fused", "naive")]
-    assert_same(*outputs, leaves(x, base, q, p))
+    assert_same(outputs[0], outputs[1], leaves(x, base, q, p))
 
 
 def test_bounds_that_differ_are_left_to_the_naive_one() -> None:
     x, base, q, p = inputs(rows=9, out=7, bound=0.5)
     outputs = [run(name, x, base, q, p._replace(bound=None), sample=True) for name in ("fused", "naive")]
     assert torch.equal(outputs[0].kl, outputs[1].kl)
-    assert_same(*outputs, leaves(x, base, q, p))
+    assert_same(outputs[0], outputs[1], leaves(x, base, q, p))
 
 
 @pytest.mark.parametrize("bound", [None, 0.5])
@@ -132,7 +132,7 @@ def test_gradients_go_only_where_they_are_asked_for(trained: str, bound: float |
         for tensor in tensors:
             tensor.requires_grad_(name == trained)
     outputs = [run(name, x, base, q, p, sample=True, hyper_prior=True) for name in ("fused", "naive")]
-    assert_same(*outputs, leaves(x, base, q, p))
+    assert_same(outputs[0], outputs[1], leaves(x, base, q, p))
 
 
 @pytest.mark.parametrize("bound", [None, 0.5])
@@ -191,7 +191,7 @@ def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None
     x, base, q, p = inputs(rows=3, out=4)
 
     def values(x: Tensor, base: Tensor, *tensors: Tensor) -> list[Tensor]:
-        q_, p_ = (moments.Factors(*tensors[i : i + 4], *g[4:]) for i, g in ((0, q), (4, p)))
+        q_, p_ = with_tensors(q, tensors[:4]), with_tensors(p, tensors[4:])
         counted = torch.tensor([True, False, True])
         return [part for part in run("fused", x, base, q_, p_, counted=counted, **asked) if part is not None]
 
@@ -222,9 +222,9 @@ def test_both_agree_with_torch_distributions(name: str) -> None:
 @pytest.mark.parametrize("bound", [None, 0.5])
 def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero(bound: float | None) -> None:
     """In float32 and at the published offset, where Δ of 1e-7 would count e^20 times."""
-    single = {"dtype": torch.float32}
+    single: dict[str, Any] = {"dtype": torch.float32}
     q = factors(offset=-20.0, bound=bound, **single)
-    p = moments.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
+    p = with_tensors(q, (tensor.detach().clone().requires_grad_() for tensor in q[:4]))
     x = leaf(ROWS, IN, **single)
     output = run("fused", x, torch.zeros(ROWS, OUT), q, p, sample=True)
     assert output.kl is not None
@@ -237,10 +237,8 @@ def test_a_small_step_is_told_more_exactly_than_by_subtracting_moments() -> None
     q = factors(offset=-20.0)
     p = moments.Factors(*(tensor.detach() + 1e-6 * torch.randn_like(tensor) for tensor in q[:4]), *q[4:])
     x, base = leaf(ROWS, IN), torch.zeros(ROWS, OUT, dtype=torch.float64)
-    x, base, q, p = x.float(), base.float(), *(moments.Factors(*(t.float() for t in g[:4]), *g[4:]) for g in (q, p))
-    stored = run(
-        "naive", x.double(), base.double(), *(moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in (q, p))
-    ).kl
+    x, base, q, p = x.float(), base.float(), *(with_tensors(g, (t.float() for t in g[:4])) for g in (q, p))
+    stored = run("naive", x.double(), base.double(), *(with_tensors(g, (t.double() for t in g[:4])) for g in (q, p))).kl
     errors = [abs(run(name, x, base, q, p).kl.double() / stored - 1).item() for name in ("fused", "naive")]
     assert errors[0] < 1e-4
     assert errors[0] < errors[1]
@@ -258,7 +256,7 @@ def test_padding_that_is_not_finite_stays_out_of_the_sums() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
-    single = {"dtype": torch.float32}
+    single: dict[str, Any] = {"dtype": torch.float32}
     x, base = leaf(300, IN, dtype=dtype), leaf(300, OUT, dtype=dtype)
     q, p = factors(**single), factors(**single)
     asked = {"sample": True, "hyper_prior": True}

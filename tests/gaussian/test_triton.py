@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from asked import ASKED, requested
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import PassRequest
 from abmll.gaussian import layer_output, moments, noise, plan, triton_layer
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
+from tests.gaussian.asked import ASKED, requested, with_tensors
 
 INTERPRETED = triton_layer.installed() and os.environ.get("TRITON_INTERPRET") == "1"
 HOW = "runs by `make test-triton`, which installs triton into build/ and interprets the kernels on the processor"
@@ -202,7 +202,7 @@ def test_equals_have_a_divergence_and_gradient_of_exactly_zero(bound: float | No
     case = Case(device, bound=bound, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     copies = [tensor.detach().clone().requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = moments.Factors(*copies, *q[4:])
+    case.gaussians[1] = with_tensors(q, copies)
     output = case.run("triton", sample=True)
     assert output.kl.item() == 0.0
     for gradient in torch.autograd.grad(output.kl, [case.x, *q[:4], *copies]):
@@ -215,11 +215,11 @@ def test_a_small_step_keeps_its_digits_under_the_bound(device: str) -> None:
     case = Case(device, bound=0.5, offsets=(-20.0, -20.0), dtype=torch.float32)
     q = case.gaussians[0]
     moved = [(tensor.detach() + 1e-6 * torch.randn_like(tensor)).requires_grad_() for tensor in q[:4]]
-    case.gaussians[1] = moments.Factors(*moved, *q[4:])
+    case.gaussians[1] = with_tensors(q, moved)
     single = case.run("triton").kl
     wide = Case(device, bound=0.5, dtype=torch.float64)
     wide.x, wide.base = case.x.double(), case.base.double()
-    wide.gaussians = [moments.Factors(*(t.double() for t in g[:4]), *g[4:]) for g in case.gaussians]
+    wide.gaussians = [with_tensors(g, (t.double() for t in g[:4])) for g in case.gaussians]
     assert abs(single.double() / wide.run("naive").kl - 1) < 1e-4
 
 
@@ -394,5 +394,5 @@ def test_the_plan_draws_one_seed_for_a_sample_and_none_without() -> None:
     for sample in (True, False):
         torch.manual_seed(5)
         before = torch.get_rng_state()
-        plan.plan_of(case.x, case.base, *case.gaussians, torch.float64, PassRequest(sample))
+        plan.plan_of(case.x, case.base, case.gaussians[0], case.gaussians[1], torch.float64, PassRequest(sample))
         assert torch.equal(before, torch.get_rng_state()) == (not sample)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from abmll.gaussian import moments, weight_space
 from abmll.gaussian.layer_output import implementation
+from tests.gaussian.asked import with_tensors
 
 IN, OUT, RANK = 5, 4, 2
 
@@ -86,7 +87,7 @@ def test_gradients_reach_only_what_is_trained() -> None:
 
 def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero() -> None:
     q = moments.Factors(*(tensor.detach().float().requires_grad_() for tensor in factors()[:4]), 1.5, -20.0)
-    p = moments.Factors(*(tensor.detach().clone().requires_grad_() for tensor in q[:4]), *q[4:])
+    p = with_tensors(q, (tensor.detach().clone().requires_grad_() for tensor in q[:4]))
     kl, _ = weight_space.divergence(q, p)
     assert kl.item() == 0.0
     for gradient in torch.autograd.grad(kl, [*q[:4], *p[:4]]):

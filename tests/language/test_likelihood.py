@@ -10,7 +10,7 @@ from abmll.core.params import reset_task, train_only
 from abmll.core.types import META, TASK, Example
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.prompt import encode
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [
     Example("The film was good.", ("negative", "positive"), 1, "What is the sentiment?"),
@@ -25,6 +25,7 @@ def likelihood_of(kind="abmll", *, prompt=None, spread=0.3, base=None, **options
     from abmll.adapters import AbmllConfig, attach_roles
 
     base = base or tiny_llama()
+    config: LoraConfig | AbmllConfig
     if kind == "abmll":
         config = AbmllConfig(r=2, lora_alpha=4, log_var_offset=-4.0, task_type="CAUSAL_LM", target_modules="all-linear")
     else:
@@ -55,10 +56,15 @@ def naive_choice_log_probs(likelihood, example):
     return torch.stack(scores).log_softmax(0)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", ["abmll", "lora"])
-@pytest.mark.parametrize("answer", ["letters", "text"])
-@pytest.mark.parametrize("score", ["mean", "sum"])
+@pytest.mark.parametrize(  # each three of them in all ways
+    ("kind", "answer", "score", "attention"),
+    [
+        (kind, answer, score, ("sdpa", "eager")[(kind == "lora") ^ (answer == "text") ^ (score == "sum")])
+        for kind in ("abmll", "lora")
+        for answer in ("letters", "text")
+        for score in ("mean", "sum")
+    ],
+)
 def test_packed_choices_equal_one_sequence_at_a_time(kind, answer, score, attention):
     likelihood = likelihood_of(
         kind, prompt=PromptFormat(answer=answer, score=score), base=tiny_llama(attention=attention), batch_size=2

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from test_likelihood import EXAMPLES, naive_choice_log_probs
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
-from abmll.gaussian.layer_output import implementation
+from abmll.gaussian.layer_output import gaussian_output, implementation
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.packing.batch import Batch
 from abmll.language.packing.evidence import Bearing, smallest_window
-from tiny import tiny_llama, tiny_tokenizer
+from tests.language.test_likelihood import EXAMPLES, naive_choice_log_probs
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 PACKINGS = {
     "tree": Bearing(True, "left", True),
@@ -29,7 +31,8 @@ def likelihood_of(space=None, packing="tree", *, base=None, prompt=None, dropout
 
     from abmll.adapters import AbmllConfig, attach_roles
 
-    common = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    common: dict[str, Any] = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    config: LoraConfig | AbmllConfig
     if space is None:
         config = LoraConfig(lora_dropout=dropout, **common)
     else:
@@ -54,36 +57,40 @@ def all_of_it(likelihood, *, sample, estimator="closed_form"):
     torch.manual_seed(4)
     with likelihood.terms(EXAMPLES, sample=sample, kl=estimator) as terms:
         loss = terms.nll.sum() + 0.01 * terms.kl
-        gradients = torch.autograd.grad(loss, phi, materialize_grads=True)
-    gradients = [gradient / gradient.abs().max().clamp(min=1e-6) for gradient in gradients]
+        found = torch.autograd.grad(loss, phi, materialize_grads=True)
+    gradients = [gradient / gradient.abs().max().clamp(min=1e-6) for gradient in found]
     return {"log_probs": log_probs, "nll": terms.nll, "kl": terms.kl, "tokens": terms.num_tokens, "grad": gradients}
 
 
-@pytest.mark.parametrize("space", [None, "output", "weight", "factors"])
-@pytest.mark.parametrize("sample", [False, True])
+@pytest.mark.parametrize(
+    ("space", "sample"),
+    [(None, True), ("output", False), ("output", True), ("weight", True), ("factors", False), ("factors", True)],
+)
 def test_every_packing_gives_the_same(space, sample):
     found = {name: all_of_it(likelihood_of(space, name), sample=sample) for name in PACKINGS}
     for name in ("left", "right", "alone"):
-        torch.testing.assert_close(found[name], found["tree"], rtol=1e-4, atol=3e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found[name], found["tree"], rtol=1e-4, atol=3e-5, msg=(name + ": {}").format)
 
 
-@pytest.mark.parametrize("name", ["left", "alone"])
-def test_the_fused_layer_draws_the_noise_of_copies_too(name):
+def test_the_fused_layer_draws_the_noise_of_copies_too():
     with implementation("fused"):
-        expected = all_of_it(likelihood_of("output", "tree"), sample=True, estimator="sample")
-        found = all_of_it(likelihood_of("output", name), sample=True, estimator="sample")
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        tree, left, alone = (
+            all_of_it(likelihood_of("output", name), sample=True, estimator="sample")
+            for name in ("tree", "left", "alone")
+        )
+    torch.testing.assert_close(left, tree, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone, tree, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["tree", "left", "right"])
 @pytest.mark.parametrize(
-    ("which", "tolerance"), [("naive", 1e-5), ("fused", 1e-3)]
-)  # as the fused one is compared above
+    ("name", "which", "tolerance"),  # of the fused one as it is compared above
+    [("tree", "naive", 1e-5), ("left", "fused", 1e-3), ("right", "naive", 1e-5), ("tree", "fused", 1e-3)],
+)
 def test_nothing_is_computed_for_padding(name, which, tolerance, monkeypatch):
     """And what is left out changes nothing: without it a layer computes the Gaussian of every place."""
     from abmll.adapters.abmll import layer
 
-    rows, places, inner = [], [], layer.gaussian_output
+    rows, places, inner = [], [], gaussian_output
     monkeypatch.setattr(
         layer, "gaussian_output", lambda x, *_, **__: rows.append(x.shape[:-1].numel()) or inner(x, *_, **__)
     )
@@ -99,12 +106,11 @@ def test_nothing_is_computed_for_padding(name, which, tolerance, monkeypatch):
     assert set(rows) == {real.numel()} != computed
 
 
-@pytest.mark.parametrize("name", ["left", "right", "alone"])
 @pytest.mark.parametrize("prompt", [PromptFormat(), PromptFormat(answer="text", loss="tokens")])
-def test_letters_and_the_token_loss_too(name, prompt):
-    expected = all_of_it(likelihood_of("output", "tree", prompt=prompt), sample=True)
-    found = all_of_it(likelihood_of("output", name, prompt=prompt), sample=True)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=3e-5)
+def test_letters_and_the_token_loss_too(prompt):
+    found = {name: all_of_it(likelihood_of("output", name, prompt=prompt), sample=True) for name in PACKINGS}
+    for name in ("left", "right", "alone"):
+        torch.testing.assert_close(found[name], found["tree"], rtol=1e-4, atol=3e-5, msg=(name + ": {}").format)
 
 
 @pytest.mark.parametrize("name", list(PACKINGS))
@@ -129,7 +135,12 @@ def test_a_window_that_is_shorter_than_the_text_is_found(monkeypatch):
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = MistralConfig(vocab_size=320, num_key_value_heads=2, sliding_window=48, pad_token_id=0, **sizes)
     likelihood = likelihood_of(packing=None, base=MistralForCausalLM(config).eval())
     packed = likelihood._packed
@@ -141,8 +152,8 @@ def test_a_window_that_is_shorter_than_the_text_is_found(monkeypatch):
     told: list[str] = []
     monkeypatch.setattr("abmll.language.packing.packed.tell", told.append)
     predicted = [likelihood.choice_log_probs(rows)[0] for _ in range(2)][1]
-    (told,) = told
-    assert "MistralForCausalLM does not bear several choices behind one prompt" in told
+    assert len(told) == 1
+    assert "MistralForCausalLM does not bear several choices behind one prompt" in told[0]
     for row, example in zip(predicted, rows, strict=True):
         expected = naive_choice_log_probs(likelihood, example).detach()
         torch.testing.assert_close(row[: len(example.choices)], expected, rtol=0, atol=1e-5)
@@ -162,7 +173,12 @@ def test_a_model_that_looks_ahead_is_refused(monkeypatch):
     from transformers import BertConfig, BertLMHeadModel
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     base = BertLMHeadModel(BertConfig(vocab_size=320, initializer_range=0.1, **sizes)).eval()
     likelihood = likelihood_of(packing=None, base=base)
     with pytest.raises(AbmllError, match=r"BertLMHeadModel is not causal: .* is_decoder=True"):
@@ -205,9 +221,9 @@ def test_tasks_side_by_side_adapt_as_alone_whatever_dropout_the_base_model_has()
     import abmll
 
     torch.manual_seed(0)
-    sizes = {"vocab_size": 320, "n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 128}
+    sizes: dict[str, Any] = {"vocab_size": 320, "n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 128}
     base = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5))
-    options = {"prompt": PromptFormat(answer="text"), "num_steps": 2, "learning_rate": 0.01}
+    options: dict[str, Any] = {"prompt": PromptFormat(answer="text"), "num_steps": 2, "learning_rate": 0.01}
     learner = abmll.Learner(base, tiny_tokenizer(), "lora", **options)
     supports = [EXAMPLES[:2], EXAMPLES[1:]]
     together = [posterior.mean() for posterior in learner.adapt_many(supports)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods.abmll_output import Abmll
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROWS = [
     Example("The film was good.", ("no", "yes"), 1),
@@ -20,7 +22,7 @@ ROWS = [
 ]
 
 
-def likelihood_in(space: str) -> CausalLMLikelihood:
+def likelihood_in(space: Any) -> CausalLMLikelihood:
     from abmll.adapters import attach_roles
     from abmll.adapters.spec import peft_config
 
@@ -37,15 +39,15 @@ def likelihood_in(space: str) -> CausalLMLikelihood:
     return likelihood
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    ("space", "name", "estimator"),
+    ("space", "name", "estimator", "checkpointing"),
     [
-        ("output", "naive", "closed_form"),
-        ("output", "fused", "sample"),
-        ("weight", "auto", "closed_form"),
-        ("factors", "auto", "closed_form"),
-        ("factors", "auto", "sample"),
+        ("output", "naive", "closed_form", True),
+        ("output", "fused", "sample", False),
+        ("output", "fused", "closed_form", True),
+        ("weight", "auto", "closed_form", False),
+        ("factors", "auto", "closed_form", False),
+        ("factors", "auto", "sample", True),
     ],
 )
 def test_one_backward_pass_gives_the_gradients_of_two(space, name, estimator, checkpointing):

@@ -6,9 +6,9 @@ import os
 
 import pytest
 import torch
-from stages import write_tasks
 
-from tiny import tiny_llama, tiny_tokenizer
+from tests.pipeline.stages import write_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
@@ -21,6 +21,17 @@ def base(tmp_path_factory):
     tiny_llama(layers=1).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Reports whose figures are planned but not drawn, for tests that look at what was computed.
+
+    Drawing takes most of a report's seconds; tests/reports and test_embedded.py draw.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("abmll.reports.figures._svg", lambda figure, name, *_, **__: f"<svg><title>{name}</title></svg>")
+        yield
 
 
 @pytest.fixture(scope="session")

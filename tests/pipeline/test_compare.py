@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from stages import HELD_OUT, cells_of, read_json, run_config
 
 from abmll.config import load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import CellKey
 from abmll.pipeline import Budget, compare, compare_run, evaluate
+from abmll.pipeline.build import load_tasks
 from abmll.pipeline.evaluate import evaluate_method, trainer_of
+from abmll.pipeline.worker import Bench
+from tests.pipeline.stages import HELD_OUT, cells_of, read_json, run_config
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 METHODS = ["abmll-output", "lora", "tfb", "multitask"]
 SIZES = {"support_sizes": [2, 4], "seeds": [0, 1], "num_query": 5, "num_samples": 2}
 
@@ -74,7 +77,7 @@ def test_methods_that_differ_in_adaptation_alone_share_their_training(compared, 
     assert [trainer_of(config, name, 0, out) for name in METHODS] == ["abmll-output", "lora", "tfb", "tfb"]
     # alone, multitask trains for itself, to the same predictions bit by bit
     alone = config_for(base, suite, tmp_path, ["multitask"])
-    evaluate_method(alone, compare.load_tasks(alone), "multitask", 0, tmp_path, progress=False)
+    evaluate_method(alone, load_tasks(alone), "multitask", 0, tmp_path, progress=False)
     shared = cells_of(out / "predictions.jsonl")
     for key, cell in cells_of(tmp_path / "predictions.jsonl").items():
         assert cell.same_predictions(shared[key])
@@ -127,14 +130,14 @@ def test_other_settings_are_refused_by_name(compared, base, suite):
 
 
 def test_a_failed_unit_leaves_the_others(base, suite, tmp_path, monkeypatch):
-    fit = compare.Bench.perform
+    fit = Bench.perform
 
     def perform(self, request):
         if (request["method"], request["seed"]) == ("lora", 1):
             raise ZeroDivisionError("unlucky")
         fit(self, request)
 
-    monkeypatch.setattr(compare.Bench, "perform", perform)
+    monkeypatch.setattr(Bench, "perform", perform)
     config = config_for(base, suite, tmp_path, ["abmll", "lora"])
     done = compare_run(config, tmp_path, progress=False)
     assert [(failure.unit, failure.error) for failure in done.failures] == [
@@ -145,7 +148,7 @@ def test_a_failed_unit_leaves_the_others(base, suite, tmp_path, monkeypatch):
         ("abmll", 0), ("abmll", 1), ("lora", 0),
     }  # fmt: skip
     assert "lora lacks 2 of 4" in done.text
-    monkeypatch.setattr(compare.Bench, "perform", fit)
+    monkeypatch.setattr(Bench, "perform", fit)
     assert compare_run(config, tmp_path, progress=False).failures == []
 
 
@@ -153,7 +156,7 @@ def test_if_everything_fails_the_reasons_are_the_error(base, suite, tmp_path, mo
     def perform(self, request):
         raise AbmllError("no memory for this")
 
-    monkeypatch.setattr(compare.Bench, "perform", perform)
+    monkeypatch.setattr(Bench, "perform", perform)
     with pytest.raises(AbmllError, match=r"nothing could be compared:\n  lora, seed 0: no memory for this"):
         compare_run(config_for(base, suite, tmp_path, ["lora"]), tmp_path, progress=False)
 

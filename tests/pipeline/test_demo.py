@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from stages import write_tasks
 
 import abmll.pipeline.demo
 from abmll import models
@@ -12,7 +13,10 @@ from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import read_cells
 from abmll.pipeline import demo_run
 from abmll.pipeline.demo import HELD_OUT, demo_config
-from tiny import tiny_llama, tiny_tokenizer
+from tests.pipeline.stages import write_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_it_runs_on_a_model_and_tasks_of_the_users_and_goes_on_where_it_stopped(
     (tasks / "suite.toml").unlink()
     out = tmp_path / "out"
     monkeypatch.setattr(abmll.pipeline.demo, "demo_config", with_fewer_steps)
-    asked = {"model": str(layered), "suite": str(tasks), "seeds": 1, "quick": True, "progress": False}
+    asked: dict[str, Any] = {"model": str(layered), "suite": str(tasks), "seeds": 1, "quick": True, "progress": False}
     comparison = demo_run(out, **asked)
     assert not comparison.failures
     run = load_config(out / "run.toml")

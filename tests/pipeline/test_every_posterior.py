@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from stages import read_lines, run_config, write_csv
 from typer.testing import CliRunner
 
 from abmll.card import CARD, read_card
@@ -23,8 +23,10 @@ from abmll.data.task import Task
 from abmll.evaluation.calibration import mixture
 from abmll.methods import METHODS
 from abmll.pipeline import adapt_run, predict_run, train_run
-from abmll.pipeline.predict import load_learner, model_of
-from tiny_tasks import tiny_task
+from abmll.pipeline.build import load_learner
+from abmll.pipeline.predict import model_of
+from tests.pipeline.stages import read_lines, run_config, write_csv
+from tests.tiny_tasks import tiny_task
 
 FEW_STEPS = {"num_steps": 4, "learning_rate": 0.03}
 ONE_ADAPTER = {"pretrained", "lora", "multitask", "reptile", "fomaml", "maml", "abml", "mc-dropout", "abmll-output"}
@@ -67,7 +69,10 @@ def load(folder):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_saved_posterior_answers_as_in_one_process(name, folders, files, tmp_path):
+def test_a_saved_posterior_answers_as_in_one_process_and_the_adapter_beside_it_is_its_mean(
+    name, folders, files, tmp_path
+):
+    """The mean is what plain PEFT and servers make of the folder: θ for what has none, as an ensemble."""
     adapter, adapted = folders(name)
     learner, rows = load(adapter), read_task(files[1], labelled=False).examples
     posterior = learner.adapt(read_task(files[0]).examples)
@@ -85,14 +90,7 @@ def test_a_saved_posterior_answers_as_in_one_process(name, folders, files, tmp_p
     own = {"num_loras": 4} if name in {"lorahub", "arrow"} else {}  # one for each training task
     assert (card.role, card.method, card.options) == (TASK, name, default_options(name) | options_of(name) | own)
 
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_adapter_beside_it_is_the_mean(name, folders, files):
-    """What plain PEFT and servers make of the folder: the mean, and θ for what has none, as an ensemble."""
-    adapter, adapted = folders(name)
-    saved = load_file(adapted / "adapter_model.safetensors")
-    learner = load(adapter)
-    mean = learner.adapt(read_task(files[0]).examples).mean()
+    saved, mean = load_file(adapted / "adapter_model.safetensors"), posterior.mean()
     if mean is None:
         assert name in {"ensemble", "uniform", "label-frequency", "arrow"}
         mean = load_file(adapter / "adapter_model.safetensors")
@@ -102,7 +100,7 @@ def test_the_adapter_beside_it_is_the_mean(name, folders, files):
 
 def test_the_command_line_adapts_and_predicts_with_several_adapters(base, suite, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    method = {"name": "ensemble", "options": {"num_members": 2, "num_steps": 1}}
+    method: dict[str, Any] = {"name": "ensemble", "options": {"num_members": 2, "num_steps": 1}}
     (tmp_path / "run.toml").write_text(dump_toml(run_config(base, suite, "run", method=method)))
     for command in (
         ["train", "run.toml", "-q"],

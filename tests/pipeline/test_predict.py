@@ -9,9 +9,7 @@ import re
 
 import pytest
 import torch
-from rank_jobs import job
 from safetensors.torch import load_file
-from stages import read_lines, run_config, write_csv
 from typer.testing import CliRunner
 
 from abmll.card import read_card
@@ -21,8 +19,10 @@ from abmll.data.readers import read_task
 from abmll.data.task import Task
 from abmll.learner import Learner
 from abmll.pipeline import adapt_run, predict_run, train_run
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.pipeline.rank_jobs import job
+from tests.pipeline.stages import read_lines, run_config, write_csv
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 
 @pytest.fixture(scope="module", params=["text", "letters"])
@@ -194,7 +194,7 @@ def test_several_processes_hold_one_model_or_are_refused(adapter, files, tmp_pat
         adapt_run(adapter, files[0], tmp_path / "out")
 
 
-def test_processes_that_hold_one_model_adapt_and_predict_as_one_does(tmp_path, suite, files):
+def test_processes_that_hold_one_model_adapt_and_predict_as_one_does(tmp_path, suite, files, forkserver):
     """The model is wide enough that its weights are really laid over both."""
     tiny_llama(layers=1, hidden=128).save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from stages import read_lines, run_config
 
 from abmll.cli import app
 from abmll.config import dump_toml, load_config
 from abmll.core.folders import LOCK
 from abmll.pipeline import train_run
+from tests.forked import start
+from tests.pipeline.stages import read_lines, run_config
 
 STEPS = 12
 # The persistent inner optimiser and the sampled noise are what a resume could forget.
@@ -59,22 +58,21 @@ def undisturbed(base, suite, tmp_path_factory):
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_a_killed_command_resumes_to_the_same_adapter(end, base, suite, undisturbed, tmp_path):
-    """A real process, as a shell starts it, ended after its third step; resumed here."""
+def test_a_killed_command_resumes_to_the_same_adapter(end, base, suite, undisturbed, tmp_path, forkserver):
+    """A process that runs the command, ended after its third step; resumed here."""
     config = config_for("abmll", base, suite, tmp_path / "run")
     (tmp_path / "run.toml").write_text(dump_toml(config))
-    command = [sys.executable, "-m", "abmll.cli", "train", str(tmp_path / "run.toml"), "-q"]
-    # sums over another number of threads round otherwise: bits are compared between equal ones
-    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as process:
-        while steps_of(config.output) < 3 and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(end)
-        _, complaint = process.communicate()
+    process = start(command, ["train", str(tmp_path / "run.toml"), "-q"], tmp_path / "complaint")
+    while steps_of(config.output) < 3 and process.is_alive():
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, end)
+    process.join()
+    complaint = (tmp_path / "complaint").read_text()
     if end == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL, complaint
+        assert process.exitcode == -signal.SIGKILL, complaint
     else:
-        assert process.returncode == 143, complaint
+        assert process.exitcode == 143, complaint
         assert "Ended by SIGTERM. The last checkpoint is safe. Resume with --resume:" in complaint
         assert f"abmll train {tmp_path / 'run.toml'} -q --resume" in complaint
         assert not (config.output / LOCK).exists()
@@ -91,18 +89,17 @@ def test_a_killed_command_resumes_to_the_same_adapter(end, base, suite, undistur
 @pytest.mark.parametrize(("end", "count"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10)])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_hundred_kills_and_twenty_terminations_at_random_moments(
-    end, count, method, base, suite, undisturbed, tmp_path
+    end, count, method, base, suite, undisturbed, tmp_path, forkserver
 ):
     """Each in a process of its own that has everything imported, so that they fall into the work."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["abmll.pipeline", "torch._dynamo"])
     whole = result_of(undisturbed(method))
     rng, killed, finished = random.Random(3), 0, 0
     folder = tmp_path / "run-0"
     while killed < count or not finished:
         config = config_for(method, base, suite, folder)
-        process = context.Process(target=resume, args=(dump_toml(config), tmp_path / f"{killed}-{finished}.toml"))
-        process.start()
+        path = tmp_path / f"{killed}-{finished}.toml"
+        path.write_text(dump_toml(config))
+        process = start(command, ["train", str(path), "--resume", "-q"], tmp_path / "complaint")
         process.join(rng.uniform(0.1, 4.0) if killed < count else None)
         if process.is_alive():
             os.kill(process.pid, end)
@@ -116,7 +113,10 @@ def test_a_hundred_kills_and_twenty_terminations_at_random_moments(
             killed += 1
 
 
-def resume(text: str, path: Path) -> None:
-    torch.set_num_threads(1)  # as in this process: see above
-    path.write_text(text)
-    app(["train", str(path), "--resume", "-q"])
+def command(words: list[str], complaint: Path) -> None:
+    """The command line in this process, what it writes to its standard error in a file."""
+    torch.set_num_threads(1)  # as in the test's process: sums over another number of threads round otherwise
+    with complaint.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["abmll", *words]
+    app(words)

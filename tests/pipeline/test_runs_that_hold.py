@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from stages import run_config, write_csv
 from typer.testing import CliRunner
 
 import abmll
@@ -19,9 +18,11 @@ from abmll.core.types import Example
 from abmll.data.task import Task
 from abmll.pipeline import adapt_run, compare_run, evaluate_run, predict_run, train_run, tune_run
 from abmll.pipeline.acquire import acquire_run
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.pipeline.stages import run_config, write_csv
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 MANY = tuple(f"label {n}" for n in range(77))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from stages import read_json, run_config
 
 from abmll.config import load_config
 from abmll.core.errors import AbmllError
 from abmll.language import likelihood as module
 from abmll.pipeline import compare_run, evaluate_run, train_run
+from tests.pipeline.stages import read_json, run_config
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 AUTO = {"answer": "auto"}
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from rank_jobs import job
-from stages import cells_of, run_config
 
 from abmll.config import dump_toml
 from abmll.core.errors import AbmllError
 from abmll.pipeline import evaluate_run, train_run
-from tiny import tiny_llama, tiny_tokenizer
+from tests.pipeline.rank_jobs import job
+from tests.pipeline.stages import cells_of, run_config
+from tests.tiny import tiny_llama, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("forkserver")
 SIZES = {"support_sizes": [0, 4], "seeds": [0, 1, 2]}  # 2 tasks x 2 sizes x 3 seeds = 12 cells
 
 

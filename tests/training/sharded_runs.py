@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pytest
 import torch
-from training_runs import free_port
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.forked import run_ranks
 
-SECONDS = 240
 HIDDEN = 256  # large enough for every matrix to be worth sharding
 
 
-def job(size: int, shard: int, out: Path, work: str = "train", **options: Any) -> list[Any]:
-    """Each rank's result; see the functions below. `shard` ranks hold one copy of the base."""
-    out.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    port = free_port()
-    arguments = [(rank, size, port, shard, out, work, options) for rank in range(size)]
-    processes = [context.Process(target=run_sharded, args=one) for one in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(SECONDS)
-        if process.is_alive():
-            for other in processes:
-                other.kill()
-            pytest.fail("a rank hangs")
+class Work(NamedTuple):
+    """What the ranks of a job do: "train" or "evaluate", see below. `shard` ranks hold one copy of the base."""
+
+    shard: int
+    out: Path
+    options: Mapping[str, Any] = {}
+    what: str = "train"
+
+
+def job(size: int, work: Work) -> list[Any]:
+    """Each rank's result; "killed", or an error's message."""
+    work.out.mkdir(parents=True, exist_ok=True)
+    codes = run_ranks(size, run_sharded, size, work)
     return [
-        "killed" if process.exitcode == -signal.SIGKILL else torch.load(out / f"rank-{rank}.pt")
-        for rank, process in enumerate(processes)
+        "killed" if code == -signal.SIGKILL else torch.load(work.out / f"rank-{rank}.pt")
+        for rank, code in enumerate(codes)
     ]
 
 
-def run_sharded(rank: int, size: int, port: int, shard: int, out: Path, work: str, options: dict[str, Any]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def run_sharded(rank: int, size: int, work: Work) -> None:
     from abmll.core.errors import AbmllError
 
+    do: Callable[..., Any] = trained if work.what == "train" else evaluated
     try:
-        result: Any = {"train": trained, "evaluate": evaluated}[work](rank, size, shard, out, **options)
+        result = do(rank, size, work.shard, work.out, **work.options)
     except AbmllError as error:
         result = str(error)
-    torch.save(result, out / f"rank-{rank}.pt")
+    torch.save(result, work.out / f"rank-{rank}.pt")
 
 
 def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, **options: Any) -> Any:
@@ -58,10 +50,10 @@ def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, 
     from abmll.learner import Learner
     from abmll.training.distributed import Ranks, connect
     from abmll.training.sharding import base_bytes, shard_base, sharing_ranks
-    from tiny import tiny_llama, tiny_tokenizer
+    from tests.tiny import tiny_llama, tiny_tokenizer
 
     cpu = torch.device("cpu")
-    ranks = connect(cpu, 20.0) if size > 1 else Ranks()
+    ranks = connect(cpu, 90.0) if size > 1 else Ranks()
     mesh = sharing_ranks(ranks, shard, cpu)
     model = tiny_llama(hidden=HIDDEN)
     if checkpointing:
@@ -78,7 +70,7 @@ def trained(
     out: Path,
     sabotage: str = "",
     resume: bool = False,
-    num_steps: int = 3,
+    outer_steps: int = 3,
     checkpoint_every: int = 100,
     **options: Any,
 ) -> dict[str, Any]:
@@ -89,7 +81,7 @@ def trained(
     from abmll.training.loop import train
     from abmll.training.settings import Training
     from abmll.training.sharding import base_bytes
-    from tiny_tasks import tiny_task
+    from tests.tiny_tasks import tiny_task
 
     learner, before = learner_of(size, shard, **{"method": "abmll-output"} | options)
     # Longer texts on some tasks: what ranks do at the same time differs in length and must not in order.
@@ -103,7 +95,7 @@ def trained(
         learner.likelihood,
         learner.method,
         EpisodeSampler(tuple(tasks), 0, 4, 4),
-        Training(num_steps, episodes_per_step=4, checkpoint_every=checkpoint_every),
+        Training(outer_steps, episodes_per_step=4, checkpoint_every=checkpoint_every),
         directory=out / "run",
         resume=resume,
         progress=False,
@@ -116,7 +108,7 @@ def trained(
 
 def evaluated(rank: int, size: int, shard: int, out: Path, methods: list[str]) -> dict[str, torch.Tensor]:
     """Predictions of every method on one task; all ranks make the same cells."""
-    from tiny_tasks import tiny_task
+    from tests.tiny_tasks import tiny_task
 
     predictions = {}
     for method in methods:

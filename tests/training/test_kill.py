@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import shutil
 import subprocess
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import training_runs
-from training_runs import assert_same_run, run
+
+from tests.forked import start
+from tests.training import training_runs
+from tests.training.training_runs import assert_same_run, run
 
 STEPS = 40
 
@@ -44,14 +45,12 @@ class ForkedRun:
     """A real process with `Popen`'s two methods, forked from a server that has already imported everything."""
 
     def __init__(self, directory: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        self.process = context.Process(target=run, args=(directory, STEPS))
-        self.process.start()
+        self.process = start(run, directory, STEPS)
 
     def kill(self) -> None:
         self.process.kill()
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         self.process.join()
         return self.process.exitcode
 
@@ -60,7 +59,7 @@ def test_killed_run_is_bit_identical(undisturbed: Path, tmp_path: Path, forkserv
     ForkedRun(tmp_path / "warm-up").wait()
     rng = random.Random(5)
     killed = 0
-    while killed < 10:
+    while killed < 6:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         killed += kill_until_done(lambda: ForkedRun(tmp_path / "run"), 8, 0.4, rng)
         assert_same_run(tmp_path / "run", undisturbed)
@@ -70,7 +69,7 @@ def test_killed_run_is_bit_identical(undisturbed: Path, tmp_path: Path, forkserv
 def test_killed_interpreter_is_bit_identical(undisturbed: Path, tmp_path: Path) -> None:
     """The same with a whole interpreter each time, as a user's shell would start it."""
 
-    def start() -> subprocess.Popen[str]:
+    def start_interpreter() -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, training_runs.__file__, str(tmp_path / "run"), str(STEPS)],
             stdout=subprocess.PIPE,
@@ -83,5 +82,5 @@ def test_killed_interpreter_is_bit_identical(undisturbed: Path, tmp_path: Path) 
     killed = 0
     while killed < 20:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        killed += kill_until_done(start, 20 - killed, 0.5, random.Random(killed))
+        killed += kill_until_done(start_interpreter, 20 - killed, 0.5, random.Random(killed))
         assert_same_run(tmp_path / "run", undisturbed)

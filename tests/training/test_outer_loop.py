@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import assert_same_run, final_state, log_without_clock, persistent_method, run
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import add_to_grad, clone
@@ -21,7 +20,8 @@ from abmll.training import optimizer
 from abmll.training.checkpoint import read
 from abmll.training.log import read_log
 from abmll.training.loop import Training, train
-from toy import GaussianToy, ToyEpisodes, toy_for
+from tests.toy import GaussianToy, ToyEpisodes, toy_for
+from tests.training.training_runs import assert_same_run, final_state, log_without_clock, persistent_method, run
 
 
 class Linear:
@@ -70,7 +70,8 @@ def test_sgd_is_the_mean_of_the_episodes() -> None:
 
 
 def test_adamw_without_weight_decay() -> None:
-    value, first, second = theta(GaussianToy()), 0.0, 0.0
+    value = theta(GaussianToy())
+    first = second = torch.zeros_like(value)
     for step in range(1, 5):
         gradient = value - (step - 1) % 5
         first = 0.9 * first + 0.1 * gradient
@@ -88,7 +89,7 @@ def test_adamw_without_weight_decay() -> None:
     ],
 )
 def test_schedule(schedule: str, factors: list[float], tmp_path: Path) -> None:
-    options = OuterOptimizer(name="sgd", learning_rate=0.2, schedule=schedule)
+    options = OuterOptimizer(name="sgd", learning_rate=0.2, schedule=schedule)  # type: ignore[arg-type]
     rates = [optimizer.learning_rate(options, step, 4) for step in range(4)]
     assert rates == pytest.approx([0.2 * factor for factor in factors], abs=1e-15)
     rows = method(Linear())._replace(outer=options)
@@ -113,10 +114,10 @@ def test_unknown_optimizer_and_schedule_are_told_with_the_choices() -> None:
     # Duck-typed, because under pytest the checked dataclass refuses the word before the trainer sees it.
     outer = SimpleNamespace(name="adam", schedule="constant", learning_rate=0.1, log_var_rate=1.0)
     with pytest.raises(AbmllError, match=r"unknown outer optimizer 'adam'. Did you mean 'adamw'"):
-        optimizer.build(outer, GaussianToy().parameters(META))
+        optimizer.build(outer, GaussianToy().parameters(META))  # type: ignore[arg-type]
     outer = SimpleNamespace(name="sgd", schedule="cos", learning_rate=0.1)
     with pytest.raises(AbmllError, match=r"unknown learning-rate schedule 'cos'.*constant, cosine, linear"):
-        optimizer.build(outer, GaussianToy().parameters(META))
+        optimizer.build(outer, GaussianToy().parameters(META))  # type: ignore[arg-type]
 
 
 def test_noise_is_a_function_of_seed_and_episode_alone() -> None:
@@ -330,7 +331,7 @@ def test_resume_with_other_settings_names_each_difference(tmp_path: Path) -> Non
         train(GaussianToy(), persistent_method(), ToyEpisodes(seed=1), training, directory=tmp_path, resume=True)
     with pytest.raises(AbmllError, match=r"meta parameters was .*; task parameters was "):
         train(GaussianToy(4), persistent_method(), ToyEpisodes(4), training, directory=tmp_path, resume=True)
-    run_with = {"settings": {"model": {"name": "other"}}}
+    run_with: dict[str, Any] = {"settings": {"model": {"name": "other"}}}
     with pytest.raises(AbmllError, match=r"model.name was None and is now 'other'"):
         train(GaussianToy(), persistent_method(), ToyEpisodes(), training, directory=tmp_path, resume=True, **run_with)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -13,7 +14,7 @@ from abmll.training.state import pack, unpack
 
 def test_round_trip_is_exact() -> None:
     base = torch.arange(6.0).view(2, 3)
-    state = {
+    state: dict[Any, Any] = {
         0: {"exp_avg": torch.randn(3, dtype=torch.float64), "step": torch.tensor(7.0)},
         "betas": (0.9, 0.1 + 0.2),
         "list": [1, True, None, "θ", 2**60, -0.0, math.inf],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,29 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-import training_runs
-from training_runs import assert_same_run, final_state, free_port, log_without_clock, run, run_as_rank
+
+from tests.forked import run_ranks
+from tests.training import training_runs
+from tests.training.training_runs import assert_same_run, final_state, log_without_clock, run, run_as_rank
 
 STEPS = 6
 SECONDS = 90
 
 
-def job(size: int, directory: Path, out: Path, sabotage: dict[int, str] | None = None, **options: Any) -> list[int]:
+def job(
+    size: int, directory: Path, out: Path, sabotage: dict[int, str] | None = None, **options: Any
+) -> list[int | None]:
     """Runs `size` ranks and returns their exit codes; see `run_as_rank`."""
-    context = multiprocessing.get_context("forkserver")
-    options = {"num_steps": STEPS, "episodes_per_step": 4, "rank_timeout": 20.0} | options
-    port = free_port()
-    processes = []
-    for rank in range(size):
-        arguments = (rank, size, port, directory, out, options, sabotage or {})
-        processes.append(context.Process(target=run_as_rank, args=arguments))
-        processes[-1].start()
-    for process in processes:
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            pytest.fail("a rank hangs")
-    return [process.exitcode for process in processes]
+    options = {"num_steps": STEPS, "episodes_per_step": 4, "rank_timeout": 60.0} | options
+    return run_ranks(size, run_as_rank, directory, out, options, sabotage or {})
 
 
 def meta_of(out: Path, size: int) -> dict[str, torch.Tensor]:
@@ -103,7 +94,7 @@ def test_killed_rank_ends_the_job_with_a_message_and_the_job_resumes(
 
 @pytest.mark.slow
 def test_number_of_ranks_may_change_only_without_state_of_their_own(tmp_path: Path, forkserver: None) -> None:
-    options = {"outer": {"schedule": "constant"}, "persistent": False}
+    options: dict[str, Any] = {"outer": {"schedule": "constant"}, "persistent": False}
     assert job(2, tmp_path / "free", tmp_path / "out", num_steps=3, **options) == [0, 0]
     assert job(1, tmp_path / "free", tmp_path / "free-out", **options) == [0]
     assert job(2, tmp_path / "whole", tmp_path / "whole-out", **options) == [0, 0]
@@ -120,7 +111,7 @@ def test_number_of_ranks_may_change_only_without_state_of_their_own(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2)])
 def test_a_run_resumes_on_more_ranks_and_on_fewer(before: int, after: int, tmp_path: Path, forkserver: None) -> None:
-    options = {"outer": {"schedule": "constant"}, "persistent": False}
+    options: dict[str, Any] = {"outer": {"schedule": "constant"}, "persistent": False}
     assert job(before, tmp_path / "run", tmp_path / "out", num_steps=3, **options) == [0] * before
     assert job(after, tmp_path / "run", tmp_path / "resumed-out", **options) == [0] * after
     assert job(1, tmp_path / "whole", tmp_path / "whole-out", **options) == [0]

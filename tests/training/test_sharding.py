@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from sharded_runs import HIDDEN, job
 
 from abmll.core.errors import AbmllError
 from abmll.learner import Learner
@@ -14,8 +14,9 @@ from abmll.methods import METHODS, build_method
 from abmll.training import loop, sharding
 from abmll.training.distributed import Ranks
 from abmll.training.settings import Training
-from tiny import tiny_llama, tiny_tokenizer
-from toy import GaussianToy, ToyEpisodes
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.toy import GaussianToy, ToyEpisodes
+from tests.training.sharded_runs import HIDDEN, Work, job
 
 # Both KLs in the inner and the outer loop: their backward passes begin inside a block, not at its output.
 EVERY_KL = {"kl_weight": 0.1, "prior_weight": 0.01, "inner_kl_weight": 0.1, "inner_sample": True, "adapts": "all"}
@@ -27,10 +28,10 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert max(float((one[name] - other[name]).abs().max()) for name in one) <= 1e-6
 
 
-def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options) -> None:
+def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options: Any) -> None:
     # As many ranks in both: AdamW makes much of the last bit in which a mean over other numbers of ranks differs.
-    whole = job(size, 1, folder / "whole", **options)[0]
-    ranks = job(size, shard, folder / "sharded", **options)
+    whole = job(size, Work(1, folder / "whole", options))[0]
+    ranks = job(size, Work(shard, folder / "sharded", options))
     assert [rank for rank in (whole, *ranks) if isinstance(rank, str)] == []
     for rank in ranks:
         assert_close(rank["meta"], whole["meta"])
@@ -42,7 +43,7 @@ def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options) 
 
 
 def test_a_sharded_base_gives_the_same_adapter(tmp_path: Path, forkserver: None) -> None:
-    assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, **EVERY_KL)
+    assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, outer_steps=2, num_steps=2, **EVERY_KL)
     # What was saved is an ordinary adapter folder.
     Learner.load(tmp_path / "sharded" / "adapter", tiny_llama(hidden=HIDDEN), tiny_tokenizer())
     saved, whole = ((tmp_path / name / "adapter" / "lora").iterdir() for name in ("sharded", "whole"))
@@ -62,14 +63,14 @@ def test_every_first_order_method_can_be_sharded(method, size, shard, tmp_path: 
 
 @pytest.mark.slow
 def test_every_method_predicts_the_same_from_a_sharded_base(tmp_path: Path, forkserver: None) -> None:
-    methods = sorted(METHODS)
-    (whole,) = job(1, 1, tmp_path / "whole", "evaluate", methods=methods)
-    for rank in job(2, 2, tmp_path / "sharded", "evaluate", methods=methods):
+    methods = {"methods": sorted(METHODS)}
+    (whole,) = job(1, Work(1, tmp_path / "whole", methods, "evaluate"))
+    for rank in job(2, Work(2, tmp_path / "sharded", methods, "evaluate")):
         assert_close(rank, whole)
 
 
 def test_a_loss_that_is_not_finite_is_told_by_all_ranks(tmp_path: Path, forkserver: None) -> None:
-    told = job(2, 2, tmp_path, sabotage="nan")
+    told = job(2, Work(2, tmp_path, {"sabotage": "nan", "num_steps": 1}))
     assert told[1].startswith("outer step 2, task 'task-")
     assert "nll is nan" in told[1]
     assert told[0] == f"rank 1 stopped: {told[1]}"
@@ -78,7 +79,7 @@ def test_a_loss_that_is_not_finite_is_told_by_all_ranks(tmp_path: Path, forkserv
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "own"), [("error", "out of memory"), ("death", "killed")])
 def test_a_rank_that_ends_within_a_pass_ends_the_job(how, own, tmp_path: Path, forkserver: None) -> None:
-    told = job(2, 2, tmp_path, sabotage=how)
+    told = job(2, Work(2, tmp_path, {"sabotage": how}))
     assert told[1] == own
     assert told[0].startswith("lost contact with another rank: it was killed")
     assert "start the job again" in told[0]
@@ -86,12 +87,14 @@ def test_a_rank_that_ends_within_a_pass_ends_the_job(how, own, tmp_path: Path, f
 
 @pytest.mark.slow
 def test_a_run_may_resume_on_more_ranks_with_and_without_sharding(tmp_path: Path, forkserver: None) -> None:
-    outer = {"method": "reptile", "checkpointing": True}
-    whole = job(1, 1, tmp_path / "whole", num_steps=4, **outer)[0]
-    for folder, first, second in (("a", (2, 2), (4, 2)), ("b", (4, 4), (1, 1)), ("c", (2, 1), (2, 2))):
+    options = {"method": "reptile", "checkpointing": True, "outer_steps": 4}
+    (whole,) = job(1, Work(1, tmp_path / "whole", options))
+    for name, first, second in (("a", (2, 2), (4, 2)), ("b", (4, 4), (1, 1)), ("c", (2, 1), (2, 2))):
         # The last rank dies in its third episode; a checkpoint lies behind every step.
-        assert "killed" in job(*first, tmp_path / folder, num_steps=4, checkpoint_every=1, sabotage="death", **outer)
-        ended = job(*second, tmp_path / folder, num_steps=4, resume=True, **outer)
+        (size, shard), folder = first, tmp_path / name
+        assert "killed" in job(size, Work(shard, folder, {**options, "checkpoint_every": 1, "sabotage": "death"}))
+        size, shard = second
+        ended = job(size, Work(shard, folder, {**options, "resume": True}))
         assert_close(ended[0]["meta"], whole["meta"])
 
 

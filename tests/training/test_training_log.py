@@ -6,6 +6,7 @@ import builtins
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_tensorboard_mirror(tmp_path: Path) -> None:
 def test_tensorboard_missing_names_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def without(name: str, *args: object, **kwargs: object) -> object:
+    def without(name: str, *args: Any, **kwargs: Any) -> object:
         if name.startswith(("tensorboard", "torch.utils.tensorboard")):
             raise ImportError(name)
         return real(name, *args, **kwargs)

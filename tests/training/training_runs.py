@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from abmll.training.log import read_log
 from abmll.training.loop import TrainingResult, train
 from abmll.training.settings import Training
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from toy import GaussianToy, ToyEpisodes
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the processes started by its path
+from tests.toy import GaussianToy, ToyEpisodes
 
 CLOCK = ("seconds", "tokens_per_second", "peak_memory_bytes")
 
@@ -36,7 +35,7 @@ def persistent_method(persistent: bool = True, **outer: Any) -> Method:
     """Everything that a resume could forget: sampled noise, two optimisers with moments, a schedule, clipping."""
     objective = Objective(0.1, 0.01, "sum", "sample", sample=True)
     inner = InnerLoop(3, 0.05, batch_size=2, objective=objective)
-    options = {"learning_rate": 0.03, "schedule": "cosine", "max_grad_norm": 1.0} | outer
+    options: dict[str, Any] = {"learning_rate": 0.03, "schedule": "cosine", "max_grad_norm": 1.0} | outer
     learner = Abmll(inner, objective, "query", query_gradient=True, persistent_optimizer=persistent)
     return Method(AdapterSpec("abmll"), GradientAdaptation(inner), learner, OuterOptimizer(**options))
 
@@ -65,16 +64,11 @@ def run(
     return {name: value.detach().clone() for name, value in likelihood.parameters(META).items()}, result
 
 
-def run_as_rank(
-    rank: int, size: int, port: int, directory: Path, out: Path, options: dict[str, Any], sabotage: dict[int, str]
-) -> None:
+def run_as_rank(rank: int, directory: Path, out: Path, options: dict[str, Any], sabotage: dict[int, str]) -> None:
     """One rank of a job; writes META to `out/rank-N.pt`, or its error to `out/rank-N.txt`.
 
     sabotage: what goes wrong on which rank in its fifth episode, "death" or "nan".
     """
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
     if rank in sabotage:
         break_fifth_episode(sabotage[rank])
     out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +83,7 @@ def run_as_rank(
 def break_fifth_episode(how: str) -> None:
     intact, calls = Abmll.meta_gradient, []
 
-    def broken(self: Abmll, likelihood: GaussianToy, episode: Any) -> dict[str, float]:
+    def broken(self: Abmll, likelihood: Any, episode: Any) -> dict[str, float]:
         calls.append(episode.task)
         if len(calls) == 5 and how == "death":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -97,12 +91,6 @@ def break_fifth_episode(how: str) -> None:
         return metrics | {"nll": float("nan")} if len(calls) == 5 else metrics
 
     Abmll.meta_gradient = broken  # type: ignore[method-assign]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def final_state(directory: Path) -> dict[str, bytes]:

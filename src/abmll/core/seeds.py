@@ -12,8 +12,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 def derive_seed(*parts: int | float | str) -> int:
     """A seed in [0, 2⁶³), a stable function of `parts`: of their values, their types and their order.
@@ -32,6 +30,8 @@ def seeded(seed: int) -> Iterator[None]:
     The global generators, not a `torch.Generator`: activation checkpointing replays only the global ones.
     CUDA states are saved only if CUDA is already in use, so that the block alone never initialises it.
     """
+    import torch  # here: a seed alone needs no torch
+
     cpu_state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     torch.manual_seed(seed)

@@ -1,0 +1,1 @@
+"""The tests, and what they share: import it by its full name, `from tests.tiny import tiny_llama`."""
