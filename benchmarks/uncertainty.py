@@ -15,12 +15,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 SIZES = (4, 16, 64)
 START, MORE, POOL = 8, 8, 64
 """Labels to start with, labels to buy, and among how many rows they are chosen."""
-WAYS = ("margin", "mutual-information")
+WAYS: tuple[Literal["margin", "mutual-information"], ...] = ("margin", "mutual-information")
 RANDOM_DRAWS = 3
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
 
@@ -71,7 +71,7 @@ def acquisition(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
         start, pool = list(episode.support[:START]), list(episode.support[START:])
         targets = torch.tensor([row.known_target for row in episode.query])
         samples = adaptation.adapt(likelihood, start).predict(pool, 16).double().log_softmax(-1)
-        chosen = {way: worth(samples, way).argsort(descending=True, stable=True) for way in WAYS}
+        chosen: dict[str, Any] = {way: worth(samples, way).argsort(descending=True, stable=True) for way in WAYS}
         for draw in range(RANDOM_DRAWS):
             generator = torch.Generator().manual_seed(derive_seed("acquire", task.name, seed, draw))
             chosen[f"random {draw}"] = torch.randperm(len(pool), generator=generator)

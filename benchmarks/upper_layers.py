@@ -38,7 +38,7 @@ def cell(learner: Learner, task: Task, seed: int, support: int, query: int) -> d
     start = time.process_time()
     posterior = learner.adapt(drawn.support, seed=seed)
     middle = time.process_time()
-    log_probs = posterior.predict(drawn.query, 0)
+    log_probs = posterior.predict(drawn.query, 0).log_probs
     return {
         "adapt_seconds": middle - start,
         "predict_seconds": time.process_time() - middle,

@@ -37,7 +37,7 @@ class LayerLikelihood:
 
         config = AbmllConfig(r=r, lora_alpha=2 * r, log_var_offset=offset, target_modules=["proj"])
         torch.manual_seed(seed)
-        self.model = attach_roles(OneLayer(in_features, out_features, seed), config)
+        self.model = attach_roles(OneLayer(in_features, out_features, seed), config)  # type: ignore[arg-type]
         self.nll = nll
         self._parameters = {role: dict(adapter_parameters(self.model, role)) for role in (META, TASK)}
         generator = torch.Generator().manual_seed(seed + 1)

@@ -11,6 +11,7 @@ import tomllib
 import types
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -108,11 +109,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*words: str):
+def run(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def refused(*words: str) -> str:
+def refused(*words: object) -> str:
     """Runs a command that must end as a user's mistake does, and returns its message."""
     result = run(*words)
     assert result.exit_code == 2, result.output
@@ -228,7 +229,7 @@ def rendered(monkeypatch) -> list:
         calls.append((read_cells(predictions), out, training_logs, run_info))
         return out
 
-    module = types.ModuleType("abmll.reports.report")
+    module: Any = types.ModuleType("abmll.reports.report")
     module.render_report = render_report
     monkeypatch.setitem(sys.modules, "abmll.reports.report", module)
     return calls

@@ -12,7 +12,7 @@ import abmll
 from abmll.card import CARD_FORMAT, read_card
 from abmll.config.methods import known_options
 from abmll.methods import METHODS
-from tiny_tasks import tiny_task
+from tests.tiny_tasks import tiny_task
 
 KEPT = Path(__file__).parent / "kept"
 FOLDERS = sorted(path.parent for path in KEPT.glob("format-*/*/abmll.json"))

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,10 @@ from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.language.prompt import encode
 from abmll.methods.table.options import RESERVED
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task, tiny_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task, tiny_tasks
 
-TEXT = {"answer": "text"}
+TEXT: dict[str, Any] = {"answer": "text"}
 
 
 def learner_of(method="abmll", *, model=None, prompt=TEXT, **options):

@@ -11,8 +11,8 @@ from abmll.core.seeds import seeded
 from abmll.core.types import META, TASK
 from abmll.methods import METHODS
 from abmll.methods.parts.no_model import needs_model
-from tiny import tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.tiny import tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 GPT = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 256}
 LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -45,7 +45,7 @@ def wheel(sources, tmp_path_factory) -> Path:
 def wheel_of(what: Path, folder: Path) -> Path:
     # No isolation: the backend is installed with torch, and a test must not wait for a network.
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, what]
-    subprocess.run(command, check=True)
+    subprocess.run([str(word) for word in command], check=True)
     [path] = folder.glob("*.whl")
     return path
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -117,14 +119,17 @@ def test_a_field_of_both_has_one_rule_and_one_default(section, dataclass):
 
 @pytest.mark.parametrize("value", [np.int64(7), np.float32(7.0), torch.tensor(7)], ids=["int64", "float32", "tensor"])
 def test_numbers_of_numpy_and_torch_are_numbers(value):
-    if isinstance(value, np.floating):
-        assert build_method("lora", learning_rate=value).adaptation.inner.learning_rate == 7.0
+    option = "learning_rate" if isinstance(value, np.floating) else "num_steps"
+    adaptation: Any = build_method("lora", **{option: value}).adaptation
+    if option == "learning_rate":
+        assert adaptation.inner.learning_rate == 7.0
         return
-    assert type(build_method("lora", num_steps=value).adaptation.inner.num_steps) is int
+    assert type(adaptation.inner.num_steps) is int
     assert type(Training(num_steps=value).num_steps) is int
 
 
 def test_a_text_is_never_a_number_and_true_is_not_1():
-    for value in ("7", True, np.bool_(True), 7.5, float("nan"), None, [7]):
+    values: list[Any] = ["7", True, np.bool_(True), 7.5, float("nan"), None, [7]]
+    for value in values:
         with pytest.raises(AbmllError, match=r"num_steps = .*: must be a whole number"):
             Training(num_steps=value)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,7 +30,7 @@ def commands(text):
 
 def parsed(words):
     """The run of a command, after its options and the run file have been checked as the command would."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     command = group.commands[words[0]]
     given = command.make_context(words[0], list(words[1:])).params
     return load_config(ROOT / given["run"], given["overrides"]), given
@@ -132,7 +133,7 @@ def test_other_sums_of_the_page():
 def test_a_gaussian_adapter_has_the_numbers_of_two_loras():
     from abmll.core.types import META
     from abmll.learner import Learner
-    from tiny import tiny_llama, tiny_tokenizer
+    from tests.tiny import tiny_llama, tiny_tokenizer
 
     counts = []
     for method in ("abmll", "reptile"):

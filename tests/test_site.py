@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from abmll.data import formats
 from abmll.data.hub.spec import hub_spec
 from abmll.data.readers import read_task
 from abmll.data.suite import load_suite
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -107,7 +108,7 @@ def test_every_local_link_leads_somewhere(page):
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_and_its_options_exist(page, line):
     words = shlex.split(line, comments=True)[1:]
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     command.make_context(command.name, words)

@@ -22,8 +22,8 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 import abmll
 from abmll.core.errors import AbmllError
 from abmll.sklearn import FewShotClassifier
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 CHECKS = [
     "check_estimator_cloneable",

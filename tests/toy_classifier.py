@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from abmll.core.types import META, TASK, Example, Terms
-from toy import observation
+from tests.toy import observation
 
 LAYER = "layers.0.proj"
 LORA_A, LORA_B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
@@ -49,7 +49,7 @@ class ClassifierToy:
         return x @ (self.base + params[LORA_B] @ params[LORA_A]).mT + bias
 
     @contextmanager
-    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False):
+    def terms(self, examples, *, sample=False, kl=None, hyper_prior=False, prior_only=False):
         targets = torch.tensor([example.target for example in examples])
         nll = torch.nn.functional.cross_entropy(self.logits(examples, train=True), targets, reduction="none")
         yield Terms(nll, nll.new_zeros(()), nll.new_zeros(()), len(examples))

@@ -67,7 +67,9 @@ def row_of(kind: str, found: tuple[Bearing, Bearing]) -> str:
 def page(kinds: Sequence[str] | None = None) -> str:
     """The whole page; kinds: of the table, all if they are not named."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    rows, refused, unbuilt = [], [], []
+    rows: list[str] = []
+    refused: list[str] = []
+    unbuilt: list[str] = []
     for kind in architectures() if kinds is None else kinds:
         try:
             model = tiny_model(kind)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def layers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "size": size,
             "batch": batch,
             "tokens": tokens,
-            "cases": _all(lambda v, size=size: cases.layer_case(v, size, batch, tokens), options),
+            "cases": _all(partial(_layer_case, size, batch, tokens), options),
         }
 
 
@@ -37,7 +38,7 @@ def models(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "layers": config.num_hidden_layers,
             "batch": batch,
             "tokens": tokens,
-            "cases": _all(lambda v, c=config: cases.model_case(v, c, batch, tokens), options),
+            "cases": _all(partial(_model_case, config, batch, tokens), options),
         }
 
 
@@ -99,6 +100,14 @@ def whole_models(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def llama_8b(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shape, device, batch, tokens = (gpu.TINY, "cpu", 2, 16) if options.small else (gpu.LLAMA_3_8B, "cuda", 8, 512)
     yield {"size": shape["hidden_size"], **gpu.train(shape, device, batch, tokens, options.repeats)}
+
+
+def _layer_case(size: int, batch: int, tokens: int, variant: str) -> measure.Case:
+    return cases.layer_case(variant, size, batch, tokens)
+
+
+def _model_case(config: Any, batch: int, tokens: int, variant: str) -> measure.Case:
+    return cases.model_case(variant, config, batch, tokens)
 
 
 def _all(make: Callable[[str], measure.Case], options: argparse.Namespace) -> dict[str, Any]:

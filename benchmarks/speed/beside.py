@@ -135,7 +135,8 @@ def _model(config: Any, dtype: torch.dtype) -> Any:
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    return LlamaForCausalLM(config).to(dtype)
+    model: Any = LlamaForCausalLM(config)
+    return model.to(dtype)
 
 
 def _drop(_: Tensor) -> None:

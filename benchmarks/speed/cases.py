@@ -79,7 +79,7 @@ def smollm2_config(**arguments: Any) -> Any:
     """SmolLM2-135M's exact shape."""
     from transformers import LlamaConfig
 
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": 49_152,
         "hidden_size": 576,
         "intermediate_size": 1536,
@@ -103,13 +103,13 @@ def _case(
     if variant == "published":
         layers = published.adapt(model, names, RANK, ALPHA / RANK, OFFSET)
 
-        def step() -> None:
+        def published_step() -> None:
             loss = loss_of(model)
             for layer in layers:
                 loss = loss + KL_WEIGHT * layer.terms.pop().sum()
             loss.backward()
 
-        return Case(step, (*inputs, *model.parameters()))
+        return Case(published_step, (*inputs, *model.parameters()))
     adapted = attach(model, variant, names)
 
     def step() -> None:
@@ -123,13 +123,14 @@ def _case(
     return Case(step, (*inputs, *adapted.parameters()))
 
 
-def attach(model: nn.Module, variant: str, names: tuple[str, ...]) -> Any:
+def attach(model: Any, variant: str, names: tuple[str, ...]) -> Any:
     """The model with adapters meta and task of the variant, in which the task's are trained."""
     from peft import LoraConfig
 
     from abmll.adapters import AbmllConfig, adapter_parameters, attach_roles
 
     options: dict[str, Any] = {"r": RANK, "lora_alpha": ALPHA, "target_modules": list(names)}
+    config: LoraConfig | AbmllConfig
     if variant == BASELINE:
         config = LoraConfig(**options)
     else:

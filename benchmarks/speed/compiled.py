@@ -21,7 +21,7 @@ def compiled(hidden: int, layers: int, batch: int, tokens: int, repeats: int, cl
             case = _at_the_mean(variant, llama_config(hidden, layers), batch, tokens, way == "compiled")
             cases[f"{name}, {way}"] = case
             if way == "compiled":
-                with torch.compiler.config.patch(force_disable_caches=True):
+                with torch.compiler.config.patch(force_disable_caches=True):  # type: ignore[attr-defined]
                     first[f"{name}, {way}"] = timed(case.step)
     rows = compare(cases, repeats, f"{BASELINE}, eager", clock)
     for name, seconds in first.items():

@@ -34,7 +34,7 @@ TINY = {
 }
 
 
-def train(shape: dict[str, int], device: str, batch: int, tokens: int, repeats: int) -> dict[str, Any]:
+def train(shape: dict[str, Any], device: str, batch: int, tokens: int, repeats: int) -> dict[str, Any]:
     """LoRA, triton on CUDA, fused, weight space and naive, one after the other, on one base model's shape.
 
     Checkpointing is on and the base in bfloat16.
@@ -46,7 +46,8 @@ def train(shape: dict[str, int], device: str, batch: int, tokens: int, repeats: 
     for variant in (BASELINE, *kernels, "fused", "weight", "naive"):
         torch.manual_seed(0)
         with torch.device(device):
-            default, _ = torch.get_default_dtype(), torch.set_default_dtype(torch.bfloat16)
+            default = torch.get_default_dtype()
+            torch.set_default_dtype(torch.bfloat16)
             try:
                 model = LlamaForCausalLM(LlamaConfig(**shape, use_cache=False))
             finally:

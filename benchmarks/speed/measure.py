@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 """Seconds on the wall, or those the process spent on any processor: the same for one thread with a core of its own, and

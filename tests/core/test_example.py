@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def test_what_is_broken_is_told(given, message):
 
 
 def test_what_can_be_meant_is_taken():
-    example = Example("a", ["no", "yes"], np.int64(1))
+    target: Any = np.int64(1)
+    example: Any = Example("a", ["no", "yes"], target)
     assert example == ("a", ("no", "yes"), 1, "", "", ())
     assert type(example.target) is int
     assert (example.answer, example.known_target) == ("yes", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_other_process_with_other_hash_seed_agrees() -> None:
 
 
 def test_type_order_and_boundaries_count() -> None:
-    parts = [("a", 1), ("a", "1"), (1, "a"), ("a1",), ("a", 1.0), ("a", 1, 0), ("a", True), ()]
+    parts: list[tuple[Any, ...]] = [("a", 1), ("a", "1"), (1, "a"), ("a1",), ("a", 1.0), ("a", 1, 0), ("a", True), ()]
     assert len({derive_seed(*part) for part in parts}) == len(parts)
 
 

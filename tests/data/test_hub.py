@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from abmll.data.hub.fetch import fetch_tasks
 from abmll.data.hub.read import read_hub_task
 from abmll.data.hub.spec import HubSpec, hub_spec
 from abmll.data.suite import load_suite
-from hub_server import Hub, serve
+from tests.hub_server import Hub, serve
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -59,7 +60,7 @@ def row_of(name: str, text: str, number: int) -> dict:
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Hub:
+def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # other tests of the process keep it offline

@@ -33,7 +33,7 @@ def told(path: Path) -> str:
     return "\n".join(str(problem) for problem in problems)
 
 
-def workbook(values: list[tuple] | None = None, **replaced: bytes) -> bytes:
+def workbook(values: list[tuple] | None = None, /, **replaced: bytes) -> bytes:
     """A workbook with a table; replaced: the content of its parts by their names."""
     book = openpyxl.Workbook()
     for row in [("text", "label"), *(values or rows())]:

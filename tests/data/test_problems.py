@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,9 @@ def test_a_bad_row(tmp_path, fields, message):
 
 
 def test_a_label_that_is_no_choice_names_the_nearest(tmp_path):
-    rows = [{"input": f"t{n}", "options": ["negative", "positive"], "label": "positive"} for n in range(40)]
+    rows: list[dict[str, Any]] = [
+        {"input": f"t{n}", "options": ["negative", "positive"], "label": "positive"} for n in range(40)
+    ]
     rows[0]["label"] = "negative"
     rows[4]["label"] = "Positive"
     rows[5]["label"] = 1

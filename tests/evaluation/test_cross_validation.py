@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from abmll.core.types import Example
+from abmll.core.types import Adaptation, Example
 from abmll.evaluation.cross_validation import cross_validated
 
 
@@ -21,7 +21,7 @@ class Believes:
         return torch.tensor([self.p, 1 - self.p]).log().expand(1, len(rows), 2)
 
 
-class Adapts:
+class Adapts(Adaptation):
     """An adaptation that is a function of the support set."""
 
     def __init__(self, function):
@@ -29,6 +29,9 @@ class Adapts:
 
     def adapt(self, likelihood, support):
         return self.function(support)
+
+    def restore(self, likelihood, state):
+        raise NotImplementedError
 
 
 class Toy:

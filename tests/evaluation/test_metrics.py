@@ -128,7 +128,7 @@ class TestSummary:
 
     def test_mean_ranks(self, summary):
         """Over tasks, seeds averaged first."""
-        ranks = {m: [] for m in ("abmll", "lora", "reptile")}
+        ranks: dict[str, list[float]] = {m: [] for m in ("abmll", "lora", "reptile")}
         for task in ("t0", "t1", "t2"):
             scores = {m: np.mean(ACCURACY[m, task]).round(12) for m in ranks}
             for m, score in scores.items():

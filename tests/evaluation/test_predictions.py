@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def make_cell(seed: int = 0, num_samples: int = 2, num_query: int = 5, **changes
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(num_samples, num_query, 3, generator=generator)
     logits[:, 0, 2] = -math.inf  # the first example has two choices
-    fields = {
+    fields: dict[str, Any] = {
         "method": "abmll",
         "seed": seed,
         "task": "tâche “1”\u2028",
@@ -145,7 +146,7 @@ def append_many(path, cells):
         append_cell(path, cell)
 
 
-@pytest.mark.skipif(predictions.fcntl is None, reason="no file locks on this system")
+@pytest.mark.skipif(predictions.fcntl is None, reason="no file locks on this system")  # type: ignore[attr-defined]
 def test_two_processes_append_to_one_file(tmp_path):
     path = tmp_path / "p.jsonl"
     # Cells are made before the fork: a forked child must not start torch's threads.

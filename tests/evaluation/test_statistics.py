@@ -20,14 +20,14 @@ class TestBootstrap:
     def test_matches_all_resamples(self):
         """3 tasks × 2 seeds have 27 × 4 equally likely resamples: 2.5 % of them lie beyond either end."""
         values = np.array([[0.1, 0.2], [0.4, 0.6], [0.9, 0.5]])
-        means = [
+        found = [
             values[np.ix_(tasks, seeds)].mean()
             for tasks in itertools.product(range(3), repeat=3)
             for seeds in itertools.product(range(2), repeat=2)
         ]
         interval = bootstrap_interval(values, num_draws=200_000)
         assert interval.mean == pytest.approx(values.mean())
-        means = np.array(means)  # a discrete distribution: mass on the end itself counts for either side
+        means = np.array(found)  # a discrete distribution: mass on the end itself counts for either side
         assert (means < interval.low - 1e-9).mean() <= 0.027
         assert (means <= interval.low + 1e-9).mean() >= 0.023
         assert (means > interval.high + 1e-9).mean() <= 0.027

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from abmll.core.params import clone, train_only
-from abmll.core.types import META, TASK, AdapterSpec, Episode, Example
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Role
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods import build_method
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROWS = [
     Example("The film was good.", ("no", "yes"), 1),
@@ -29,21 +31,24 @@ def likelihood():
     )
     likelihood = CausalLMLikelihood(attach_roles(tiny_llama(), config), tiny_tokenizer(), PromptFormat("letters"))
     with torch.no_grad():
-        for role, std in ((META, 0.02), (TASK, 0.03)):
+        stds: dict[Role, float] = {META: 0.02, TASK: 0.03}
+        for role, std in stds.items():
             for tensor in likelihood.parameters(role).values():
                 tensor.add_(std * torch.randn_like(tensor))
     return likelihood
 
 
 def test_its_divergence_is_counted_once_an_example():
-    method = build_method("abmll-output", space="weight", kl_weight=0.5)
+    method: Any = build_method("abmll-output", space="weight", kl_weight=0.5)
     assert method.adapter == AdapterSpec("abmll", -4.0, space="weight")
     assert method.meta_learner.outer.reduction == method.adaptation.inner.objective.reduction == "example"
-    assert build_method("abmll-output").meta_learner.outer.reduction == "mean"
+    plain: Any = build_method("abmll-output").meta_learner
+    assert plain.outer.reduction == "mean"
 
 
 def test_the_bound_is_the_nll_plus_its_share_of_one_divergence(likelihood):
-    objective = build_method("abmll-output", space="weight", kl_weight=0.5).meta_learner.outer
+    learner: Any = build_method("abmll-output", space="weight", kl_weight=0.5).meta_learner
+    objective = learner.outer
     divergences = []
     for rows in (ROWS, ROWS[:1]):
         with torch.no_grad(), likelihood.terms(rows, kl="closed_form") as terms:

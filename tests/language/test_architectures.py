@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_likelihood import naive_choice_log_probs
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import train_only
@@ -13,7 +12,8 @@ from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.packing.evidence import Bearing
 from benchmarks.architectures.table import PAGE, bearings, listed, row_of
 from benchmarks.architectures.tiny import WINDOW, tiny_model
-from tiny import tiny_tokenizer
+from tests.language.test_likelihood import naive_choice_log_probs
+from tests.tiny import tiny_tokenizer
 
 TABLE = listed(PAGE.read_text(encoding="utf-8"))
 COMMON = ["llama", "gpt2", "gemma2", "phi3", "gpt_neo", "bloom", "mamba2", "jamba", "gpt_oss"]

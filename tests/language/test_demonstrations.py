@@ -7,7 +7,7 @@ import pytest
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.language.prompt import PromptFormat, encode, render
-from tiny import tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 QUESTION = "Is it good?"
 SOLVED = tuple(

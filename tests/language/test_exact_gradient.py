@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_functional import QUERY, SUPPORT, likelihood_of
 
 from abmll.core.types import META, TASK, Episode
 from abmll.methods.parts.amortised import Amortised
 from abmll.methods.parts.natural import NaturalSteps
 from abmll.methods.parts.prior_steps import log_var_of
+from tests.language.test_functional import QUERY, SUPPORT, likelihood_of
 
 WEIGHT = 0.3
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from abmll.methods.fomaml import Fomaml
 from abmll.methods.maml import Maml
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 SUPPORT = [
     Example("The film was good.", ("negative", "positive"), 1, "Sentiment?"),
@@ -28,8 +30,13 @@ def likelihood_of(*, dtype=torch.float64, attention="sdpa", kind="lora", space="
 
     from abmll.adapters import AbmllConfig, attach_roles
 
-    options = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    gaussian = {"log_var_offset": -4.0, "space": space}
+    options: dict[str, Any] = {
+        "r": 2,
+        "lora_alpha": 4,
+        "task_type": "CAUSAL_LM",
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+    }
+    gaussian: dict[str, Any] = {"log_var_offset": -4.0, "space": space}
     config = AbmllConfig(**gaussian, **options) if kind == "abmll" else LoraConfig(lora_dropout=dropout, **options)
     model = attach_roles(tiny_llama(dtype=dtype, attention=attention), config).to(dtype)
     likelihood = CausalLMLikelihood(model, tiny_tokenizer(), PromptFormat(answer=answer))

@@ -12,8 +12,9 @@ from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.language import PromptFormat
 from abmll.language.packing import packed
+from abmll.language.packing.evidence import Bearing
 from abmll.language.packing.lengths import shares
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [
     Example("good " * count, ("yes", "it is not true", "no no"), count % 3) for count in (1, 20, 3, 2, 22, 1, 9)
@@ -82,7 +83,7 @@ def test_several_passes_come_to_the_same_as_one(monkeypatch, space, answer, loss
 @pytest.mark.parametrize("tree", [True, False])
 def test_both_packings_of_several_choices(monkeypatch, tree):
     likelihood = learner_of().likelihood
-    likelihood._packed.forced = packed.Bearing(tree, "left", True)
+    likelihood._packed.forced = Bearing(tree, "left", True)
     one, several = (terms_and_gradient(likelihood, monkeypatch, cost) for cost in (10**9, 10))
     assert len(several[2]) > 1
     assert_same(several, one)

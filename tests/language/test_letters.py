@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from abmll.core.types import Example
 from abmll.language import likelihood as module
 from abmll.language.letters import NEEDED, ROWS, letter_agreement, letters_fit, some_of_each
 from abmll.language.prompt import render
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task, tiny_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task, tiny_tasks
 
 WORDS = ("red", "green", "blue", "grey")
 
@@ -94,7 +95,7 @@ def learner_of(prompt=None, **options):
 @pytest.fixture
 def asked(monkeypatch):
     """What the agreement was asked with, and the one that is found."""
-    record = {"rows": [], "agreement": 1.0}
+    record: dict[str, Any] = {"rows": [], "agreement": 1.0}
 
     def agreement(log_probs, rows):
         record["rows"].append(list(rows))

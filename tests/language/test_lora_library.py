@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_given_loras_are_taken_as_they_are(loras):
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, lora_alpha=6, target_modules=LAYERS))
     model.load_adapter(loras / "task-1", "other")
     name = next(name for name in learner.likelihood.parameters(META) if "lora_A" in name).removesuffix(".lora_A.weight")
-    layer = model.get_submodule(name)
+    layer: Any = model.get_submodule(name)
     own = lora_of(learner.likelihood.parameters(META), 1, 4)
     ours = 2 * own[f"{name}.lora_B.weight"] @ own[f"{name}.lora_A.weight"]
     torch.testing.assert_close(ours, layer.get_delta_weight("other"), rtol=1e-5, atol=1e-6)
@@ -133,7 +134,7 @@ def test_adapters_that_are_no_loras_are_refused():
     with pytest.raises(AbmllError, match="need plain LoRA adapters on linear layers"), learner.likelihood.routed({}):
         pass
     with pytest.raises(AbmllError, match="no `routed`"):
-        Arrow(2).adapt(Unrouted(library().likelihood), [])
+        Arrow(2).adapt(Unrouted(library().likelihood), [])  # type: ignore[arg-type]
 
 
 class Unrouted:

@@ -12,7 +12,7 @@ from abmll.methods import build_method
 from abmll.methods.laplace import last_layer
 from abmll.methods.parts.jacobian import choice_jacobians
 from abmll.methods.tfb import balance
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 SUPPORT = [
     Example("The film was good.", ("negative", "positive"), 1, "What is the sentiment?"),

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -29,15 +30,15 @@ from abmll.evaluation.metrics import cell_metrics
 from abmll.evaluation.predictions import Cell
 from abmll.gaussian.stochastic_pass import stochastic_pass
 from abmll.language import CausalLMLikelihood, PromptFormat
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 ROWS = tiny_task("rows", 7).examples
 
 
 def config_of(space):
     """Of a LoRA with dropout, or a Gaussian over `space` that is wide enough for its draws to be seen."""
-    common = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    common: dict[str, Any] = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
     if space is None:
         return LoraConfig(lora_dropout=0.5, **common)
     return AbmllConfig(space=space, log_var_offset=-3.0, **common)

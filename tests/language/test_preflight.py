@@ -8,8 +8,8 @@ from abmll.core.types import Example
 from abmll.language import PromptFormat
 from abmll.language.preflight import BATCH, row_mistakes
 from abmll.language.prompt import encode
-from tiny import tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.tiny import tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 TEXT = PromptFormat(answer="text")
 

@@ -7,7 +7,7 @@ import pytest
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.language.prompt import PAPER_INSTRUCTION, PromptFormat, encode, render
-from tiny import tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 
 EXAMPLE = Example("The film was good.", ("negative", "positive"), 1, question="What is the sentiment?", id="r1")
 

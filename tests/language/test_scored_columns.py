@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_likelihood import EXAMPLES, likelihood_of
 from torch import Tensor
 
 from abmll.language import PromptFormat
 from abmll.language.packing.rows import as_rows
 from abmll.language.packing.tree import grow
+from tests.language.test_likelihood import EXAMPLES, likelihood_of
 
 
 @contextmanager

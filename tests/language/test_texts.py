@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_packing import likelihood_of
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
 from abmll.language import PromptFormat
 from abmll.language.likelihood import _pad_id
 from abmll.language.prompt import encode, render
-from tiny import TEXT, tiny_llama, tiny_tokenizer
+from tests.language.test_packing import likelihood_of
+from tests.tiny import TEXT, tiny_llama, tiny_tokenizer
 
 EXAMPLE = Example("The film was good.", ("negative", "positive"), 1, question="What is the sentiment?", id="r1")
 LETTERS, SPOKEN = PromptFormat("letters"), PromptFormat("text")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
 from abmll.language import PromptFormat
 from abmll.language.trunk import RowStore, Trunk
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 EXAMPLES = [
     Example("The film was good.", ("negative", "positive"), 1, "What is the sentiment?"),
@@ -236,7 +237,8 @@ class Remembering(nn.Module):
 
 def test_a_model_that_cannot_be_entered_in_the_middle_runs_whole_and_says_so():
     def remembering():
-        model, memory = tiny_llama(layers=4), {}
+        model: Any = tiny_llama(layers=4)
+        memory: dict[str, Any] = {}
         for i, block in enumerate(model.model.layers):
             model.model.layers[i] = Remembering(block, i == 0, memory)
         return model
@@ -270,7 +272,7 @@ def test_an_adapter_on_the_embeddings_has_no_trunk_and_one_on_the_head_has():
 
     def size_with(*targets):
         model = attach_roles(tiny_llama(layers=4), LoraConfig(r=2, target_modules=list(targets)))
-        trunk = Trunk.of(model, lambda batch: batch, lambda branching: None)
+        trunk = Trunk.of(model, lambda batch: batch, lambda branching: None)  # type: ignore[arg-type, return-value]
         return trunk and trunk.size
 
     assert size_with("layers.3.mlp.up_proj", "embed_tokens") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from abmll.card import read_card
 from abmll.cli import app
 from abmll.core.types import META
 from abmll.gaussian.lora_prior import lora_prior
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 MODULES = ["q_proj", "down_proj"]
 LAYERS = 2
@@ -29,7 +30,8 @@ def write_lora(folder, seed, **fields):
     """A LoRA as a user has it: of its own random start, trained by PEFT's rules, saved by PEFT."""
     base = tiny_llama(layers=1)
     torch.manual_seed(seed)
-    config = LoraConfig(**({"r": 2, "lora_alpha": 6, "target_modules": MODULES, "task_type": "CAUSAL_LM"} | fields))
+    given: dict[str, Any] = {"r": 2, "lora_alpha": 6, "target_modules": MODULES, "task_type": "CAUSAL_LM"}
+    config = LoraConfig(**(given | fields))
     model = get_peft_model(base, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -48,9 +50,8 @@ def loras(tmp_path_factory):
 
 
 def learner(method="abmll", **fields):
-    return abmll.Learner(
-        tiny_llama(layers=1), tiny_tokenizer(), method, **({"r": 2, "target_modules": MODULES} | fields)
-    )
+    given: dict[str, Any] = {"r": 2, "target_modules": MODULES}
+    return abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), method, **(given | fields))
 
 
 def changes(folder):

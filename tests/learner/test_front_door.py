@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.evaluation.predictions import read_cells
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task, tiny_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task, tiny_tasks
 
 ROWS = tiny_task("new", 12).examples
 TEXTS, LABELS = [row.prompt for row in ROWS], [row.answer for row in ROWS]
@@ -23,7 +24,7 @@ TEXT = abmll.PromptFormat(answer="text")
 
 
 def learner_of(method="abmll", *, model=None, **options):
-    given = {"prompt": TEXT, "r": 2, "lora_alpha": 4} | options
+    given: dict[str, Any] = {"prompt": TEXT, "r": 2, "lora_alpha": 4} | options
     return abmll.Learner(model or tiny_llama(layers=1), tiny_tokenizer(), method, **given)
 
 
@@ -149,7 +150,7 @@ def test_meta_train_takes_what_a_run_file_says():
     before, seen = clone(learner.likelihood.parameters(META)), []
     result = learner.meta_train(
         tiny_tasks(),
-        training=abmll.Training(num_steps=np.int64(3), episodes_per_step=2),
+        training=abmll.Training(num_steps=np.int64(3), episodes_per_step=2),  # type: ignore[arg-type]
         support_size=(2, 4),
         query_size=0,
         balanced=True,

@@ -12,7 +12,7 @@ from abmll.data.suite import Suite
 from abmll.data.task import Task
 from abmll.learner.given import labelled_rows, names_of, rows_to_predict
 from abmll.learner.prediction import Prediction
-from tiny_tasks import tiny_task
+from tests.tiny_tasks import tiny_task
 
 TEXTS = ["a fine film", "a dull one", "a long one", "a good one"]
 LABELS = ["good", "bad", "bad", "good"]

@@ -13,7 +13,7 @@ from abmll.methods import build_method
 from abmll.methods.abml import Abml
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
-from toy import GaussianToy, ToyEpisodes, observation
+from tests.toy import GaussianToy, ToyEpisodes, observation
 
 NOISE, BETA, GAMMA, RATE, STEPS = 0.5, 0.3, 0.05, 0.05, 4
 

@@ -12,7 +12,7 @@ import pytest
 import test_contract
 
 from abmll.methods import METHODS, build_method
-from toy import ToyEpisodes, toy_for
+from tests.toy import ToyEpisodes, toy_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"
 BLOCKS = dict(re.findall(r"```python\n# (\S+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))

@@ -15,7 +15,7 @@ from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
 from abmll.methods.reptile import Reptile
-from toy import GaussianToy, ToyEpisodes, make_examples, observation
+from tests.toy import GaussianToy, ToyEpisodes, make_examples, observation
 
 NOISE = 0.5
 
@@ -117,7 +117,7 @@ def test_the_kl_has_the_weight_of_its_place_in_training(schedule, betas):
 
 def test_an_unknown_schedule_names_the_choices():
     with pytest.raises(AbmllError, match=r"kl_schedule 'warmpu'.*warmup"):
-        Objective(kl_schedule="warmpu")
+        Objective(kl_schedule="warmpu")  # type: ignore[arg-type]
 
 
 def test_published_theta_gradient_has_no_nll_path():

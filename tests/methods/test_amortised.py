@@ -182,7 +182,7 @@ def test_outer_options_out_of_range_are_refused():
     with pytest.raises(AbmllError, match="support_weight must be at least 0, got -1"):
         Amortised(support_weight=-1)
     with pytest.raises(AbmllError, match="exact"):
-        NaturalSteps(gradient="second_order")
+        NaturalSteps(gradient="second_order")  # type: ignore[arg-type]
 
 
 def test_an_adapter_without_variances_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inducing import InducingMatrix
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.tfb import mixture_nll
-from toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
+from tests.toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 
 M, K, SIZE = 3, 4, 2
 
@@ -127,12 +129,14 @@ def test_adaptation_starts_at_its_centre_and_lowers_the_loss():
     likelihood, support = ClassifierToy(), make_questions(12)
     theta = clone(likelihood.parameters(META))
     torch.manual_seed(0)
-    start = BayesianLora(inner=InnerLoop(0)).adapt(likelihood, support).distribution
+    start: Any = BayesianLora(inner=InnerLoop(0)).adapt(likelihood, support).distribution
     for name in (LORA_A, LORA_B):
         torch.testing.assert_close(start.mean[name], theta[name])
-    end = BayesianLora(inner=InnerLoop(80, 0.05), kl_weight=0.01).adapt(likelihood, support).distribution
+    end: Any = BayesianLora(inner=InnerLoop(80, 0.05), kl_weight=0.01).adapt(likelihood, support).distribution
     assert mixture_nll(likelihood, [end.mean], support) < 0.8 * mixture_nll(likelihood, [theta], support)
-    moved = BayesianLora(GradientAdaptation(InnerLoop(9, 0.1)), InnerLoop(0)).adapt(likelihood, support).distribution
+    moved: Any = (
+        BayesianLora(GradientAdaptation(InnerLoop(9, 0.1)), InnerLoop(0)).adapt(likelihood, support).distribution
+    )
     assert mixture_nll(likelihood, [moved.mean], support) < mixture_nll(likelihood, [theta], support)
 
 
@@ -141,7 +145,8 @@ def test_the_kl_alone_leads_to_the_prior():
     likelihood, support = ClassifierToy(), make_questions(1)
     method = BayesianLora(inner=InnerLoop(120, 0.2), num_inducing=2, prior_std=0.5, kl_weight=1e4)
     torch.manual_seed(0)
-    for matrix in method.adapt(likelihood, support).distribution.matrices.values():
+    found: Any = method.adapt(likelihood, support).distribution
+    for matrix in found.matrices.values():
         assert F.softplus(matrix.raw_scale).item() == pytest.approx(1, abs=0.03)
         assert (F.softplus(matrix.raw_std) - 1).abs().max() < 0.03
         assert matrix.mean.abs().max() < 0.03

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from abmll.core.errors import AbmllError
@@ -12,7 +14,7 @@ from abmll.methods.parts.budget import MOST_STEPS, inner_loops, least_steps, ste
 from abmll.methods.parts.gradient import NoAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.natural import NaturalSteps
-from toy import ToyEpisodes, toy_for
+from tests.toy import ToyEpisodes, toy_for
 
 STEPPING = [name for name in METHODS if any(inner_loops(build_method(name).adaptation))]
 SEARCHING = {"lorahub"}
@@ -59,11 +61,12 @@ def test_who_steps():
 
 
 def test_swag_keeps_the_shares_of_its_phases_and_refuses_too_few():
-    swag = build_method("swag", num_steps=20).adaptation
+    swag: Any = build_method("swag", num_steps=20).adaptation
     assert (with_num_steps(swag, 8).start, with_num_steps(swag, 100).start) == (4, 50)
     with pytest.raises(AbmllError, match="fewer than two"):
         with_num_steps(swag, 1)
-    assert build_method("swag", num_steps=6).adaptation.start == 3
+    six: Any = build_method("swag", num_steps=6).adaptation
+    assert six.start == 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.methods import METHODS, build_method
-from toy import ToyEpisodes, toy_for
+from tests.toy import ToyEpisodes, toy_for
 
 
 def same(first, second):

@@ -12,7 +12,7 @@ from abmll.evaluation.calibration import mixture
 from abmll.methods.ensemble import Ensemble
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
-from toy import GaussianToy, ToyEpisodes
+from tests.toy import GaussianToy, ToyEpisodes
 
 MEMBER = GradientAdaptation(InnerLoop(2, 0.02, "sgd"))
 

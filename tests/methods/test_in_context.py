@@ -12,7 +12,7 @@ from abmll.methods.in_context import InContext, choose, demonstrate
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
-from toy import GaussianToy, ToyEpisodes
+from tests.toy import GaussianToy, ToyEpisodes
 
 
 def rows(labels):

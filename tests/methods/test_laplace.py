@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from abmll.methods.parts.evidence import best_precision, log_evidence
 from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.jacobian import choice_jacobians, fisher_rows
-from toy import GaussianToy, ToyEpisodes
-from toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
+from tests.toy import GaussianToy, ToyEpisodes
+from tests.toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 
 POINT = GradientAdaptation(InnerLoop(30, 0.05))
 
@@ -161,7 +162,7 @@ def test_jacobians_and_fisher_are_softmax_regressions():
 def test_curvature_of_adapt_is_the_hessian_of_the_nll():
     """With A alone the logits are linear, so the Gauss-Newton matrix is the exact Hessian."""
     likelihood, support = ClassifierToy(), make_questions(7)
-    posterior = Laplace(POINT, "full", prior_precision=1.0).adapt(likelihood, support)
+    posterior: Any = Laplace(POINT, "full", prior_precision=1.0).adapt(likelihood, support)
     mean = {name: tensor.clone() for name, tensor in posterior.distribution.mean.items()}
     targets = torch.tensor([example.target for example in support])
 
@@ -175,10 +176,8 @@ def test_curvature_of_adapt_is_the_hessian_of_the_nll():
 
 def test_kronecker_is_exact_on_vectors():
     likelihood, support = GaussianToy(gaussian=False), ToyEpisodes()[0].support
-    kronecker, full = (
-        Laplace(POINT, structure, prior_precision=2.0).adapt(likelihood, support).distribution
-        for structure in ("kronecker", "full")
-    )
+    kronecker: Any = Laplace(POINT, "kronecker", prior_precision=2.0).adapt(likelihood, support).distribution
+    full: Any = Laplace(POINT, "full", prior_precision=2.0).adapt(likelihood, support).distribution
     like = kronecker.mean
     torch.testing.assert_close(covariance(kronecker.curvature, like, 2.0), covariance(full.curvature, like, 2.0))
 
@@ -190,7 +189,7 @@ def test_linearised_predictive_against_numeric_integration():
     """Two choices: E[σ(f)] over f ~ N(m, v) on a fine grid."""
     likelihood, support = ClassifierToy(classes=2), make_questions(6, classes=2)
     query = make_questions(3, classes=2, seed=9)
-    posterior = Laplace(POINT, "full", prior_precision=0.5).adapt(likelihood, support)
+    posterior: Any = Laplace(POINT, "full", prior_precision=0.5).adapt(likelihood, support)
     torch.manual_seed(0)
     found = posterior.predict(query, 200_000).exp().mean(0)[:, 0]
     sigma = covariance(posterior.distribution.curvature, posterior.distribution.mean, 0.5)
@@ -206,7 +205,7 @@ def test_linearised_predictive_against_numeric_integration():
 
 def test_draws_have_the_covariance():
     likelihood, support = ClassifierToy(rank=1, features=2), make_questions(6, features=2)
-    posterior = Laplace(POINT, "kronecker", prior_precision=1.0, linearized=False).adapt(likelihood, support)
+    posterior: Any = Laplace(POINT, "kronecker", prior_precision=1.0, linearized=False).adapt(likelihood, support)
     distribution = posterior.distribution
     torch.manual_seed(1)
     draws = [distribution.draw() for _ in range(4_000)]
@@ -219,7 +218,7 @@ def test_draws_have_the_covariance():
 
 def test_at_zero_samples_and_at_infinite_precision_it_predicts_at_the_mode():
     likelihood, support = ClassifierToy(), make_questions(6)
-    posterior = Laplace(POINT, prior_precision=1e14).adapt(likelihood, support)
+    posterior: Any = Laplace(POINT, prior_precision=1e14).adapt(likelihood, support)
     at_mode = posterior.predict(support, 0)
     torch.testing.assert_close(posterior.predict(support, 2), at_mode.expand(2, -1, -1), rtol=0, atol=1e-5)
     likelihood.parameters(TASK)[LORA_A].data.zero_()
@@ -229,18 +228,18 @@ def test_at_zero_samples_and_at_infinite_precision_it_predicts_at_the_mode():
 def test_the_point_adaptation_inside_decides_the_mode():
     likelihood, support = ClassifierToy(), make_questions(6)
     theta = {name: tensor.detach().clone() for name, tensor in likelihood.parameters(META).items()}
-    still = Laplace(NoAdaptation()).adapt(likelihood, support).distribution
-    moved = Laplace(POINT).adapt(likelihood, support).distribution
+    still: Any = Laplace(NoAdaptation()).adapt(likelihood, support).distribution
+    moved: Any = Laplace(POINT).adapt(likelihood, support).distribution
     assert all(torch.equal(still.mean[name], theta[name]) for name in theta)
     assert not any(torch.equal(moved.mean[name], theta[name]) for name in theta)
-    meta = Laplace(NoAdaptation(), prior_mean="meta").adapt(likelihood, support).distribution
+    meta: Any = Laplace(NoAdaptation(), prior_mean="meta").adapt(likelihood, support).distribution
     assert meta.precision > 1e6 * still.precision  # the mode is the prior's own mean: nothing speaks for a spread
 
 
 def test_last_layer_is_gaussian_alone():
     bias = "layers.1.bias"
     likelihood, support = ClassifierToy(extra=[bias]), make_questions(6)
-    posterior = Laplace(POINT, scope="last_layer").adapt(likelihood, support)
+    posterior: Any = Laplace(POINT, scope="last_layer").adapt(likelihood, support)
     draw, mean = posterior.distribution.draw(), posterior.distribution.mean
     assert torch.equal(draw[LORA_A], mean[LORA_A])
     assert not torch.equal(draw[bias], mean[bias])
@@ -255,7 +254,7 @@ def test_last_layer_is_gaussian_alone():
 
 def test_dropout_never_reaches_the_curvature_or_the_predictions():
     likelihood, support = ClassifierToy(dropout=0.5), make_questions(6)
-    found = [Laplace(NoAdaptation()).adapt(likelihood, support) for _ in range(2)]
+    found: Any = [Laplace(NoAdaptation()).adapt(likelihood, support) for _ in range(2)]
     assert found[0].distribution.log_evidence == found[1].distribution.log_evidence
     predictions = []
     for posterior in found:
@@ -280,4 +279,4 @@ def test_wrong_options_are_told():
     with pytest.raises(AbmllError, match="rank must be at least 1 and prior_precision above 0"):
         Laplace(prior_precision=-1.0)
     with pytest.raises(AbmllError, match="Did you mean 'kronecker'"):
-        Laplace(structure="kroneker")
+        Laplace(structure="kroneker")  # type: ignore[arg-type]

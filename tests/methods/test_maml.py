@@ -12,7 +12,7 @@ from abmll.methods.fomaml import Fomaml
 from abmll.methods.maml import Maml
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
-from toy import GaussianToy, ToyEpisodes, observation
+from tests.toy import GaussianToy, ToyEpisodes, observation
 
 NOISE, STEPS, RATE = 0.5, 4, 0.07
 INNER = InnerLoop(STEPS, RATE, "sgd")

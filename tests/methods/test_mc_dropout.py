@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from abmll.core.types import META, TASK
 from abmll.methods import build_method
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
-from toy import ToyEpisodes, toy_for
+from tests.toy import ToyEpisodes, toy_for
 
 
 def test_every_sample_has_a_mask_of_its_own():
@@ -25,7 +27,8 @@ def test_the_inner_loop_steps_on_masked_parameters():
     method = build_method("mc-dropout", dropout=0.5)
     likelihood, episode = toy_for(method.adapter, dim=8), ToyEpisodes(8)[0]
     theta = likelihood.parameters(META)["mean"].detach().clone()
-    objective = method.adaptation.inner.objective
+    adaptation: Any = method.adaptation
+    objective = adaptation.inner.objective
     torch.manual_seed(3)
     InnerLoop(1, 0.01, "sgd", objective=objective).run(likelihood, episode.support)
     torch.manual_seed(3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from abmll.config import parse_config
@@ -41,6 +43,12 @@ number = 3
 """
 
 
+def steps_of(name: str, **options: Any) -> int:
+    adaptation: Any = build_method(name, **options).adaptation
+    steps: int = adaptation.inner.num_steps
+    return steps
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     import sys
@@ -54,8 +62,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_function_of_a_module_in_the_working_folder():
-    assert build_method("their_methods:good", num_steps=3).adaptation.inner.num_steps == 3
-    assert build_method("their_methods:Holder.inside").adaptation.inner.num_steps == 2
+    assert steps_of("their_methods:good", num_steps=3) == 3
+    assert steps_of("their_methods:Holder.inside") == 2
     assert parse_config({"method": {"name": "their_methods:good", "options": {"num_steps": 4}}}).method.options_for(
         "their_methods:good"
     ) == {"num_steps": 4}
@@ -108,7 +116,7 @@ def test_the_tables_own_names_go_first(monkeypatch):
     assert method_names()[-1] == "new"
     assert method_names().count("lora") == 1
     assert build_method("lora") == build_method("lora", num_steps=5)
-    assert build_method("new").adaptation.inner.num_steps == 2
+    assert steps_of("new") == 2
     points.append(EntryPoint("new", "their_methods:needs", outside.GROUP))
     with pytest.raises(AbmllError, match="two installed packages announce a method 'new': their_methods:good and"):
         build_method("new")

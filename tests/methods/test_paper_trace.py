@@ -7,6 +7,7 @@ written out from the paper and the facts of its code. Only the rows of an episod
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from abmll.gaussian import layer_output
 from abmll.methods import build_method
 from abmll.training.loop import train
 from abmll.training.settings import Training
-from layer_likelihood import LayerLikelihood, fix_noise, prompt_of, tokens
+from tests.layer_likelihood import LayerLikelihood, fix_noise, prompt_of, tokens
 
 FEATURES, CLASSES, RANK, NUM_TASKS, K, BATCH = 3, 4, 2, 2, 5, 2
 PUBLISHED = {"beta": 1e-8, "inner": 1e-5, "outer": 5e-5, "offset": -20.0, "spread": 0.0}
@@ -53,7 +54,7 @@ def tasks():
 def paper(setting):
     """The preset; other numbers in `setting` replace the published ones and change nothing else."""
     method = build_method("abmll-paper", num_tasks=NUM_TASKS, kl_weight=setting["beta"])
-    learner = method.meta_learner
+    learner: Any = method.meta_learner
     learner = replace(learner, inner=replace(learner.inner, learning_rate=setting["inner"]))
     return method._replace(meta_learner=learner, outer=replace(method.outer, learning_rate=setting["outer"]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -101,8 +102,9 @@ def test_batches_count_as_they_are_taken():
     ):
         method = build_method(name, num_steps=4, **options)
         likelihood = Counting(toy_for(method.adapter))
-        method.meta_learner.meta_gradient(likelihood, ToyEpisodes(support_size=SUPPORT, query_size=QUERY)[1])
-        assert likelihood.now == method.meta_learner.passes(SUPPORT, QUERY, 1.0)
+        learner: Any = method.meta_learner
+        learner.meta_gradient(likelihood, ToyEpisodes(support_size=SUPPORT, query_size=QUERY)[1])
+        assert likelihood.now == learner.passes(SUPPORT, QUERY, 1.0)
 
 
 def test_a_whole_training_knows_its_warm_up_and_a_stranger_is_taken_for_one_pass():

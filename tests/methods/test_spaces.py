@@ -54,7 +54,7 @@ def test_trial_0_is_the_defaults_and_draws_depend_on_their_arguments_alone():
 @pytest.mark.parametrize("method", ["laplace", "swag", "tfb", "blob", "bayesian-lora"])
 def test_the_outer_rate_is_drawn_for_the_meta_learner_that_was_drawn(method):
     """As multitask and reptile search theirs; a posterior that starts from nothing has none."""
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for trial in range(1, 60):
         options = draw_options(method, 0, trial)
         start, rate = options["start"], options.get("outer_learning_rate")
@@ -73,12 +73,15 @@ def test_a_given_option_comes_after_the_one_it_depends_on():
         for name, values in space.items():
             if isinstance(values, Given):
                 assert names.index(values.option) < names.index(name)
-                assert set(values.spaces) <= set(space[values.option].values)
+                chosen = space[values.option]
+                assert isinstance(chosen, Choice)
+                assert set(values.spaces) <= set(chosen.values)
 
 
 def test_log_uniform_numbers_are_uniform_in_their_logs():
     values = [draw_options("lora", 0, trial)["learning_rate"] for trial in range(1, 2001)]
     space = SPACES["lora"]["learning_rate"]
+    assert isinstance(space, LogUniform)
     places = sorted(math.log(v / space.low) / math.log(space.high / space.low) for v in values)
     # Kolmogorov-Smirnov at 0.1 %
     assert max(abs(place - (i + 0.5) / 2000) for i, place in enumerate(places)) < 1.95 / math.sqrt(2000)
@@ -88,6 +91,6 @@ def test_log_uniform_numbers_are_uniform_in_their_logs():
 def test_ends_and_choices():
     assert LogUniform(1e-3, 10.0).at(0.0) == 1e-3
     assert LogUniform(1e-3, 10.0).at(0.5) == pytest.approx(0.1)
-    assert [Choice("abc").at(place) for place in (0.0, 0.34, 0.999)] == ["a", "b", "c"]
+    assert [Choice(tuple("abc")).at(place) for place in (0.0, 0.34, 0.999)] == ["a", "b", "c"]
     counts = Counter(draw_options("tfb", 0, trial)["start"] for trial in range(1, 601))
     assert min(counts.values()) > 150

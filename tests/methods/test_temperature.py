@@ -11,7 +11,7 @@ from abmll.core.errors import AbmllError
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.temperature import TemperatureScaled, fit_temperature, scale
-from toy import GaussianToy, ToyEpisodes
+from tests.toy import GaussianToy, ToyEpisodes
 
 
 def predictions(*, samples, overconfidence, count=60, seed=0):

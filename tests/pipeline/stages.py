@@ -7,7 +7,7 @@ import json
 
 from abmll.config import parse_config
 from abmll.evaluation.predictions import read_cells
-from tiny_tasks import tiny_task
+from tests.tiny_tasks import tiny_task
 
 HELD_OUT = ("task-4", "task-5")
 

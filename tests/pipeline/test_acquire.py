@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from stages import read_lines, run_config, write_csv
 from typer.testing import CliRunner
 
 from abmll.cli import app
 from abmll.data.task import Task
 from abmll.pipeline import adapt_run, train_run
 from abmll.pipeline.acquire import worth
-from tiny_tasks import tiny_task
+from tests.pipeline.stages import read_lines, run_config, write_csv
+from tests.tiny_tasks import tiny_task
 
 
 def test_scores_against_their_definitions():

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from stages import cells_of, read_lines, write_csv
 from typer.testing import CliRunner
 
 import abmll.pipeline.demo
@@ -19,6 +18,7 @@ from abmll.cli import app
 from abmll.config import parse_config
 from abmll.data.task import Task
 from abmll.pipeline import demo_run
+from tests.pipeline.stages import cells_of, read_lines, write_csv
 
 RUN = """
 [prompt]

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from stages import HELD_OUT, cells_of, read_json, read_lines, run_config, write_csv, write_tasks
 
 from abmll.config import load_config
 from abmll.core.errors import AbmllError
@@ -15,7 +14,8 @@ from abmll.evaluation.predictions import CellKey
 from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.pipeline import evaluate_run, train_run
 from abmll.reports.report import render_report
-from tiny_tasks import tiny_task
+from tests.pipeline.stages import HELD_OUT, cells_of, read_json, read_lines, run_config, write_csv, write_tasks
+from tests.tiny_tasks import tiny_task
 
 SIZES = {"support_sizes": [0, 4], "seeds": [0, 1]}
 

@@ -7,9 +7,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from stages import HELD_OUT, cells_of, read_lines, write_csv, write_tasks
 from typer.testing import CliRunner
 
 import abmll
@@ -17,8 +17,9 @@ from abmll import models
 from abmll.card import CARD, read_card
 from abmll.cli import app
 from abmll.core.errors import AbmllError
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.pipeline.stages import HELD_OUT, cells_of, read_lines, write_csv, write_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "add-a-method.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -107,7 +108,8 @@ def test_a_package_announces_a_method(folder, tmp_path, monkeypatch):
     assert "polyak" in abmll.methods.method_names()
     assert "polyak" not in sys.modules, "listing imports nothing"
     method = abmll.build_method("polyak", num_steps=2)
-    assert method.adaptation.inner.num_steps == 2
+    adaptation: Any = method.adaptation
+    assert adaptation.inner.num_steps == 2
     learner = abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), "polyak", r=2)
     saved = learner.save(tmp_path / "adapter")
     with pytest.raises(
@@ -166,4 +168,4 @@ def test_a_method_given_as_an_object_is_given_again(folder, tmp_path):
     with pytest.raises(
         AbmllError, match=r"method is int: give a name, a function that makes a method, or an abmll.Method"
     ):
-        abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), 3)
+        abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), 3)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def run(tmp_path):
     script.write_text(WORKER)
 
     def run(units, jobs):
-        ended = []
+        ended: list[Unit] = []
         failures = run_workers(units, [sys.executable, script, log], jobs, tmp_path / "out", ended.append)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         return failures, [unit.name for unit in ended], lines

@@ -173,7 +173,7 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     ours = {(line["row"], line["metric"]): line for line in lines}
     assert len(ours) == 3 * 4
     line = ours["ABMLL", "accuracy"]
-    accuracies = {seed: [] for seed in (1, 1000)}
+    accuracies: dict[int, list[torch.Tensor]] = {seed: [] for seed in (1, 1000)}
     for cell in cells:
         if cell.method == "abmll-paper":
             right = cell.log_probs.double().log_softmax(-1).logsumexp(0).argmax(1) == cell.targets

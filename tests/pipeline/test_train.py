@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from stages import HELD_OUT, read_json, read_lines, run_config, write_csv, write_tasks
 from typer.testing import CliRunner
 
 from abmll.card import read_card
@@ -18,8 +17,9 @@ from abmll.core.types import META
 from abmll.learner import Learner
 from abmll.pipeline import train_run
 from abmll.pipeline.build import build_learner, load_model
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task
+from tests.pipeline.stages import HELD_OUT, read_json, read_lines, run_config, write_csv, write_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import tomllib
 from dataclasses import fields
 
 import pytest
-from stages import HELD_OUT, run_config, write_tasks
 
 from abmll.config import dump_toml, load_config
 from abmll.core.errors import AbmllError
@@ -16,6 +15,7 @@ from abmll.methods.table.search import draw_options
 from abmll.pipeline import train, tune, tune_run
 from abmll.pipeline.build import load_tasks
 from abmll.pipeline.tune import TuningTasks, best_trial, read_trials, tuned_toml, tuning_tasks
+from tests.pipeline.stages import HELD_OUT, run_config, write_tasks
 
 VALIDATION = "task-3"
 METHODS = ["pretrained", "lora", "tfb", "multitask"]

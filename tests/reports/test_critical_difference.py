@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import combinations, pairwise
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,7 +24,7 @@ class Diagram:
             "".join(node.itertext()): (float(node.get("x")), float(node.get("y")), node.get("style"))
             for node in root.iter("text")
         }
-        lines = {}
+        lines: dict[Any, Any] = {}
         for path in root.iter("path"):
             if "clip-path" in path.attrib:
                 width = re.search(r"stroke-width: ([\d.]+)", path.get("style"))
@@ -74,7 +75,7 @@ def test_everything_is_where_the_ranks_are(case):
     assert cut in diagram.texts
 
     # a line from every rank, which ends beside that method's own words, on a height of its own
-    heights = {left: [] for left in (True, False)}
+    heights: dict[bool, list[Any]] = {left: [] for left in (True, False)}
     assert len(diagram.ranks) == len(names)
     for name, mean in means.items():
         left = f"{name} {mean:.2f}" in diagram.texts

@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from reports_fake import TASKS, fake_cells, write_cells, write_training_log
 
 from abmll.config import about_run, parse_config
 from abmll.config.methods import default_options
@@ -20,6 +19,7 @@ from abmll.evaluation.summary import summarise
 from abmll.reports import costs, figures, learning
 from abmll.reports.notation import mean_and_half_width
 from abmll.reports.report import render_report
+from tests.reports.reports_fake import TASKS, fake_cells, write_cells, write_training_log
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 EVIL = "<script>alert(1)</script>"
@@ -30,7 +30,11 @@ class Page(HTMLParser):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        self.open, self.ids, self.references, self.words, self.tags = [], [], set(), [], set()
+        self.open: list[str] = []
+        self.ids: list[str | None] = []
+        self.references: set[str] = set()
+        self.words: list[str] = []
+        self.tags: set[str] = set()
         self.feed(source)
         assert self.open == []
 

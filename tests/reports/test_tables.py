@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reports_fake import fake_cells
 
 from abmll.evaluation.statistics import Interval
 from abmll.evaluation.summary import summarise
@@ -16,6 +15,7 @@ from abmll.reports import notation
 from abmll.reports.per_task import ranking
 from abmll.reports.tables import counts, markdown_table, text_table
 from abmll.reports.verdicts import losses, wins
+from tests.reports.reports_fake import fake_cells
 
 
 @pytest.fixture(scope="module")

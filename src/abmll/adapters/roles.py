@@ -84,7 +84,7 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     return model
 
 
-def adapter_parameters(model: PeftModel, role: Role) -> dict[str, nn.Parameter]:
+def adapter_parameters(model: PeftModel, role: str) -> dict[str, nn.Parameter]:
     """The parameters of one adapter by name, with the adapter's name removed: both roles have the same keys.
 
     The keys are those of the adapter's saved file.
