@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import format_files
 from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.data.folder import read_folder
@@ -19,6 +18,7 @@ from abmll.data.guess import Given, guess_columns
 from abmll.data.readers import read_task
 from abmll.data.rows import Row
 from abmll.data.suite import load_suite
+from tests import format_files
 
 
 def imported(*arguments: str | Path) -> str:

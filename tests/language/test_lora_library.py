@@ -15,8 +15,8 @@ from abmll.core.errors import AbmllError
 from abmll.core.library import lora_of
 from abmll.core.types import META, TASK
 from abmll.methods.arrow import Arrow, gate, prototypes
-from tiny import tiny_llama, tiny_tokenizer
-from tiny_tasks import tiny_task, tiny_tasks
+from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task, tiny_tasks
 
 LAYERS = ["q_proj", "down_proj"]
 

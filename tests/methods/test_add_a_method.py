@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_contract
 
 from abmll.methods import METHODS, build_method
+from tests.methods import test_contract
 from tests.toy import ToyEpisodes, toy_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-method.md"

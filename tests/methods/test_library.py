@@ -22,7 +22,7 @@ from abmll.methods.parts.library import LoraPerTask
 from abmll.methods.parts.zero_shot import zero_shot_of
 from abmll.training.loop import train
 from abmll.training.settings import Training
-from toy import LibraryToy, ToyEpisodes, observation
+from tests.toy import LibraryToy, ToyEpisodes, observation
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
 METHODS = ["lorahub", "arrow"]

@@ -13,7 +13,7 @@ from abmll.core.types import TASK
 from abmll.methods import METHODS, build_method
 from abmll.methods.parts.no_model import needs_model
 from abmll.methods.parts.passes import adaptation_passes, episode_passes, query_passes, training_passes
-from toy import ToyEpisodes, toy_for
+from tests.toy import ToyEpisodes, toy_for
 
 SUPPORT, QUERY = 7, 5
 UNROLLED = {"maml", "abml"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import format_files as written
 from abmll.core.errors import AbmllError
 from abmll.data.formats import find_format, format_names
 from abmll.data.formats.format import Options
 from abmll.data.readers import parse_task, read_task
+from tests import format_files as written
 
 NAMES = [
     *(
