@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_amortised import EPISODE, Bilinear
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK
 from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.amortised import Amortised
 from abmll.methods.parts.prior_steps import log_var_of
+from tests.methods.test_amortised import EPISODE, Bilinear
 
 MEANS = ("mean_A", "mean_B")
 OFFSET = -6.0
