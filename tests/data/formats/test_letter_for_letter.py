@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,7 +199,7 @@ CASES = {
         "B",
     ),
 }
-HUB = {
+HUB: dict[str, tuple[dict[str, Any], str, str]] = {
     "winogrande-s": (
         {
             "sentence": "Ian volunteered to eat Dennis's menudo after already having a bowl because _ despised eating "
