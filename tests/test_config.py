@@ -147,6 +147,7 @@ def test_a_later_override_wins(run_file):
         ("seed = true", "seed = true: must be a whole number, at least 0"),
         ("\n[adapter]\nr = 0", "line 3  adapter.r = 0: must be a whole number, at least 1, at most 1024"),
         ("[training]\nlearning_rate = -1.0", "training.learning_rate = -1.0: must be a number, above 0"),
+        ('output = ""', 'output = "": must be a path'),
         ("[training]\nlearning_rate = inf", "training.learning_rate = inf: must be a number, above 0"),
         ("[data]\nheld_out = 1", "data.held_out = 1: must be a number, above 0, below 1"),
         ("[training]\nschedule = 'linaer'", "must be one of: constant, linear, cosine. Did you mean 'linear'?"),
@@ -220,6 +221,21 @@ def test_broken_toml_is_told_with_its_line(run_file):
     told = message(run_file("seed = 1\nname = oops\n"))
     assert "run.toml is not valid TOML" in told
     assert "line 2" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("seed = " + "9" * 5000, "a whole number of more than 100 digits at line 1"),
+        ("seed = " + "[" * 50_000, "nested more than 64 levels deep"),
+        ('output = "a\\u0000b"', "the text holds a NUL character"),
+        ("seed = 1\nseed = 2", "Cannot overwrite a value at line 2"),
+    ],
+)
+def test_toml_that_takes_for_ever_or_holds_no_text_is_told(run_file, text, what):
+    told = message(run_file(text))
+    assert "run.toml is not valid TOML" in told
+    assert what in told
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path):

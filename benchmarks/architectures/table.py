@@ -33,6 +33,12 @@ whose predictions change with what stands behind them. `target_modules = "all-li
 blocks: nothing of the head, also where a dense layer stands before the output embeddings. Of mixtures of experts, it
 adapts attention and what all tokens pass; it says which experts and which routers it leaves out.
 
+Methods with a divergence over layers' outputs (`abmll-output`) refuse a layer that does not see every token once, or
+that runs without gradient, and name it: BigBird's pooler, ZAYA's delayed values, the indexers of DeepSeek V3.2, AXK 2,
+GLM MoE DSA and HY V4, all of HRM Text. `abmll`, `fomaml` and others without one take them. Models that read several
+streams of codes (MusicGen) have no one table of embeddings and are refused; those that see images too are asked about
+texts alone.
+
 Made by `python -m benchmarks.architectures`, over tiny random models of every architecture that transformers loads as
 a causal language model and a processor can build so small, with windows of {WINDOW} tokens and texts of up to {SHORT}
 and {LONG}. `make test-slow` compares predictions, samples, losses and gradients of each, and this table, with the

@@ -9,6 +9,7 @@ import abmll
 from abmll.adapters import attach_roles
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK, Example
+from abmll.language.context import context_of
 from abmll.models.loading import load
 from tests.tiny import tiny_tokenizer
 
@@ -18,6 +19,7 @@ BART = {
     **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
 }
 T5 = {"vocab_size": 320, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+GEMMA = SIZE | {"num_key_value_heads": 1, "head_dim": 8}
 ROWS = [Example("The film was good.", ("negative", "positive"), 1), Example("Bad.", ("negative", "positive"), 0)]
 
 
@@ -39,7 +41,24 @@ REFUSED = {
         {"vocab_size": 320, "n_embd": 16, "n_layer": 1, "n_head": 2},
         r"\(gpt2\) has no language model's head",
     ),
+    "MusicgenForCausalLM": (
+        "MusicgenDecoderConfig",
+        {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 24},
+        r"\(musicgen_decoder\) has no one table of embeddings",
+    ),
+    "OpenAIGPTDoubleHeadsModel": (
+        "OpenAIGPTConfig",
+        {"vocab_size": 320, "n_embd": 16, "n_layer": 1, "n_head": 2, "num_labels": 1},
+        r"\(openai-gpt\) cannot continue a text",
+    ),
+    "T5GemmaForConditionalGeneration": (
+        "T5GemmaConfig",
+        {"encoder": GEMMA, "decoder": GEMMA, "vocab_size": 320},
+        r"\(t5gemma\) is an encoder-decoder model",
+    ),
 }
+OBJECTS = {"GPT2Model", "MusicgenForCausalLM", "OpenAIGPTDoubleHeadsModel"}
+"""Of whose files transformers makes a language model, or nothing at all."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -49,7 +68,7 @@ def test_other_kinds_are_refused_alike_as_an_object_and_from_a_folder(name, tmp_
     with pytest.raises(AbmllError, match=f"^{name} {match}"):
         abmll.Learner(model, tiny_tokenizer())
     assert not hasattr(model, "peft_config"), "and is left as it was"
-    if name != "GPT2Model":  # of which transformers makes a language model
+    if name not in OBJECTS:
         model.save_pretrained(tmp_path)
         with pytest.raises(AbmllError, match=f"^{name} {match}.*A causal language model is needed|{match}"):
             load(str(tmp_path))
@@ -58,6 +77,16 @@ def test_other_kinds_are_refused_alike_as_an_object_and_from_a_folder(name, tmp_
 def test_a_decoder_by_itself_is_taken():
     decoder = model_of("BertConfig", "BertLMHeadModel", **SIZE, is_decoder=True)
     learner = abmll.Learner(decoder, tiny_tokenizer(), "lora", prompt=abmll.PromptFormat("text"), num_steps=1)
+    assert learner.likelihood.choice_log_probs(ROWS).isfinite().all()
+
+
+def test_a_model_that_sees_images_too_reads_texts_of_the_length_of_its_language_model():
+    """What its eye has positions for is no bound of them."""
+    eye = SIZE | {"image_size": 28, "patch_size": 14}
+    sizes = {name: size for name, size in SIZE.items() if name != "vocab_size"} | {"vocab_size": 320}
+    seeing = model_of("GitConfig", "GitForCausalLM", **sizes, max_position_embeddings=200, vision_config=eye)
+    assert context_of(seeing) == 200
+    learner = abmll.Learner(seeing, tiny_tokenizer(), "lora", prompt=abmll.PromptFormat("text"), num_steps=1)
     assert learner.likelihood.choice_log_probs(ROWS).isfinite().all()
 
 

@@ -6,12 +6,14 @@ import collections
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 
 import pytest
 
 from abmll.core.errors import AbmllError
+from abmll.core.files import write_whole
 from abmll.core.folders import HOLDER, hold, require_room, require_writable
 
 HOLD = "import sys, pathlib\nfrom abmll.core.folders import hold\nwith hold(pathlib.Path(sys.argv[1])):\n"
@@ -80,3 +82,14 @@ def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     require_room(tmp_path / "not" / "there", 3 * 2**20, "results")
     with pytest.raises(AbmllError, match=r"there: 3 MiB are free there, and the adapter need about 4 MiB\. Free some"):
         require_room(tmp_path / "not" / "there", 4 * 2**20, "the adapter")
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", "words")
+    assert os.read(reader, 100) == b"words"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(AbmllError, match="Is a directory"):
+        write_whole(tmp_path, "words")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from abmll.cli import app
 from abmll.data.encodings import CANDIDATES, guess_encoding
 from abmll.data.readers import read_task
 from abmll.data.validate import Checked, check_task
@@ -160,3 +163,18 @@ def test_what_is_said_of_objects_without_fields_of_one_row_and_of_choices_over_l
     rows = [{"text": f"t {n}", "choices": ["a\nb", "c"], "target": n % 2} for n in range(40)]
     checked = found(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)))
     assert checked.summary.lines()[0] == r"40 rows, 2 classes: a\nb (20), c (20)"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+@pytest.mark.parametrize("command", ["show", "validate", "import"])
+def test_names_and_texts_that_no_terminal_prints_end_no_command(tmp_path, command):
+    (tmp_path / "sur.jsonl").write_text(
+        "".join(f'{{"text": "t {n} \\ud83d", "label": "{"ab"[n % 2]}"}}\n' for n in range(4))
+    )
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.csv", "w") as file:
+        file.write(table())
+    for name in ("sur.jsonl", "caf\udce9.csv"):
+        result = CliRunner(env={"PYTHONIOENCODING": "ascii"}).invoke(app, ["tasks", command, str(tmp_path / name)])
+        assert result.exit_code in (1, 2), result.exception
+        said = " ".join(result.output.split())
+        assert "half of a character" in said if name == "sur.jsonl" else r"caf\udce9.csv: " in said

@@ -184,6 +184,10 @@ class TestErrors:
         ("damage", "message"),
         [
             (lambda line: line[:50], "line 1: not valid JSON"),
+            (lambda line: '{"version": 1, "x": ' + "[" * 100_000, "line 1: not valid JSON .nested more than 64 levels"),
+            (lambda line: line.replace('"seed": 0', '"seed": ' + "9" * 5000), "a whole number of more than 100 digits"),
+            (lambda line: line.replace('"seed": 0', '"seed": NaN'), "line 1: not valid JSON .NaN is no JSON number"),
+            (lambda line: line.replace('"seed": 0', '"seed": 0, "seed": 1'), "the field 'seed' stands twice"),
             (lambda line: line.replace('"version": 1', '"version": 0'), "line 1: not a prediction of format version 1"),
             (lambda line: "[1, 2]", "line 1: not a prediction of format version 1"),
             (lambda line: line.replace('"targets"', '"target"'), "line 1: a field is missing, unknown or malformed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import abmll
 from abmll.core.errors import AbmllError
 from abmll.core.params import train_only
 from abmll.core.types import META, TASK, Example
@@ -115,3 +116,12 @@ def test_a_layer_that_a_divergence_is_refused_for_is_named(kind, monkeypatch):
     ask = likelihood.terms(ROWS, sample=True, kl="closed_form")
     with pytest.raises(AbmllError, match=f"{UNFIT[kind]}(?s:.*)target_modules"), ask:
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNFIT)
+def test_methods_without_a_divergence_take_it(kind):
+    for method in ("abmll", "lora"):
+        learner = abmll.Learner(tiny_model(kind), tiny_tokenizer(), method, r=2, prompt=PromptFormat(answer="text"))
+        posterior = learner.adapt(ROWS[:2])
+        assert torch.as_tensor(posterior.predict(ROWS).samples).isfinite().any()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from abmll import Learner, PromptFormat, models
 from abmll.config import parse_config
@@ -149,3 +151,55 @@ def test_a_run_does_not_go_on_in_another_type(half_model, processor, tmp_path):
             continue
         with pytest.raises(AbmllError, match="dtype"):
             train_learner(learner, suite, config, tmp_path, 0, resume=resume, progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model's folder of its own, to be damaged."""
+    tiny_llama(layers=1).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def changed(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def without(folder, part):
+    path = folder / "model.safetensors"
+    save_file({name: t.clone() for name, t in load_file(path).items() if part not in name}, path, {"format": "pt"})
+
+
+DAMAGES = {
+    "a tensor is missing": (
+        lambda f: without(f, "q_proj"),
+        "lack 1 of its tensors, .* 'model.layers.0.self_attn.q_pro",
+    ),
+    "a layer is missing": (lambda f: changed(f, num_hidden_layers=2), "lack 9 of its tensors, the first .*layers.1"),
+    "a width": (lambda f: changed(f, hidden_size=64), "cannot load model"),
+    "text for a number": (lambda f: changed(f, hidden_size="32"), "cannot load model .*Validation error"),
+    "an unknown kind": (lambda f: changed(f, rope_scaling={"type": "zzz"}), "cannot load model .*'zzz'"),
+    "quantised": (lambda f: changed(f, quantization_config="x"), "cannot load model"),
+    "deep": (lambda f: (f / "config.json").write_text("[" * 200_000), "cannot load model .*RecursionError"),
+    "cut off": (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 50), "cannot load model .*SafetensorError"),
+    "a deep tokenizer": (lambda f: (f / "tokenizer.json").write_text("[" * 200_000), "the tokenizer of model"),
+    "a list for a tokenizer": (lambda f: (f / "tokenizer_config.json").write_text("[]"), "the tokenizer of model"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_told_and_nothing_is_made_up_for_it(damage, folder):
+    damaging, message = DAMAGES[damage]
+    damaging(folder)
+    with pytest.raises(AbmllError, match=message):
+        models.load(str(folder), dtype="float32")
+
+
+def test_weights_that_are_no_numbers_and_weights_that_are_not_there():
+    model = tiny_llama(layers=1)
+    model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(AbmllError, match=r"LlamaForCausalLM gives NaN for a plain text of .* its weights are damaged"):
+        Learner(model, tiny_tokenizer(), "lora", prompt=PromptFormat("text")).adapt(["a", "b"], ["yes", "no"])
+    with pytest.raises(AbmllError, match="weights are on the device 'meta'"):
+        Learner(tiny_llama(layers=1).to("meta"), tiny_tokenizer(), "lora")

@@ -173,6 +173,19 @@ def test_the_base_model_is_loaded_in_the_type_it_was_trained_on(base, suite, fil
     assert [model.is_gradient_checkpointing for model in models] == [False, False, True]
 
 
+@pytest.mark.parametrize("command", ["predict", "acquire"])
+def test_the_file_that_is_read_is_never_written_over(command, adapter, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\na\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    for out in ("rows.csv", "link.csv"):
+        words = [command, str(adapter), str(path), "-o", str(tmp_path / out), "--overwrite"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2
+        assert "is the file that is read, which would be lost" in " ".join(result.stderr.split())
+    assert path.read_text() == "text\na\n"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

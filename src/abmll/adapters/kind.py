@@ -45,6 +45,15 @@ def check_kind(config: Any, model: Any = None) -> None:
         raise AbmllError(f"{who} ({kind}) is an encoder, which sees the whole text at once. {_NEEDED}{decoder}")
     if model is not None and hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is None:
         raise AbmllError(f"{who} ({kind}) has no language model's head. {_NEEDED} Load it by AutoModelForCausalLM.")
+    if model is not None and hasattr(model, "get_input_embeddings"):
+        try:
+            table = getattr(model.get_input_embeddings(), "weight", None)
+        except NotImplementedError:
+            table = None
+        if table is None:
+            raise AbmllError(f"{who} ({kind}) has no one table of embeddings for the tokens of a text. {_NEEDED}")
+    if model is not None and hasattr(model, "forward") and not hasattr(model, "prepare_inputs_for_generation"):
+        raise AbmllError(f"{who} ({kind}) cannot continue a text. {_NEEDED} Load it by AutoModelForCausalLM.")
 
 
 def _reads_with_an_encoder(kind: str) -> bool:

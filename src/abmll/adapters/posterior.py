@@ -44,6 +44,10 @@ def load_posterior(directory: Path, digest: str) -> dict[str, Tensor]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise AbmllError(f"{path} is damaged, or belongs to another adapter: it is not the file saved here. {_REMEDY}")
     try:
-        return load(content)
+        state = load(content)
     except SafetensorError as error:
         raise AbmllError(f"{path} is damaged ({error}). {_REMEDY}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise AbmllError(f"{path} is damaged ({name!r} holds NaN). {_REMEDY}")
+    return state

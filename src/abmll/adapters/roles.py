@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from abmll.adapters.blocks import unlike_linear, within_trunk
 from abmll.adapters.kind import check_kind
-from abmll.adapters.names import LORA_FOLDER, check_adapter_name, check_target_modules, expert_weights
+from abmll.adapters.names import LORA_FOLDER, adaptable_layers, check_adapter_name, check_target_modules, expert_weights
 from abmll.adapters.sorted_json import sorted_json
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
@@ -63,6 +63,8 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     check_target_modules(base_model, config)
     unlike = unlike_linear(base_model)
     config = within_trunk(base_model, config, unlike)
+    if not adaptable_layers(base_model):
+        raise AbmllError(f"this {type(base_model).__name__} has no linear layer that could be adapted: is it whole?")
     model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
     model.add_adapter(TASK, copy.deepcopy(config))
     transposed = getattr(model.peft_config[META], "fan_in_fan_out", None)

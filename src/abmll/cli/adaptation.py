@@ -106,7 +106,7 @@ def predict(
     adapter = adapter_folder(adapter)
     existing_file(file, "file of examples")
     out = out or file.with_name(f"{_stem(file.name)}.predictions.jsonl")
-    free_path(out, overwrite)
+    free_path(out, overwrite, source=file)
     from abmll import pipeline
 
     written = pipeline.predict_run(
@@ -197,7 +197,7 @@ def acquire(
     if by not in ("margin", "mutual-information"):
         raise AbmllError(f"--by {by!r}: give margin or mutual-information.")
     out = out or pool.with_name(f"{_stem(pool.name)}.acquire.jsonl")
-    free_path(out, overwrite)
+    free_path(out, overwrite, source=pool)
     from abmll.pipeline.acquire import acquire_run
 
     score: Any = by

@@ -66,12 +66,15 @@ def existing_file(path: Path, what: str) -> Path:
     return path
 
 
-def free_path(path: Path, overwrite: bool, *, marker: str | None = None) -> Path:
+def free_path(path: Path, overwrite: bool, *, marker: str | None = None, source: Path | None = None) -> Path:
     """`path` if a result may be written there.
 
     An existing file, or a folder that is not empty, is refused unless `overwrite`; and a folder is replaced only if
-    it holds `marker`, so that a mistyped path never costs the user other files.
+    it holds `marker`, so that a mistyped path never costs the user other files. Nor is `source`, what is read, ever
+    written over.
     """
+    if source is not None and os.path.realpath(path) == os.path.realpath(source):
+        raise AbmllError(f"{path} is the file that is read, which would be lost. Give another path with -o.")
     if path.is_dir() and any(path.iterdir()):
         if marker is None or not (path / marker).is_file():
             raise AbmllError(f"{path} is a folder with other things in it. Give a new path with -o.")

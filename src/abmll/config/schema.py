@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from abmll.rules import Amount, Count, Names, Positive, Rank, Schedule, Text, Tokens, distinct
 
@@ -21,8 +21,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
+def not_empty(value: Any) -> Any:
+    """Refuses the empty text, which Python takes for the current folder."""
+    if value == "":
+        raise ValueError("an empty path")
+    return value
+
+
 # TOML has only lists and text where Python wants tuples and paths: these two are read leniently.
-FilePath = Annotated[Path, Field(strict=False)]
+FilePath = Annotated[Path, Field(strict=False), BeforeValidator(not_empty)]
 Seconds = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 Counts = Annotated[tuple[Amount, ...], Field(strict=False, min_length=1), AfterValidator(distinct)]
 

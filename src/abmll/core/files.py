@@ -59,9 +59,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Writes a file (text as UTF-8) whole or not at all, makes it durable, and returns its path; makes the folder.
 
+    Devices and pipes (/dev/null, /dev/stdout) are written to as they stand.
+
     Raises: AbmllError if it cannot be written; what was there before is still there then.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:  # no other file may take its place
+                file.write(content.encode() if isinstance(content, str) else content)
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

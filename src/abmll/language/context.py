@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 from abmll.core.errors import AbmllError
 
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "max_sequence_length")
+_SEES = re.compile(r"(^|[._])(vision|visual|image|audio|patch)")
+"""Parts of a model that read something else than text."""
 
 
 def context_of(model: Any) -> int | None:
@@ -31,6 +34,8 @@ def said_context(config: Any) -> int | None:
 def _tables(model: nn.Module) -> Iterator[int]:
     """The lengths of tables of positions; one with a padding entry counts its positions from behind that."""
     for name, module in model.named_modules():
+        if _SEES.search(name):
+            continue
         if isinstance(module, nn.Embedding) and "position" in name.rpartition(".")[2]:
             yield module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
 

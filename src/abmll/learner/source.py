@@ -49,6 +49,8 @@ def base_model(
         raise AbmllError(
             f"model is {type(model).__name__}: give a name, the path of a folder, or a causal LM of transformers."
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise AbmllError("the model's weights are on the device 'meta', which holds none: load it with its weights.")
     if tokenizer is None:
         raise AbmllError("the tokenizer is missing: Learner(model, tokenizer), or give the model's name alone.")
     if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "decode"):

@@ -101,8 +101,20 @@ def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: 
     own = dtype if dtype == "auto" else getattr(torch, dtype)
     with _told("model", name):
         check_kind(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=own, trust_remote_code=False, use_safetensors=True, **options, **attending
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=own,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **attending,
+        )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):  # which transformers fills with random numbers, and goes on
+        raise AbmllError(
+            f"the weights of model {shown(name)} ([model] name) lack {len(missing)} of its tensors, the first of them "
+            f"{missing[0]!r}: they are of another model than its config.json, or a part is missing. Fetch it again."
         )
     if (row := find(name)) is not None:
         # Adapters record a name instead of a path in somebody's home.

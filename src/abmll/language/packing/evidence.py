@@ -108,6 +108,12 @@ class Evidence:
                 f"{self._name} gives no predictions for a plain text of {width} tokens ({type(error).__name__}: "
                 f"{first}). A causal language model of transformers is needed that takes input_ids alone."
             ) from error
+        if expected.isnan().any():
+            kind = str(self._model.dtype).removeprefix("torch.")
+            raise AbmllError(
+                f"{self._name} gives NaN for a plain text of {width} tokens in {kind}: its weights are damaged, or it "
+                "overflows in that type. Fetch it again, or load it in another (dtype)."
+            )
         scale = 1 + expected.abs().max()
         if rounding > self._of_type(LEAK) * scale and not self._quantised:  # whose rounding knows no bound
             raise AbmllError(
