@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,13 @@ from abmll.language.context import context_of
 from abmll.models.loading import load
 from tests.tiny import tiny_tokenizer
 
-SIZE = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+SIZE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+}
 BART = {
     **{"vocab_size": 320, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64},
     **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24},
@@ -30,7 +38,7 @@ def model_of(config_class, model_class, **sizes):
     return getattr(transformers, model_class)(getattr(transformers, config_class)(**sizes)).eval()
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "BartForConditionalGeneration": ("BartConfig", BART, r"\(bart\) is an encoder-decoder model"),
     "T5ForConditionalGeneration": ("T5Config", T5, r"\(t5\) is an encoder-decoder model"),
     "BertLMHeadModel": ("BertConfig", SIZE, r"\(bert\) is an encoder, .* with is_decoder=True"),
