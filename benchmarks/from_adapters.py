@@ -44,9 +44,9 @@ def main() -> None:
     prompt = abmll.PromptFormat(answer="text")
     train_loras(folder, prompt)
     learners = {
-        "abmll, θ from LoRAs": abmll.Learner("default", prompt=prompt),
+        "abmll-natural, θ from LoRAs": abmll.Learner("default", method="abmll-natural", prompt=prompt),
         "multitask+scale, θ from LoRAs": abmll.Learner("default", method="multitask+scale", prompt=prompt),
-        "abmll, a fresh θ": abmll.Learner("default", prompt=prompt),
+        "abmll-natural, a fresh θ": abmll.Learner("default", method="abmll-natural", prompt=prompt),
         "lora+scale": abmll.Learner("default", method="lora+scale", prompt=prompt),
         "pretrained+scale": abmll.Learner("default", method="pretrained+scale", prompt=prompt),
         "pretrained": abmll.Learner("default", method="pretrained", prompt=prompt),
