@@ -60,6 +60,23 @@ def json_array(folder: Path, rows: list[Made]) -> str:
     return 'file = "task.json"\n'
 
 
+def csv_table(folder: Path, rows: list[Made]) -> str:
+    with (folder / "task.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *((row.text, row.choices[row.target]) for row in rows)])
+    return 'file = "task.csv"\n'
+
+
+def json_lines(folder: Path, rows: list[Made]) -> str:
+    _lines(folder / "task.jsonl", [{"text": row.text, "label": row.choices[row.target]} for row in rows])
+    return 'file = "task.jsonl"\n'
+
+
+def crossfit(folder: Path, rows: list[Made]) -> str:
+    lines = [f"{row.text}\t{row.choices[row.target]}" for row in rows]
+    (folder / "ham_16_100_train.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return 'file = "ham_16_100_train.tsv"\nformat = "crossfit"\n'
+
+
 def parquet(folder: Path, rows: list[Made]) -> str:
     import pyarrow
     import pyarrow.parquet
@@ -227,9 +244,11 @@ def argilla(folder: Path, rows: list[Made]) -> str:
 
 
 LABELS: tuple[Callable[[Path, list[Made]], str], ...] = (
-    json_array, parquet, datasets, excel, natural_instructions, promptfoo, label_studio, argilla,
+    csv_table, json_lines, json_array, parquet, datasets, excel, natural_instructions, promptfoo, label_studio, argilla,
 )  # fmt: skip
 """Formats whose choices are the labels of all rows."""
+WITHOUT_A_SIGN: tuple[Callable[[Path, list[Made]], str], ...] = (crossfit,)
+"""The same, of files in which nothing says which format they are."""
 CHOICES: tuple[Callable[[Path, list[Made]], str], ...] = (
     messages, letters, arc, bigbench, chembench, bbh, unifiedqa, metaicl,
 )  # fmt: skip

@@ -314,7 +314,7 @@ def test_config_lists_methods_with_their_options():
     from abmll.methods import METHODS
 
     blocks = {block.splitlines()[0]: block for block in run("config", "--methods").stdout.strip().split("\n\n")}
-    assert list(blocks) == [*METHODS, "NAME+scale"]
+    assert list(blocks) == [*METHODS, "NAME+scale", "NAME+icl", "NAME+metaicl"]
     assert "support_weight" in blocks["abmll"]
 
 

@@ -114,6 +114,14 @@ class LibraryToy(GaussianToy):
         self._gate = None
 
     @contextmanager
+    def only(self, index, count):
+        self._gate = lambda u: torch.eye(count, dtype=u.dtype)[index]
+        try:
+            yield
+        finally:
+            self._gate = None
+
+    @contextmanager
     def routed(self, gates):
         self._gate = gates["layer.lora_A.weight"]
         try:

@@ -12,7 +12,8 @@ from peft import ArrowConfig, LoraConfig, create_arrow_model, get_peft_model
 import abmll
 from abmll.card import read_card
 from abmll.core.errors import AbmllError
-from abmll.core.library import lora_of
+from abmll.core.library import lora_of, put_alone
+from abmll.core.params import clone
 from abmll.core.types import META, TASK
 from abmll.methods.arrow import Arrow, gate, prototypes
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -73,6 +74,34 @@ def test_outside_the_block_nothing_is_weighed():
     assert torch.equal(learner.likelihood.choice_log_probs(rows), before)
 
 
+def test_one_lora_alone_is_the_model_with_that_one_and_the_others_get_no_gradient():
+    learner, rows = library(), tiny_task().examples[:4]
+    likelihood = learner.likelihood
+    phi = likelihood.parameters(TASK)
+    for tensor in phi.values():
+        torch.nn.init.normal_(tensor, std=0.3)
+    whole = clone(phi)
+    with likelihood.only(2, 4):
+        for tensor in phi.values():
+            tensor.requires_grad_(True)
+        with likelihood.terms(rows) as terms:
+            terms.nll.sum().backward()
+        alone = likelihood.choice_log_probs(rows)
+    slopes = {name: tensor.grad.clone() for name, tensor in phi.items()}
+    assert all(torch.equal(phi[name], tensor) for name, tensor in whole.items())
+    put_alone(phi, lora_of(whole, 2, 4), 2, 4)
+    torch.testing.assert_close(likelihood.choice_log_probs(rows), alone, rtol=0, atol=1e-5)
+    for tensor in phi.values():
+        tensor.grad = None
+    with likelihood.terms(rows) as terms:
+        terms.nll.sum().backward()
+    for name, tensor in phi.items():
+        torch.testing.assert_close(slopes[name], tensor.grad, rtol=1e-4, atol=1e-5)
+        for index in (0, 1, 3):
+            assert not lora_of(slopes, index, 4)[name].any()
+        assert lora_of(slopes, 2, 4)[name].any()
+
+
 def test_the_loras_of_lorahub_begin_alike_and_those_of_arrow_apart():
     for method, alike in (("lorahub", True), ("arrow", False)):
         theta = library(method).likelihood.parameters(META)
@@ -131,9 +160,10 @@ def test_given_loras_are_taken_as_they_are(loras):
 
 def test_adapters_that_are_no_loras_are_refused():
     learner = abmll.Learner(tiny_llama(), tiny_tokenizer(), "abmll-output", r=2)
-    with pytest.raises(AbmllError, match="need plain LoRA adapters on linear layers"), learner.likelihood.routed({}):
-        pass
-    with pytest.raises(AbmllError, match="no `routed`"):
+    for block in (learner.likelihood.routed({}), learner.likelihood.only(0, 1)):
+        with pytest.raises(AbmllError, match="needs plain LoRA adapters on linear layers"), block:
+            pass
+    with pytest.raises(AbmllError, match="has no `only` and no `routed`"):
         Arrow(2).adapt(Unrouted(library().likelihood), [])  # type: ignore[arg-type]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from abmll.config.methods import default_options
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, AdapterSpec, Episode, Example
-from abmll.methods import build_method
+from abmll.methods import build_method, is_built_in
 from abmll.methods.in_context import InContext, choose, demonstrate
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
+from abmll.methods.table.search import space_of
 from tests.toy import GaussianToy, ToyEpisodes
 
 
@@ -115,3 +117,43 @@ def test_nothing_to_show_is_refused():
     with pytest.raises(AbmllError, match="num_demonstrations must be at least 1; got 0"):
         build_method("in-context", num_demonstrations=0)
     assert build_method("metaicl").adapter == AdapterSpec()
+
+
+def test_every_method_can_be_shown_demonstrations_at_test_time_or_in_training_too():
+    episode = ToyEpisodes(support_size=6)[0]
+    for name, in_training in (("reptile+icl", False), ("reptile+metaicl", True)):
+        method = build_method(name, num_demonstrations=3, num_steps=2, learning_rate=0.01)
+        likelihood = Recorder()
+        method.meta_learner.meta_gradient(likelihood, episode)
+        assert {len(row.demonstrations) for row in likelihood.trained} == ({3} if in_training else {0})
+        likelihood.trained.clear()
+        method.adaptation.adapt(likelihood, episode.support).predict(episode.query, 1)
+        assert {len(row.demonstrations) for row in [*likelihood.trained, *likelihood.asked]} == {3}
+        assert len(likelihood.trained) == 2 * 6
+    plain = build_method("reptile", num_steps=2)
+    assert build_method("reptile+icl", num_steps=2).meta_learner == plain.meta_learner
+
+
+def test_endings_go_together_and_are_searched():
+    method = build_method("lora+icl+scale", num_demonstrations=2, scale_mean=0.5, num_steps=3)
+    assert type(method.adaptation).__name__ == "CrossFittedScale"
+    assert method.adaptation.adaptation == InContext(build_method("lora", num_steps=3).adaptation, 2)
+    assert set(space_of("lora+icl+scale")) == {"learning_rate", "num_demonstrations", "scale_mean", "scale_std"}
+    assert is_built_in("multitask+metaicl+scale")
+    assert not is_built_in("multitask+icll")
+    assert default_options("fomaml+metaicl")["num_demonstrations"] == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("metaicl+icl", r"metaicl shows demonstrations itself: name it without \+icl"),
+        ("lora+icl+metaicl", r"lora\+icl shows demonstrations itself"),
+        ("uniform+icl", "uniform asks no model"),
+        ("lora+metaicl", r"lora learns nothing across tasks: demonstrations at test time are lora\+icl"),
+        ("loraa+icl", "no such method.*NAME.icl"),
+    ],
+)
+def test_what_cannot_be_shown_demonstrations_is_told(name, message):
+    with pytest.raises(AbmllError, match=message):
+        build_method(name)

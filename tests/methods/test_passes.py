@@ -59,7 +59,7 @@ class Counting:
         return Passes(self.trained, self.predicted)
 
 
-@pytest.fixture(params=[*METHODS, "lora+scale", "laplace+scale", "arrow+scale"])
+@pytest.fixture(params=[*METHODS, "lora+scale", "laplace+scale", "arrow+scale", "lora+icl", "abmll+metaicl"])
 def method(request):
     if not needs_model(method := build_method(request.param)):
         pytest.skip("asks no model")

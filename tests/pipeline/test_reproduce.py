@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert "46+0+4" in dry.output
+    assert re.search(r"\n[1-9]\d* (s|min) in all on this machine's processor", dry.output)  # and not 0.0 hours
     assert not (tmp_path / "out" / "para" / "predictions.jsonl").exists()
     # Interrupted in the middle of it ...
     real, calls = evaluate_method, []

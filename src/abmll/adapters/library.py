@@ -29,8 +29,22 @@ def begin_alike(model: PeftModel, count: int) -> None:
 
 
 @contextmanager
+def only(model: PeftModel, index: int, count: int) -> Iterator[None]:
+    """See `core.types.LibraryLikelihood.only`."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                A, B = _first_factor(module).weight, module.lora_B[TASK].weight
+                hook = _adds(A, B, index, count, module.scaling[TASK])
+                stack.callback(module.register_forward_hook(hook).remove)
+        # All of it is switched off, and the one LoRA added by hand: a product with all of them is N times as dear.
+        stack.enter_context(model.disable_adapter())
+        yield
+
+
+@contextmanager
 def routed(model: PeftModel, gates: Mapping[str, Gate]) -> Iterator[None]:
-    """See `core.types.RoutedLikelihood.routed`."""
+    """See `core.types.LibraryLikelihood.routed`."""
     names = {id(parameter): name for name, parameter in adapter_parameters(model, TASK).items()}
     with ExitStack() as stack:
         for module in model.modules():
@@ -47,10 +61,24 @@ def _first_factor(layer: Any) -> Any:
     plain = isinstance(layer, LoraLinear) and not layer.use_dora.get(TASK)
     if not plain or TASK not in layer.lora_A:
         raise AbmllError(
-            "several LoRAs, weighed for each token, need plain LoRA adapters on linear layers, without DoRA; found "
+            "a library of LoRAs needs plain LoRA adapters on linear layers, without DoRA; found "
             f"{type(layer).__module__}.{type(layer).__name__}. Name other layers in target_modules."
         )
     return layer.lora_A[TASK]
+
+
+def _adds(
+    A: Tensor, B: Tensor, index: int, count: int, scaling: float
+) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor]:
+    r = A.shape[0] // count
+
+    def hook(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        own_A, own_B = A.narrow(0, index * r, r), B.narrow(1, index * r, r)
+        x = inputs[0].to(A.dtype)
+        total: Tensor = output + ((x @ own_A.mT) @ own_B.mT * scaling).to(output.dtype)
+        return total
+
+    return hook
 
 
 def _weighed(gate: Gate) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor]:

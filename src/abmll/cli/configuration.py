@@ -68,10 +68,11 @@ def _comment(text: str) -> list[str]:
 def _methods() -> Iterator[str]:
     from abmll.core.toml_text import toml_value
     from abmll.methods import METHODS
-    from abmll.methods.table.with_scale import SCALE, with_scale
+    from abmll.methods.table.endings import ENDINGS
 
-    any_scaled = with_scale("Any of the methods above", METHODS["pretrained"])  # the scale's own options alone
-    for name, factory in [*METHODS.items(), (f"NAME{SCALE}", any_scaled)]:
+    # made of a method without options, so that an ending's own alone are shown
+    more = {f"NAME{end}": make("Any of the methods above", METHODS["pretrained"]) for end, make in ENDINGS.items()}
+    for name, factory in {**METHODS, **more}.items():
         summary = (inspect.getdoc(factory) or "").partition("\n\n")[0]
         parameters = inspect.signature(factory).parameters.values()
         defaults = ["unset" if p.default is None else toml_value(p.default) for p in parameters]

@@ -33,7 +33,7 @@ def reproduce(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder  [default: runs/reproduce/TABLE]")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tasks, steps, hours and GB that it would take; nothing is run.")
+        bool, typer.Option("--dry-run", help="Tasks, steps, time and GB that it would take; nothing is run.")
     ] = False,
     jobs: Jobs = 1,
     quiet: Quiet = False,
@@ -74,21 +74,28 @@ def reproduce(
 
 def _tell_estimates(table: Protocol, planned: Sequence[Planned], found: Sequence[Estimate]) -> None:
     typer.echo(f"{table.title}\n")
-    rows = [("experiment", "train+val+test", "rows", "seeds", "outer steps", "examples back", "forward", "hours", "GB")]
+    rows = [("experiment", "train+val+test", "rows", "seeds", "outer steps", "examples back", "forward", "time", "GB")]
     for one in found:
         tasks = "+".join(map(str, one.tasks))
         numbers = (str(one.rows), str(one.seeds), f"{one.steps:,}", f"{one.trained:,.0f}", f"{one.predicted:,.0f}")
-        rows.append((one.experiment, tasks, *numbers, f"{one.hours:,.1f}", f"{one.gigabytes:,.1f}"))
+        rows.append((one.experiment, tasks, *numbers, _time(one.hours), f"{one.gigabytes:,.1f}"))
     for line in _aligned(rows):
         typer.echo(line)
     hours = sum(one.hours for one in found)
     memory = max(one.gigabytes for one in found)
     where = "this machine's processor" if all(one.device == "cpu" for one in found) else "one GPU"
-    typer.echo(f"\n{hours:,.1f} hours in all on {where}; at least {memory:,.1f} GB of its memory")
+    typer.echo(f"\n{_time(hours)} in all on {where}; at least {memory:,.1f} GB of its memory")
     typer.echo("counted: examples through the model; assumed: 2 operations a parameter and token forward, 4 back")
     absent = [p for one in planned for p in one.experiment.published if p.status == "missing"]
     known = [p for one in planned for p in one.experiment.published if p.status != "missing"]
     typer.echo(f"{len(known)} published numbers to compare with, {len(absent)} missing")
+
+
+def _time(hours: float) -> str:
+    """Hours, or what is a round number of minutes or seconds."""
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 30 else f"{max(1.0, 3600 * hours):.0f} s"
 
 
 def _tell_lines(table: Protocol, lines: Sequence[Line]) -> None:

@@ -207,8 +207,16 @@ Gate = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
-class RoutedLikelihood(Likelihood, Protocol):
-    """A likelihood whose LoRAs can be weighed anew for every token."""
+class LibraryLikelihood(Likelihood, Protocol):
+    """A likelihood with LoRAs side by side (`core.library`), of which it can take one, or weigh them by token."""
+
+    def only(self, index: int, count: int) -> AbstractContextManager[None]:
+        """Until the block ends, TASK is its LoRA `index` of `count` alone, at the cost of one.
+
+        Raises:
+            AbmllError: if the model's adapters are no ordinary LoRAs.
+        """
+        ...
 
     def routed(self, gates: Mapping[str, Gate]) -> AbstractContextManager[None]:
         """Until the block ends, a layer's LoRA is B (gate(x) ⊙ A x) in place of B A x, for every token's x.

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor
 
-from abmll.adapters.library import routed
+from abmll.adapters.library import only, routed
 from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
 from abmll.core.errors import AbmllError
@@ -113,8 +113,15 @@ class CausalLMLikelihood:
                 self._stacked = False
 
     @contextmanager
+    def only(self, index: int, count: int) -> Iterator[None]:
+        """See `LibraryLikelihood.only`."""
+        self._packed.examine()
+        with only(self.model, index, count):
+            yield
+
+    @contextmanager
     def routed(self, gates: Mapping[str, Gate]) -> Iterator[None]:
-        """See `RoutedLikelihood.routed`."""
+        """See `LibraryLikelihood.routed`."""
         self._packed.examine()  # which of two LoRAs is asked hangs on the last digit: no ground to compare passes on
         with routed(self.model, gates):
             yield

@@ -33,9 +33,9 @@ from abmll.methods.multitask import multitask
 from abmll.methods.pretrained import pretrained
 from abmll.methods.reptile import reptile
 from abmll.methods.swag import swag
+from abmll.methods.table.endings import ENDINGS, ending_of, without_endings
 from abmll.methods.table.options import made, option_mistakes
 from abmll.methods.table.outside import announced, load_factory
-from abmll.methods.table.with_scale import SCALE, with_scale
 from abmll.methods.temperature import temperature
 from abmll.methods.tfb import tfb
 from abmll.methods.uniform import uniform
@@ -77,27 +77,29 @@ def method_names() -> list[str]:
 
 
 def is_method(name: str) -> bool:
-    """Whether a name is one that `method_names` lists, or one of those with a scale. Imports nothing."""
-    return is_built_in(name) or name.removesuffix(SCALE) in announced()  # which reads the metadata of every package
+    """Whether a name is one that `method_names` lists, with endings (+scale, +icl) or without. Imports nothing."""
+    return is_built_in(name) or without_endings(name) in announced()  # which reads the metadata of every package
 
 
 def is_built_in(name: str) -> bool:
-    """Whether a name is of this package's own table, with a scale or without."""
-    return name.removesuffix(SCALE) in METHODS
+    """Whether a name is of this package's own table, with endings (+scale, +icl) or without."""
+    return without_endings(name) in METHODS
 
 
 def method_factory(name: str) -> Callable[..., Method]:
     """The factory behind a name: of the table, announced by an installed package, or "package.module:factory".
 
-    "NAME+scale" is NAME with a scale of its log-probabilities fitted to each task.
+    "NAME+scale" is NAME with a scale of its log-probabilities fitted to each task, "NAME+icl" and "NAME+metaicl" NAME
+    with demonstrations, at test time and in training too.
     For a name that is not in the table this imports the module that holds it, which runs that module's code.
 
     Raises: AbmllError for an unknown name, with the nearest, and for a module that cannot be imported.
     """
     if name in METHODS:
         return METHODS[name]
-    if name.endswith(SCALE):
-        return with_scale(name.removesuffix(SCALE), method_factory(name.removesuffix(SCALE)))
+    if (ending := ending_of(name)) is not None:
+        plain = name.removesuffix(ending)
+        return ENDINGS[ending](plain, method_factory(plain))
     if ":" in name:
         return load_factory(name, name)
     others = announced()
@@ -121,9 +123,8 @@ def build_method(name: str, **options: Any) -> Method:
 def unknown_method(field: str, name: str) -> str:
     """The message for a name that no method has, found in `field`."""
     known = method_names()
-    return (
-        f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}; and NAME{SCALE}"
-    )
+    more = ", ".join(f"NAME{ending}" for ending in ENDINGS)
+    return f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}; and {more}"
 
 
 __all__ = ["METHODS", "build_method", "is_built_in", "is_method", "method_factory", "method_names", "unknown_method"]

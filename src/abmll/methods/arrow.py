@@ -12,9 +12,9 @@ from abmll.core.errors import AbmllError
 from abmll.core.library import A, B, lora_of
 from abmll.core.params import assign, clone, placed, with_prefix
 from abmll.core.passes import Passes
-from abmll.core.types import TASK, AdapterSpec, Example, Gate, Likelihood, Method, OuterOptimizer, RoutedLikelihood
+from abmll.core.types import TASK, AdapterSpec, Example, Gate, Likelihood, Method, OuterOptimizer
 from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
-from abmll.methods.parts.library import LoraPerTask, library_of
+from abmll.methods.parts.library import LoraPerTask, library, library_of
 from abmll.methods.parts.space import ADAM_RATE, Choice, LogUniform, searched
 
 PROTOTYPE = "prototype"
@@ -76,9 +76,7 @@ class ArrowPosterior:
     def __init__(
         self, arrow: Arrow, likelihood: Likelihood, theta: Mapping[str, Tensor], towards: Mapping[str, Tensor]
     ) -> None:
-        if not isinstance(likelihood, RoutedLikelihood):
-            raise AbmllError("arrow: this likelihood cannot weigh LoRAs for each token (it has no `routed`).")
-        self._likelihood = likelihood
+        self._likelihood = library(likelihood)
         self._theta, self._prototypes = clone(theta), clone(towards)
         self._gates: dict[str, Gate] = {}
         for name, directions in self._prototypes.items():

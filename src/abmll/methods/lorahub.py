@@ -12,9 +12,9 @@ from abmll.core.errors import AbmllError
 from abmll.core.library import composed, lora_of, put_alone
 from abmll.core.params import placed
 from abmll.core.passes import Passes
-from abmll.core.types import TASK, AdapterSpec, Example, Likelihood, Method, OuterOptimizer
+from abmll.core.types import TASK, AdapterSpec, Example, LibraryLikelihood, Likelihood, Method, OuterOptimizer
 from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
-from abmll.methods.parts.library import LoraPerTask, WithoutLora, library_of
+from abmll.methods.parts.library import LoraPerTask, WithoutLora, library, library_of
 from abmll.methods.parts.posterior import AdapterPosterior
 from abmll.methods.parts.space import ADAM_RATE, Choice, searched
 
@@ -66,7 +66,7 @@ class LoraHub:
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:
         weights, loras = self._sought(likelihood, support)
         self._put(likelihood, loras, weights)
-        return AdapterPosterior(likelihood, likelihood.parameters(TASK))
+        return ComposedPosterior(library(likelihood), likelihood.parameters(TASK), self.num_loras)
 
     def weights(self, likelihood: Likelihood, support: Sequence[Example]) -> dict[int, float]:
         """What `adapt` weighs each LoRA with, by the number of the training task that it is of; TASK is overwritten."""
@@ -82,7 +82,7 @@ class LoraHub:
         @torch.no_grad()
         def loss(weights: Tensor) -> float:
             self._put(likelihood, loras, weights)
-            with likelihood.terms(support) as terms:
+            with library(likelihood).only(0, self.num_loras), likelihood.terms(support) as terms:
                 return float(terms.nll.mean()) + self.l1 * float(weights.abs().mean())
 
         return seek(loss, len(loras), self.num_steps, self.bound, self.spread), loras
@@ -91,13 +91,26 @@ class LoraHub:
         put_alone(likelihood.parameters(TASK), composed(list(loras.values()), weights), 0, self.num_loras)
 
     def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
-        return AdapterPosterior(likelihood, placed(likelihood, state))
+        return ComposedPosterior(library(likelihood), placed(likelihood, state), self.num_loras)
 
     def passes(self, support: int) -> Passes:
         return Passes(0.0, float(self.num_steps * support))
 
     def query_passes(self, num_samples: int) -> Passes:
         return Passes(0.0, 1.0)
+
+
+class ComposedPosterior(AdapterPosterior):
+    """One LoRA in the place of the library's first, and zeros beside it."""
+
+    def __init__(self, likelihood: LibraryLikelihood, params: Mapping[str, Tensor], count: int) -> None:
+        super().__init__(likelihood, params)
+        self._library, self._count = likelihood, count
+
+    def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
+        """Log-probabilities (1, examples, choices), at the cost of one LoRA."""
+        with self._library.only(0, self._count):
+            return super().predict(query, num_samples)
 
 
 def seek(loss: Callable[[Tensor], float], size: int, evaluations: int, bound: float, spread: float) -> Tensor:

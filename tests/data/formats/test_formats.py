@@ -46,9 +46,16 @@ def test_a_spec_with_an_unknown_format_says_which_there_are(tmp_path):
         read_task(tmp_path / "task.toml")
 
 
-@pytest.mark.parametrize("write", [*written.LABELS, *written.CHOICES], ids=lambda write: write.__name__)
+def test_every_format_has_its_500_rows():
+    known = {write.__name__.replace("_", "-") for write in [*written.LABELS, *written.WITHOUT_A_SIGN, *written.CHOICES]}
+    assert known - {"csv-table", "json-lines", "json-array"} | {"json"} == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    "write", [*written.LABELS, *written.WITHOUT_A_SIGN, *written.CHOICES], ids=lambda write: write.__name__
+)
 def test_500_random_rows_come_back(write, tmp_path):
-    rows = written.classification(500) if write in written.LABELS else written.multiple_choice(500)
+    rows = written.multiple_choice(500) if write in written.CHOICES else written.classification(500)
     pytest.importorskip({"parquet": "pyarrow", "datasets": "pyarrow", "excel": "openpyxl"}.get(write.__name__, "json"))
     (tmp_path / "task.toml").write_text(write(tmp_path, rows))
     task = read_task(tmp_path / "task.toml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import assign, reset_task, train_only
+from abmll.core.params import reset_task, train_only
 from abmll.core.types import TASK, Example, Likelihood
 from abmll.methods.parts.objective import Objective
 
@@ -67,16 +67,9 @@ class InnerLoop:
         support: Sequence[Example],
         optimizer: torch.optim.Optimizer | None = None,
         on_step: OnStep | None = None,
-        start: Mapping[str, Tensor] | None = None,
     ) -> float:
-        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats (0 for K = 0).
-
-        start: where φ begins instead of at θ.
-        """
-        if start is None:
-            reset_task(likelihood)
-        else:
-            assign(likelihood.parameters(TASK), start)
+        """φ ← θ, then K steps; `on_step(k)` is called after each. Returns the last objective in nats (0 for K = 0)."""
+        reset_task(likelihood)
         train_only(likelihood, TASK)
         for name, tensor in likelihood.parameters(TASK).items():
             tensor.requires_grad_(self.moves(name))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.library import lora_of, present, put_alone
+from abmll.core.library import present
 from abmll.core.params import add_to_grad, clone, placed
 from abmll.core.passes import Passes
-from abmll.core.types import META, TASK, Episode, Example, Likelihood, Metrics
+from abmll.core.types import META, TASK, Episode, Example, LibraryLikelihood, Likelihood, Metrics
 from abmll.methods.parts.inner import InnerLoop, examples_of
 from abmll.methods.parts.posterior import AdapterPosterior
 from abmll.methods.parts.stateless import Stateless
@@ -45,16 +45,25 @@ class LoraPerTask(Stateless):
                 f"task {episode.task!r} is number {index + 1} of those trained on, and the library has room for "
                 f"{count} LoRAs. Set num_loras to the number of training tasks."
             )
+        with library(likelihood).only(index, count):
+            loss = self.inner.run(likelihood, [*episode.support, *episode.query])
+        # The others had gradients of 0, and are where they were.
         theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
-        start = {name: tensor.detach().clone() for name, tensor in phi.items()}
-        put_alone(start, lora_of(theta, index, count), index, count)
-        # Where the factors of the others are 0, so are their gradients: the steps leave them there.
-        loss = self.inner.run(likelihood, [*episode.support, *episode.query], start=start)
-        add_to_grad(theta, {name: start[name] - phi[name].detach() for name in theta})
+        add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
         return {"inner_loss": loss}
 
     def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
         return Passes(float(examples_of(self.inner, support + query)))
+
+
+def library(likelihood: Likelihood) -> LibraryLikelihood:
+    """The likelihood, as one with a library. Raises: AbmllError if it is none."""
+    if not isinstance(likelihood, LibraryLikelihood):
+        raise AbmllError(
+            f"{type(likelihood).__name__} has no `only` and no `routed`, which a library of LoRAs needs. Implement "
+            "abmll.core.types.LibraryLikelihood."
+        )
+    return likelihood
 
 
 def library_of(likelihood: Likelihood, num_loras: int, method: str) -> tuple[dict[str, Tensor], list[int]]:

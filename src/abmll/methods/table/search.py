@@ -8,16 +8,14 @@ import numpy as np
 
 from abmll.core.seeds import derive_seed
 from abmll.methods import is_method, method_factory
-from abmll.methods.parts.space import Given, LogUniform, Space
-from abmll.methods.table.with_scale import SCALE
-
-_SCALE: Space = {"scale_mean": LogUniform(0.3, 1.2), "scale_std": LogUniform(0.2, 0.8)}
+from abmll.methods.parts.space import Given, Space
+from abmll.methods.table.endings import SPACES, ending_of
 
 
 def space_of(method: str) -> Space:
     """The options of a method that are searched; none for one that has no space."""
-    if method.endswith(SCALE):
-        return {**space_of(method.removesuffix(SCALE)), **_SCALE}
+    if (ending := ending_of(method)) is not None:
+        return {**space_of(method.removesuffix(ending)), **SPACES[ending]}
     if not is_method(method) and ":" not in method:
         return {}
     space: Space = getattr(method_factory(method), "space", {})
