@@ -13,6 +13,7 @@ from abmll.methods.in_context import InContext, choose, demonstrate
 from abmll.methods.metaicl import MetaIcl
 from abmll.methods.multitask import MultiTask
 from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
+from abmll.methods.parts.scaled import CrossFittedScale
 from abmll.methods.table.search import space_of
 from tests.toy import GaussianToy, ToyEpisodes
 
@@ -136,7 +137,7 @@ def test_every_method_can_be_shown_demonstrations_at_test_time_or_in_training_to
 
 def test_endings_go_together_and_are_searched():
     method = build_method("lora+icl+scale", num_demonstrations=2, scale_mean=0.5, num_steps=3)
-    assert type(method.adaptation).__name__ == "CrossFittedScale"
+    assert isinstance(method.adaptation, CrossFittedScale)
     assert method.adaptation.adaptation == InContext(build_method("lora", num_steps=3).adaptation, 2)
     assert set(space_of("lora+icl+scale")) == {"learning_rate", "num_demonstrations", "scale_mean", "scale_std"}
     assert is_built_in("multitask+metaicl+scale")

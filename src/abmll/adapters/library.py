@@ -34,8 +34,9 @@ def only(model: PeftModel, index: int, count: int) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, BaseTunerLayer):
-                A, B = _first_factor(module).weight, module.lora_B[TASK].weight
-                hook = _adds(A, B, index, count, module.scaling[TASK])
+                layer: Any = module
+                A, B = _first_factor(layer).weight, layer.lora_B[TASK].weight
+                hook = _adds(A, B, index, count, layer.scaling[TASK])
                 stack.callback(module.register_forward_hook(hook).remove)
         # All of it is switched off, and the one LoRA added by hand: a product with all of them is N times as dear.
         stack.enter_context(model.disable_adapter())
