@@ -38,6 +38,14 @@ def test_the_steps_are_adams_at_the_rate_of_each_tensors_standard_deviation():
         assert torch.equal(likelihood.parameters(TASK)[log_var], likelihood.parameters(META)[log_var])
 
 
+def test_a_walk_keeps_one_copy_of_the_parameters_however_many_steps_it_has():
+    likelihood = Bilinear()
+    first, *others = AdamSteps(4, log_var_offset=OFFSET).walk(likelihood, EPISODE.support)
+    assert first.point.keys() == first.gradient.keys() == set(MEANS)
+    assert not any(step.point or step.gradient for step in others)
+    assert len(others) == 3
+
+
 def joint_objective(inner, support_weight, change):
     """NLL(query; φ_K) + w · NLL(support; θ) where θ is moved by `change`."""
     likelihood = Bilinear()
@@ -86,12 +94,3 @@ def test_the_gradient_by_the_log_variances_is_that_of_the_way_gone():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(AbmllError, match="inner loop: num_steps must be at least 0 and batch_size at least 1"):
         AdamSteps(**options)
-
-
-def test_an_adapter_without_variances_is_refused():
-    likelihood = Bilinear()
-    for role in (META, TASK):
-        for name in ("log_var_A", "log_var_B"):
-            del likelihood.own[role][name]
-    with pytest.raises(AbmllError, match="a variance for every tensor"):
-        AdamSteps().run(likelihood, EPISODE.support)

@@ -185,10 +185,11 @@ def test_outer_options_out_of_range_are_refused():
         NaturalSteps(gradient="second_order")  # type: ignore[arg-type]
 
 
-def test_an_adapter_without_variances_is_refused():
+@pytest.mark.parametrize("inner", [NaturalSteps(), AdamSteps()])
+def test_an_adapter_without_variances_is_refused(inner):
     likelihood = Bilinear()
     for role in (META, TASK):
         for name in ("log_var_A", "log_var_B"):
             del likelihood.own[role][name]
     with pytest.raises(AbmllError, match="a variance for every tensor"):
-        NaturalSteps().run(likelihood, EPISODE.support)
+        inner.run(likelihood, EPISODE.support)

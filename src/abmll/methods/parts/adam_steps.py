@@ -10,15 +10,14 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, reset_task
 from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.parts.inner import batches_of, examples_of
-from abmll.methods.parts.prior_steps import Step, Tensors, dot, last_nll, nll_gradient, variances
+from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot, nll_gradient, variances
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class AdamSteps:
+class AdamSteps(PriorSteps):
     """K steps on the mean of φ, from θ, under the prior N(θ, σ²), one standard deviation σ for each tensor:
 
         φ ← φ - σ m̂ / (√v̂ + ε)
@@ -29,10 +28,7 @@ class AdamSteps:
     The way back is that of a sign: m̂ / √v̂ does not change when a gradient does, but where it crosses 0. So dφ'/dφ is
     the identity, and a step's derivative by log σ² is half of how far it went. For K = 1 that is exact.
 
-    Attributes:
-        num_steps: K.
-        batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
-        log_var_offset: log σ² where the stored log-variance is 0.
+    Its attributes are those of `PriorSteps`.
 
     Source: Kingma and Ba 2015, arXiv 1412.6980. A learned rate for each tensor: Meta-SGD, Li et al. 2017,
         arXiv 1707.09835.
@@ -51,13 +47,6 @@ class AdamSteps:
                 f"num_steps={self.num_steps}, batch_size={self.batch_size}."
             )
 
-    def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
-        """The K batches of the inner loop."""
-        return batches_of(support, self.batch_size, self.num_steps)
-
-    def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
-        return last_nll(self.steps(likelihood, support))
-
     def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
         reset_task(likelihood)
         variance = variances(likelihood, self.log_var_offset)
@@ -70,11 +59,14 @@ class AdamSteps:
             optimizer.step()
             yield Step(batch, point, gradient, nll)
 
+    def walk(self, likelihood: Likelihood, support: Sequence[Example]) -> list[Step]:
+        walked: list[Step] = []
+        for step in self.steps(likelihood, support):  # the first alone is needed whole: the others' tensors are freed
+            walked.append(step._replace(point={}, gradient={}) if walked else step)
+        return walked
+
     def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
         if not steps:
             return v, dict.fromkeys(v, 0.0)
         phi, start = likelihood.parameters(TASK), steps[0].point
         return v, {name: dot(v[name], phi[name].detach() - start[name]) / 2 for name in v}
-
-    def examples(self, support: int) -> int:
-        return examples_of(self, support)

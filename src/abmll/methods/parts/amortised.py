@@ -81,7 +81,7 @@ class Amortised(Stateless):
     def _with_steps(
         self, likelihood: Likelihood, support: Sequence[Example], query: Sequence[Example], share: float
     ) -> Metrics:
-        steps = list(self.inner.steps(likelihood, support))
+        steps = self.inner.walk(likelihood, support)
         theta = likelihood.parameters(META)
         moving = means_of(theta)
         query_nll, v, num_tokens = nll_gradient(likelihood, query, moving)

@@ -13,8 +13,7 @@ from torch import Tensor
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.params import clone, reset_task
 from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.parts.inner import batches_of, examples_of
-from abmll.methods.parts.prior_steps import Step, Tensors, dot, last_nll, nll_gradient, variances
+from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot, nll_gradient, variances
 
 Gradient = Literal["exact", "first_order"]
 RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
@@ -23,7 +22,7 @@ COARSE = 3e-3
 
 
 @dataclass(frozen=True)
-class NaturalSteps:
+class NaturalSteps(PriorSteps):
     """K steps on the mean of φ, from θ, under the prior N(θ, σ²), one variance σ² for each tensor:
 
         φ ← φ - c σ² g,    g = ∇ NLL(φ) of the batch,    c = d / (d + gᵀσ²g),    d = trust · NLL(φ)
@@ -47,11 +46,9 @@ class NaturalSteps:
     gradient="first_order" takes dφ'/dφ for the identity and spares the K passes.
 
     Attributes:
-        num_steps: K.
         trust: the share of the NLL that a step may promise, above 0 and at most 1.
-        batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
-        log_var_offset: log σ² where the stored log-variance is 0.
         gradient: as above.
+        The others are those of `PriorSteps`.
 
     Source: Amari 1998, "Natural gradient works efficiently in learning"; Polyak 1987, "Introduction to optimization",
         section 5.3. A learned rate for each tensor: Meta-SGD, Li et al. 2017, arXiv 1707.09835. Hessian-vector
@@ -74,13 +71,6 @@ class NaturalSteps:
                 "inner loop: num_steps must be at least 0, trust above 0 and at most 1, and batch_size at least 1; got "
                 f"num_steps={self.num_steps}, trust={self.trust}, batch_size={self.batch_size}."
             )
-
-    def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
-        """The K batches of the inner loop."""
-        return batches_of(support, self.batch_size, self.num_steps)
-
-    def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
-        return last_nll(self.steps(likelihood, support))
 
     def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
         reset_task(likelihood)
@@ -111,7 +101,7 @@ class NaturalSteps:
         return v, of_log_var
 
     def examples(self, support: int) -> int:
-        return examples_of(self, support) * (2 if self.gradient == "exact" else 1)
+        return super().examples(support) * (2 if self.gradient == "exact" else 1)
 
     def _before(
         self, likelihood: Likelihood, step: Step, v: Tensors, variance: Mapping[str, float]

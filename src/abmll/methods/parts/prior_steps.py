@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone, gradients, train_only
 from abmll.core.types import META, TASK, Example, Likelihood
+from abmll.methods.parts.inner import batches_of, examples_of
 
 Tensors = dict[str, Tensor]
 
@@ -31,32 +33,45 @@ class Step(NamedTuple):
     nll: float
 
 
-class PriorSteps(Protocol):
-    """An inner loop on the mean of φ, whose steps are sized by the prior's variances."""
+class PriorSteps(ABC):
+    """An inner loop on the mean of φ, from θ, whose steps are sized by the prior's variances.
+
+    Attributes:
+        num_steps: K.
+        batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
+        log_var_offset: log σ² where the stored log-variance is 0.
+    """
+
+    num_steps: int
+    batch_size: int | None
+    log_var_offset: float
+
+    def batches(self, support: Sequence[Example]) -> Iterator[Sequence[Example]]:
+        """The K batches of the inner loop."""
+        return batches_of(support, self.batch_size, self.num_steps)
 
     def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
         """φ ← θ, then K steps. Returns the last step's NLL in nats, before the step (0 for K = 0)."""
-        ...
+        nll = 0.0
+        for step in self.steps(likelihood, support):
+            nll = step.nll
+        return nll
 
-    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
-        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken."""
-        ...
-
-    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
-        """From a gradient `v` by φ_K, with TASK at φ_K, that by φ_0 and that by every tensor's log σ²."""
-        ...
+    def walk(self, likelihood: Likelihood, support: Sequence[Example]) -> list[Step]:
+        """φ ← θ, then K steps, with what the way back needs of each."""
+        return list(self.steps(likelihood, support))
 
     def examples(self, support: int) -> int:
         """How many examples' gradients the steps and the way back take for a support set of this size."""
-        ...
+        return examples_of(self, support)
 
+    @abstractmethod
+    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
+        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken."""
 
-def last_nll(steps: Iterator[Step]) -> float:
-    """Takes the steps; the last one's NLL in nats, before the step (0 if there is none)."""
-    nll = 0.0
-    for step in steps:
-        nll = step.nll
-    return nll
+    @abstractmethod
+    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
+        """From a gradient `v` by φ_K, with TASK at φ_K after `walk`, that by φ_0 and that by every tensor's log σ²."""
 
 
 def variances(likelihood: Likelihood, log_var_offset: float) -> dict[str, float]:
