@@ -9,11 +9,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from abmll.cli import app
+from abmll.cli import app, group
 from abmll.config import dump_toml, load_config
 from abmll.core.folders import LOCK
 from abmll.pipeline import train_run
@@ -21,6 +22,8 @@ from tests.forked import start
 from tests.pipeline.stages import read_lines, run_config
 
 STEPS = 12
+LISTENING = ".listening"
+"""A file beside the run file, made as soon as the command would hear a signal."""
 # The persistent inner optimiser and the sampled noise are what a resume could forget.
 METHODS = {
     "abmll": {"name": "abmll-output", "options": {"num_steps": 2, "persistent_optimizer": True}},
@@ -100,7 +103,9 @@ def test_a_hundred_kills_and_twenty_terminations_at_random_moments(
         path = tmp_path / f"{killed}-{finished}.toml"
         path.write_text(dump_toml(config))
         process = start(command, ["train", str(path), "--resume", "-q"], tmp_path / "complaint")
-        process.join(rng.uniform(0.1, 4.0) if killed < count else None)
+        while end == signal.SIGTERM and process.is_alive() and not path.with_suffix(LISTENING).exists():
+            time.sleep(0.005)  # before the command listens, nothing has begun, and the process just dies
+        process.join(rng.uniform(0.0, 4.0) if killed < count else None)
         if process.is_alive():
             os.kill(process.pid, end)
         process.join()
@@ -119,4 +124,12 @@ def command(words: list[str], complaint: Path) -> None:
     with complaint.open("w") as file:
         os.dup2(file.fileno(), 2)
     sys.argv = ["abmll", *words]
+    listen = group._end_by_signals
+
+    def listening() -> dict[int, Any]:
+        before = listen()
+        Path(words[1]).with_suffix(LISTENING).touch()
+        return before
+
+    group._end_by_signals = listening
     app(words)
