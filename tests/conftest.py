@@ -17,15 +17,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a CUDA device, and torch finds none")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file's fixtures are made in one worker, and one worker has the server that forks."""
-    forks = {item: "forkserver" in getattr(item, "fixturenames", ()) for item in items}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("forked" if forks[item] else item.path.stem))
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the longest group first, so that no worker waits for it at the end
-        items.sort(key=lambda item: not forks[item])
-
-
 def pytest_collection_finish() -> None:
     """What the imports have made stays for ever: the collector need not look through it again and again."""
     gc.collect()

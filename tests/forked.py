@@ -1,6 +1,6 @@
 """Processes that start in milliseconds: forked from a server that has imported everything once.
 
-A test that uses them asks for the fixture `forkserver`; all of them run in one worker of xdist, with one server.
+A test that uses them asks for the fixture `forkserver`. Each worker of xdist has a server of its own, if it needs one.
 """
 
 from __future__ import annotations
