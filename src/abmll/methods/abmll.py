@@ -26,7 +26,7 @@ def abmll(
     outer_learning_rate: float = 2e-3,
     variance_rate: float = 25.0,
     support_weight: float = 1.0,
-    warm_up: float = 0.5,
+    warm_up: float = 0.0,
     symmetric: bool = True,
     scale: bool = True,
     scale_mean: float = 0.7,
@@ -41,7 +41,7 @@ def abmll(
     learning_rate: the prior's standard deviation at first, which is the length of a step; learned from then on.
     variance_rate: how many times faster log-variances learn than means.
     support_weight: of the support's own NLL at θ in the outer objective.
-    warm_up: the share of the outer steps that take no inner steps yet, and cost little.
+    warm_up: the share of the outer steps that take no inner steps yet: half of them for half of the training's time.
     symmetric: let each half of an episode be the support once; without it an outer step takes half of the time.
     scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """

@@ -31,8 +31,8 @@ class Amortised(Stateless):
     The chain rule holds in both orders. symmetric=True takes their mean, so that every row is asked about and every
     row is learned from: twice the passes, and less noise in the gradient.
 
-    At first θ knows nothing of the tasks, its NLL is large and steep, and what is learned through K steps from there is
-    mostly noise. So the first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass.
+    The first share `warm_up` of the outer steps take K = 0: NLL(support ∪ query; μ), one pass. It spares time, and it
+    spares the exact gradient of natural steps a start where it is mostly noise.
 
     Attributes:
         inner: the inner loop; it knows the way back through its steps.
