@@ -13,7 +13,8 @@ from abmll.pipeline.compare import Comparison, compare_run
 
 METHODS = ("abmll-natural", "pretrained", "lora", "multitask", "reptile")
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3}
-"""The inner steps of the other rows on a real model: those that are usual for a LoRA, as `abmll`'s are."""
+"""The other rows' inner steps on a real model: those that are usual for a LoRA, as `abmll`'s are. Multi-task learning
+has its outer rate, too."""
 EMBEDDED = ("default", NAME)
 HELD_OUT = 0.3
 """Fraction of the tasks that are held out of a folder which does not say its split."""
@@ -60,7 +61,7 @@ def _of_a_real_model(quick: bool) -> dict[str, Any]:
         "adapter": {"upper_layers": 4 if quick else 8},
         "method": {
             "name": ["abmll", "pretrained+scale", "lora+scale", "multitask+scale"],
-            "options": dict.fromkeys(("lora+scale", "multitask+scale"), ADAMW),
+            "options": {"lora+scale": ADAMW, "multitask+scale": ADAMW | {"outer_learning_rate": 2e-3}},
         },
         "training": {"num_steps": 2 if quick else 40, "checkpoint_every": 10},
         "episodes": {"support_size": 8, "query_size": 8},
