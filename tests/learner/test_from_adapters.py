@@ -19,6 +19,7 @@ from abmll.card import read_card
 from abmll.cli import app
 from abmll.core.types import META
 from abmll.gaussian.lora_prior import lora_prior
+from abmll.methods.parts.prior_steps import variances
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import tiny_task
 
@@ -77,13 +78,13 @@ def test_the_mean_is_that_of_the_changes_that_peft_makes(loras, tmp_path):
 
 
 def test_the_variances_size_the_steps_of_adapting(loras):
-    own = learner(log_var_offset=-1.5)
+    own = learner(learning_rate=0.03)
     own.meta_train(from_adapters=sorted(loras.iterdir()))
-    steps = own.method.adaptation.adaptation.inner
-    variance = steps.variance(own.likelihood)
+    variance = variances(own.likelihood, own.method.adaptation.adaptation.inner.log_var_offset)
     assert len(variance) == 2 * LAYERS
     logs = {name: math.log(value) for name, value in variance.items()}
-    assert sum(logs.values()) / len(logs) == pytest.approx(-1.5, abs=1e-5), "all together as wide as the method says"
+    mean = sum(logs.values()) / len(logs)
+    assert mean == pytest.approx(2 * math.log(0.03), abs=1e-5), "all together as wide as the method says"
     read = read_lora_folders([loras])
     layer = next(iter(read.layers))
     prior = lora_prior(read.layers[layer], own.model.peft_config[META].scaling)
