@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import AdapterSpec, Method, OuterOptimizer
+from abmll.core.types import Method
 from abmll.methods.parts.adam_steps import AdamSteps
-from abmll.methods.parts.amortised import Amortised
-from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.amortised import Amortised, amortised
 from abmll.methods.parts.scaled import CrossFittedScale
 from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
 
@@ -47,12 +46,8 @@ def abmll(
     """
     if learning_rate <= 0:
         raise AbmllError(f"learning_rate must be above 0, got {learning_rate}.")
-    log_var_offset = 2 * math.log(learning_rate)
-    inner = AdamSteps(num_steps, batch_size, log_var_offset)
-    adaptation = GradientAdaptation(inner)
-    return Method(
-        AdapterSpec("abmll", log_var_offset, space="factors"),
-        CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
-        Amortised(inner, support_weight, warm_up, symmetric),
-        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
-    )
+    inner = AdamSteps(num_steps, batch_size, log_var_offset=2 * math.log(learning_rate))
+    method = amortised(Amortised(inner, support_weight, warm_up, symmetric), outer_learning_rate, variance_rate)
+    if not scale:
+        return method
+    return method._replace(adaptation=CrossFittedScale(method.adaptation, scale_mean, scale_std, scale_folds))

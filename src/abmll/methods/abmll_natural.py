@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abmll.core.types import AdapterSpec, Method, OuterOptimizer
-from abmll.methods.parts.amortised import Amortised
-from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.core.types import Method
+from abmll.methods.parts.amortised import Amortised, amortised
 from abmll.methods.parts.natural import Gradient, NaturalSteps
 from abmll.methods.parts.scaled import CrossFittedScale
 from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
@@ -47,10 +46,7 @@ def abmll_natural(
     scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
     inner = NaturalSteps(num_steps, trust, batch_size, log_var_offset, gradient)
-    adaptation = GradientAdaptation(inner)
-    return Method(
-        AdapterSpec("abmll", log_var_offset, space="factors"),
-        CrossFittedScale(adaptation, scale_mean, scale_std, scale_folds) if scale else adaptation,
-        Amortised(inner, support_weight, warm_up, symmetric),
-        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
-    )
+    method = amortised(Amortised(inner, support_weight, warm_up, symmetric), outer_learning_rate, variance_rate)
+    if not scale:
+        return method
+    return method._replace(adaptation=CrossFittedScale(method.adaptation, scale_mean, scale_std, scale_folds))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from abmll.core.params import add_to_grad
 from abmll.core.passes import Passes
-from abmll.core.types import META, TASK, AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
+from abmll.core.types import AdapterSpec, Episode, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.inner import InnerLoop, InnerOptimizer, examples_of
+from abmll.methods.parts.inner import InnerLoop, InnerOptimizer, examples_of, towards
 from abmll.methods.parts.space import REPTILE_RATE, SGD_RATE, searched
 from abmll.methods.parts.stateless import Stateless
 
@@ -27,10 +26,7 @@ class Reptile(Stateless):
     inner: InnerLoop = InnerLoop()
 
     def meta_gradient(self, likelihood: Likelihood, episode: Episode) -> Metrics:
-        loss = self.inner.run(likelihood, [*episode.support, *episode.query])
-        theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
-        add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
-        return {"inner_loss": loss}
+        return towards(self.inner, likelihood, episode)
 
     def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
         return Passes(float(examples_of(self.inner, support + query)))

@@ -11,9 +11,10 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import add_to_grad, reset_task
 from abmll.core.passes import Passes
-from abmll.core.types import META, Episode, Example, Likelihood, Metrics
+from abmll.core.types import META, AdapterSpec, Episode, Example, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.adam_steps import AdamSteps
-from abmll.methods.parts.prior_steps import PriorSteps, log_var_of, means_of, nll_gradient
+from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.prior_steps import PriorSteps, Tensors, means_of, nll_gradient
 from abmll.methods.parts.stateless import Stateless
 
 
@@ -83,25 +84,41 @@ class Amortised(Stateless):
     ) -> Metrics:
         steps = self.inner.walk(likelihood, support)
         theta = likelihood.parameters(META)
-        moving = means_of(theta)
-        query_nll, v, num_tokens = nll_gradient(likelihood, query, moving)
+        log_vars = means_of(theta)
+        query_nll, v, num_tokens = nll_gradient(likelihood, query, log_vars)
         v, of_log_var = self.inner.back(likelihood, steps, v)
         metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
         if steps:
             v = {name: v[name] + self.support_weight * steps[0].gradient[name] for name in v}
             metrics["support_nll"] = steps[0].nll
-        whole = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        gradient = {}
         for name, value in of_log_var.items():
-            log_var = log_var_of(name)  # σ² is the mean over the stored tensor's elements: each has its share
-            whole[name] = share * v[name]
-            whole[log_var] = torch.full_like(theta[log_var], share * value / theta[log_var].numel())
-        add_to_grad(theta, whole)
+            log_var = theta[log_vars[name]]  # σ² is the mean over its elements: each has its share
+            gradient[name] = share * v[name]
+            gradient[log_vars[name]] = torch.full_like(log_var, share * value / log_var.numel())
+        _add(likelihood, gradient)
         return metrics
 
     def _without_steps(self, likelihood: Likelihood, episode: Episode) -> Metrics:
         """The gradient of the mean NLL of all rows at θ."""
         reset_task(likelihood)
-        theta = likelihood.parameters(META)
-        nll, gradient, num_tokens = nll_gradient(likelihood, [*episode.support, *episode.query], means_of(theta))
-        add_to_grad(theta, {name: gradient.get(name, torch.zeros_like(tensor)) for name, tensor in theta.items()})
+        means = means_of(likelihood.parameters(META))
+        nll, gradient, num_tokens = nll_gradient(likelihood, [*episode.support, *episode.query], means)
+        _add(likelihood, gradient)
         return {"inner_loss": 0.0, "nll": nll, "num_tokens": float(num_tokens), "support_nll": nll}
+
+
+def _add(likelihood: Likelihood, gradient: Tensors) -> None:
+    """Adds a gradient to θ's, zeros for what it does not hold."""
+    theta = likelihood.parameters(META)
+    add_to_grad(theta, {name: gradient.get(name, torch.zeros_like(tensor)) for name, tensor in theta.items()})
+
+
+def amortised(learner: Amortised, outer_learning_rate: float, variance_rate: float) -> Method:
+    """The method of this outer loop, adapted by its own inner loop, at its mean."""
+    return Method(
+        AdapterSpec("abmll", learner.inner.log_var_offset, space="factors"),
+        GradientAdaptation(learner.inner),
+        learner,
+        OuterOptimizer("adamw", outer_learning_rate, "linear", log_var_rate=variance_rate),
+    )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import reset_task, train_only
-from abmll.core.types import TASK, Example, Likelihood
+from abmll.core.params import add_to_grad, reset_task, train_only
+from abmll.core.types import META, TASK, Episode, Example, Likelihood, Metrics
 from abmll.methods.parts.objective import Objective
 
 InnerOptimizer = Literal["adamw", "sgd"]
@@ -84,6 +84,14 @@ class InnerLoop:
             if on_step is not None:
                 on_step(step)
         return float(loss.detach()) if self.num_steps else 0.0
+
+
+def towards(inner: InnerLoop, likelihood: Likelihood, episode: Episode) -> Metrics:
+    """K steps on support ∪ query, then adds θ - φ to θ's gradient: an outer SGD of rate ε makes it θ + ε(φ - θ)."""
+    loss = inner.run(likelihood, [*episode.support, *episode.query])
+    theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
+    add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
+    return {"inner_loss": loss}
 
 
 def examples_of(loop: Any, support: int) -> int:

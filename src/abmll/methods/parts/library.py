@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.core.library import present
-from abmll.core.params import add_to_grad, clone, placed
+from abmll.core.params import clone
 from abmll.core.passes import Passes
-from abmll.core.types import META, TASK, Episode, Example, LibraryLikelihood, Likelihood, Metrics
-from abmll.methods.parts.inner import InnerLoop, examples_of
+from abmll.core.types import META, Episode, Example, LibraryLikelihood, Likelihood, Metrics
+from abmll.methods.parts.gradient import NoAdaptation
+from abmll.methods.parts.inner import InnerLoop, examples_of, towards
 from abmll.methods.parts.posterior import AdapterPosterior
 from abmll.methods.parts.stateless import Stateless
 
@@ -45,12 +46,8 @@ class LoraPerTask(Stateless):
                 f"task {episode.task!r} is number {index + 1} of those trained on, and the library has room for "
                 f"{count} LoRAs. Set num_loras to the number of training tasks."
             )
-        with library(likelihood).only(index, count):
-            loss = self.inner.run(likelihood, [*episode.support, *episode.query])
-        # The others had gradients of 0, and are where they were.
-        theta, phi = likelihood.parameters(META), likelihood.parameters(TASK)
-        add_to_grad(theta, {name: (theta[name] - phi[name]).detach() for name in theta})
-        return {"inner_loss": loss}
+        with library(likelihood).only(index, count):  # the others have gradients of 0, and stay where they are
+            return towards(self.inner, likelihood, episode)
 
     def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
         return Passes(float(examples_of(self.inner, support + query)))
@@ -82,15 +79,9 @@ def library_of(likelihood: Likelihood, num_loras: int, method: str) -> tuple[dic
 
 
 @dataclass(frozen=True)
-class WithoutLora:
+class WithoutLora(NoAdaptation):
     """The model without any LoRA, whatever the support set: what a library of which nothing is chosen comes to."""
 
     def adapt(self, likelihood: Likelihood, support: Sequence[Example]) -> AdapterPosterior:
         nothing = {name: torch.zeros_like(tensor) for name, tensor in likelihood.parameters(META).items()}
         return AdapterPosterior(likelihood, nothing)
-
-    def restore(self, likelihood: Likelihood, state: Mapping[str, Tensor]) -> AdapterPosterior:
-        return AdapterPosterior(likelihood, placed(likelihood, state))
-
-    def query_passes(self, num_samples: int) -> Passes:
-        return Passes(0.0, 1.0)
