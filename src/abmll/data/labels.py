@@ -66,11 +66,15 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text.strip()) is not None
 
 
+def _without_case(text: str) -> str:
+    """Casefolded, Turkish too: the capitals of i and of ı, each by the other's rules, are one letter."""
+    return text.casefold().replace("i\u0307", "i").replace("ı", "i")
+
+
 def spelling_key(label: str) -> str:
     """What labels have in common that differ only in case, spaces, Unicode form, invisible characters, the kind of
     dash or quotation mark, or as numerals of one number."""
-    text = " ".join(visible(unicodedata.normalize("NFKC", visible(label))).translate(_DASHES).casefold().split())
-    text = text.replace("i\u0307", "i").replace("ı", "i")  # of Turkish: capitals of i and ı, each by the other's rules
+    text = " ".join(_without_case(visible(unicodedata.normalize("NFKC", visible(label))).translate(_DASHES)).split())
     if _NUMBER.fullmatch(text):
         return str(Decimal(text.replace(",", ".")).normalize() + 0)
     return text
@@ -107,7 +111,7 @@ def difference(first: str, second: str) -> str:
         ("in characters that cannot be seen", visible),
         ("in Unicode form", lambda text: unicodedata.normalize("NFKC", text)),
         ("in spaces", lambda text: " ".join(text.split())),
-        ("in case", lambda text: text.casefold().replace("i\u0307", "i").replace("ı", "i")),
+        ("in case", _without_case),
         ("in letters of another alphabet", lambda text: spelling_key(_one_alphabet(text))),
         ("in punctuation", loose_key),
     )

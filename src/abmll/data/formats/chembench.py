@@ -8,11 +8,12 @@ Source: Mirza et al. 2025, arXiv 2404.01475 (jablonkagroup/ChemBench).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abmll.core.documents import parse_json
+from abmll.core.errors import Unreadable
 from abmll.data.formats.container import read_container
 from abmll.data.formats.format import CHOICES, INPUT, LABEL, Format, Misshapen, Options, Reading, reshape
 
@@ -40,8 +41,8 @@ def _shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     scores: Any = example.get("target_scores")
     if isinstance(scores, str):
         try:
-            scores = json.loads(scores)
-        except (ValueError, RecursionError):
+            scores = parse_json(scores)
+        except Unreadable:
             raise Misshapen("examples", "its target_scores are no JSON", CURE) from None
     if not scores:
         raise Misshapen("examples", "it asks for a number or a text, and has no choices", "Remove it", "warning")
