@@ -409,8 +409,9 @@ def test_other_encodings_cut_files_mixtures_and_nul(tmp_path):
     assert "Most of the file is UTF-8" in one(found(tmp_path, "t.csv", mixed), "error")
     nul = csv(rows()).replace("(7)", "\0")
     assert "t.csv:9: the text holds a NUL character" in one(found(tmp_path, "t.csv", nul), "error")
-    (tmp_path / "t.toml").write_text('file = "t.csv"\nencoding = "klingon"\n')
-    assert "unknown encoding 'klingon'" in str(check_task(tmp_path / "t.toml").problems[0])
+    for unknown in ("klingon", "rot13", "punycode"):
+        (tmp_path / "t.toml").write_text(f'file = "t.csv"\nencoding = "{unknown}"\n')
+        assert f"unknown encoding '{unknown}'" in str(check_task(tmp_path / "t.toml").problems[0])
 
 
 def test_texts_that_were_once_read_wrongly_are_told(tmp_path):

@@ -66,6 +66,56 @@ def test_wide_encodings_need_no_mark(tmp_path, encoding, labels):
     assert checked.summary.classes == dict.fromkeys(sorted(labels), 20)
 
 
+HIDDEN = {
+    "utf-7": ("schönes Gerät, größer als gedacht", "très bien, déjà vu", "Отличный товар"),
+    "iso2022_jp": ("とても良い商品です", "最悪です"),
+}
+MAINFRAME = {
+    "cp037": ("It works (most days), and it is quiet!", "naïve café, señor"),
+    "cp500": ("It works! And it is quiet! Very good!",),
+    "cp273": ("schönes Gerät, größer als gedacht",),
+}
+
+
+@pytest.mark.parametrize("encoding", HIDDEN)
+def test_texts_that_are_ascii_to_the_eye_alone(tmp_path, encoding):
+    for text in HIDDEN[encoding]:
+        line = f'"{text}",good'
+        raw = "\n".join(["text,label", "plain text,bad", *[line] * 3, ""]).encode(encoding)
+        assert raw.isascii()
+        message = told(found(tmp_path, "t.csv", raw))
+        assert f"t.csv:3: the text is ASCII; it looks like {encoding}, in which the line reads {line!r}" in message
+        (tmp_path / "t.toml").write_text(f'file = "t.csv"\nencoding = "{encoding}"\n')
+        assert [row.prompt for row in read_task(tmp_path / "t.toml").examples] == ["plain text", *[text] * 3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "call +12125550100 or +442071838750 or +49123456",
+        "x+abc and y+abd and z+1000- is 2+200- or 3+300-",
+        "C++ and a+b+c, if (a+bbb) { b+aaa } c+++d",
+        "AAAA+BBB/CCC+DDDD+EEE+FFFF== is base64",
+        "hot\x1b[0m colours",
+    ],
+)
+def test_plus_signs_are_plus_signs(tmp_path, text):
+    checked = found(tmp_path, "t.csv", "text,label\n" + "".join(f'"{text} {n}",{"ab"[n % 2]}\n' for n in range(12)))
+    assert "looks like" not in told(checked)
+    assert checked.summary.classes == {"a": 6, "b": 6}
+
+
+@pytest.mark.parametrize("newline", ["\n", "\x85", "\r\n"])
+@pytest.mark.parametrize("encoding", MAINFRAME)
+def test_texts_of_mainframes(tmp_path, encoding, newline):
+    for text in MAINFRAME[encoding]:
+        raw = newline.join(["text,label", *(f'"{text}",{label}' for label in ("good", "bad") * 10)]).encode(encoding)
+        message = told(found(tmp_path, "t.csv", raw))
+        assert f"is not UTF-8; it looks like {encoding} (EBCDIC), in which the line reads 'text,label'" in message
+        (tmp_path / "t.toml").write_text(f'file = "t.csv"\nencoding = "{encoding}"\n')
+        assert {row.prompt for row in read_task(tmp_path / "t.toml").examples} == {text}
+
+
 def test_zero_bytes_make_no_wide_encoding(tmp_path):
     for content in (table().replace("text 3,", "te\0xt 3,"), table() + "\0" * 2000, "a\0b\0" + table()):
         assert "the text holds a NUL character (byte 0)" in told(found(tmp_path, "t.csv", content))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from abmll.core.errors import Unreadable, printable, shown
 from abmll.core.files import read_bytes
-from abmll.data.encodings import guess_encoding
+from abmll.data.encodings import EBCDIC, Guessed, guess_encoding, hidden_encoding
 from abmll.data.kinds import GZIP, HEAD, kind_of_bytes
 from abmll.data.problems import Problem
 
@@ -25,6 +25,8 @@ _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
 )
 _NO_TEXT = {"Cc", "Cs", "Co", "Cn"}
+_OF_NAMES = ("punycode", "idna")
+"""Of hosts' names, not of texts, of which they take time in the square of the length."""
 _CUT_OFF = "the file ends within a character", "It was cut off: fetch it again"
 
 
@@ -44,8 +46,9 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
         return None, [*problems, Problem(name, 0, "", f"the file is {kind.name}", kind.cure)]
     text, found = _decode(name, data, encoding)
     text = None if text is None else text.removesuffix("\x1a")  # as MS-DOS ended a text
-    if text is not None and "\r" in text and "\n" not in text:
-        text = text.replace("\r", "\n")  # as computers of the last century ended a line
+    for ending in ("\r", "\x85"):  # as computers of the last century ended a line, and as mainframes do
+        if text is not None and ending in text and "\n" not in text:
+            text = text.replace(ending, "\n")
     return text, [*problems, *found]
 
 
@@ -109,6 +112,10 @@ def _decode(name: str, raw: bytes, encoding: str | None) -> tuple[str | None, li
         line = text.count("\n", 0, text.index("\0")) + 1
         cure = "Restore the file from its source: a text holds no such character"
         return None, [*problems, Problem(name, line, "", "the text holds a NUL character (byte 0)", cure)]
+    if (hidden := hidden_encoding(text)) is not None:
+        position, guessed = hidden
+        line = 1 + text.count("\n", 0, position)
+        return None, [*problems, _in_another(name, line, "the text is ASCII", guessed)]
     return text, problems
 
 
@@ -135,6 +142,8 @@ def _is_plain(text: str) -> bool:
 
 def _decode_as(name: str, raw: bytes, encoding: str) -> tuple[str | None, list[Problem]]:
     try:
+        if codecs.lookup(encoding).name in _OF_NAMES:
+            raise LookupError
         return raw.decode(encoding).removeprefix("\ufeff"), []
     except UnicodeError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
@@ -164,7 +173,12 @@ def _no_utf8(name: str, raw: bytes, start: int) -> Problem:
     guessed = guess_encoding(raw, start)
     if guessed is None:
         return Problem(name, line, "", message, "Save it as UTF-8; a text in another encoding, or no text at all")
-    message += f"; it looks like {guessed.encoding}, in which the line reads {shown(guessed.sample, 60)}"
+    return _in_another(name, line, message, guessed)
+
+
+def _in_another(name: str, line: int, message: str, guessed: Guessed) -> Problem:
+    mainframe = " (EBCDIC)" if guessed.encoding in EBCDIC else ""
+    message += f"; it looks like {guessed.encoding}{mainframe}, in which the line reads {shown(guessed.sample, 60)}"
     cure = (
         f"Save it as UTF-8 (in Excel: 'CSV UTF-8'), e.g. iconv -f {_iconv(guessed.encoding)} -t utf-8 {name} > new; "
         f'or write encoding = "{guessed.encoding}" in a TOML spec'
@@ -173,5 +187,5 @@ def _no_utf8(name: str, raw: bytes, start: int) -> Problem:
 
 
 def _iconv(encoding: str) -> str:
-    names = {"mac_roman": "macintosh", "iso8859_5": "iso-8859-5"}
+    names = {"mac_roman": "macintosh", "iso8859_5": "iso-8859-5", "iso2022_jp": "iso-2022-jp"}
     return names.get(encoding, encoding.replace("_", "-") if encoding.startswith(("koi8", "euc")) else encoding)

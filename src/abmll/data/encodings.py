@@ -1,8 +1,9 @@
-"""Which encoding a text that is no UTF-8 is in: the one under which its words look like words."""
+"""Which encoding a text is in that is no UTF-8, or only seems to be: the one under which its words look like words."""
 
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -11,6 +12,16 @@ CANDIDATES = (
     *("cp1255", "cp1256", "cp874", "shift_jis", "euc_jp", "euc_kr", "gb18030", "big5"),
 )
 """What offices write, the commonest first: it wins where several fit equally well."""
+EBCDIC = ("cp037", "cp500", "cp273", "cp1026")
+"""What mainframes write. Letters, digits and most signs are the same in all of them, and no byte is as in ASCII."""
+SEVEN_BITS = {
+    "utf-7": re.compile(r"\+[A-Za-z0-9+/]{3,}"),
+    "iso2022_jp": re.compile(r"\x1b\$[@B][!-~]+"),
+}
+"""Encodings whose bytes are all ASCII, and how each of them spells what is not: such a file is UTF-8, too, and would be
+read as if the spelling were the text."""
+_LIKE = 0.75
+"""`plausibility` from which on a spelling is believed: formulas and telephone numbers give characters of any kind."""
 _NEEDS = {"shift_jis": "kana", "euc_jp": "kana", "euc_kr": "hangul"}
 """Scripts without which these are not believed: by their bytes alone, Chinese texts often pass for them."""
 _JOINED = {"kana": "cjk"}  # one Japanese word is written in both
@@ -58,6 +69,8 @@ def guess_encoding(raw: bytes, position: int) -> Guessed | None:
     start = raw.rfind(b"\n", 0, position) + 1
     start = max(start, position - 2000)
     sample = raw[start : start + SAMPLE]
+    if (mainframe := _mainframe(raw[: max(SAMPLE, position)])) is not None:
+        return mainframe
     best, best_score = None, float("-inf")
     for encoding in CANDIDATES:
         try:
@@ -74,6 +87,40 @@ def guess_encoding(raw: bytes, position: int) -> Guessed | None:
         return None
     line = raw[start:].split(b"\n", 1)[0]
     return Guessed(best, line.decode(best, "replace").strip())
+
+
+def hidden_encoding(text: str) -> tuple[int, Guessed] | None:
+    """The encoding that an ASCII text spells other characters in (UTF-7, ISO-2022-JP), and where it does so first."""
+    if not text.isascii():
+        return None
+    for encoding, spelling in SEVEN_BITS.items():
+        first = spelling.search(text)
+        if first is None:
+            continue
+        start = text.rfind("\n", 0, first.start()) + 1
+        sample = text[max(start, first.start() - 2000) :][:SAMPLE]
+        try:
+            read = codecs.getincrementaldecoder(encoding)().decode(sample.encode("ascii"))
+        except UnicodeDecodeError:
+            continue
+        enough = len(spelling.findall(sample)) > 1 or text.startswith("+/v")  # its byte-order mark
+        if enough and plausibility(read.removeprefix("\ufeff")) >= _LIKE:
+            return first.start(), Guessed(encoding, read.split("\n", 1)[0].removeprefix("\ufeff").strip())
+    return None
+
+
+def _mainframe(raw: bytes) -> Guessed | None:
+    """The EBCDIC of these bytes, if they are that: most of them common letters and spaces in it, and not in ASCII."""
+    if raw.count(b" ") >= raw.count(b"\x40"):
+        return None
+    best, most = "", 0.8 * len(raw)
+    for encoding in EBCDIC:
+        text = raw.decode(encoding)
+        usual = sum(character.isalnum() or character in " .,;:!?'\"()-\t\r\n\x85" for character in text)
+        if usual > most:
+            best, most = encoding, usual
+    lines = raw.decode(best).splitlines() if best else []
+    return Guessed(best, next(line.strip() for line in lines if line.strip())) if lines else None
 
 
 def plausibility(text: str) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, printable
+from abmll.language.chat_writer import LONGEST, MEMORY, SECONDS, write_once
 
 ASKED, ANSWERED = "abmllasked", "abmllanswered"
 """What stands for the two turns' texts while the template is read."""
@@ -32,50 +34,60 @@ def turns_of(tokenizer: Any) -> Turns:
     of thought, which may be empty, before an answer and not before a reply that is about to be generated, or the other
     way round.
 
-    Raises: AbmllError if there is no template, if it refuses such a conversation, or does not write both texts once.
+    Raises: AbmllError if there is no template, if it refuses such a conversation, does not write both texts once, or
+    takes more time or memory than any template needs.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise AbmllError("chat = true in [prompt], but the tokenizer has no chat template. Set chat = false.")
-    opening = _opening(tokenizer)
-    user = [*opening, {"role": "user", "content": ASKED}]
-    finished = _written(tokenizer, [*user, {"role": "assistant", "content": ANSWERED}])
-    if finished.count(ASKED) != 1 or finished.count(ANSWERED) != 1 or finished.index(ASKED) > finished.index(ANSWERED):
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # several of them, and none is the default
+        raise _refused(str(error)) from error
+    written = write_once(template, json.dumps(tokenizer.special_tokens_map, default=str), CONVERSATIONS)
+    if written is None:
+        raise AbmllError(
+            "chat = true in [prompt], but the tokenizer's chat template does not end, or takes up all memory: for two "
+            f"turns of a word each it needs more than {SECONDS} seconds, {MEMORY // 2**20} MiB, or {LONGEST:,} "
+            "characters. It is broken, or meant to do harm. Take the model from another source, or set chat = false."
+        )
+    bare, behind_system = written[:3], written[3:]
+    if bare[0].error is not None and behind_system[0].error is not None:
+        raise _refused(bare[0].error)
+    finished, asked, spaced = bare if bare[0].error is None else behind_system
+    assert finished.text is not None
+    if finished.text.count(ASKED) != 1 or finished.text.count(ANSWERED) != 1 or not _in_order(finished.text):
         raise AbmllError(
             "chat = true in [prompt], but the tokenizer's chat template does not write a question and its answer once "
             "each, in this order, so that there is no place to score an answer at. Set chat = false."
         )
-    before, rest = finished.split(ASKED)
+    before, rest = finished.text.split(ASKED)
     between, after = rest.split(ANSWERED)
-    try:
-        asked = _written(tokenizer, user)
-    except AbmllError:  # a template may insist on an answer
-        asked = ""
-    header = finished.removeprefix(asked).split(ANSWERED)[0] if asked and finished.startswith(asked) else ""
-    spaced = [*opening, {"role": "user", "content": f" {ASKED} "}, {"role": "assistant", "content": ANSWERED}]
-    return Turns(before, between, header, after, f" {ASKED} " not in _written(tokenizer, spaced))
+    header = ""
+    if asked.text and finished.text.startswith(asked.text):  # not where a template insists on an answer
+        header = finished.text.removeprefix(asked.text).split(ANSWERED)[0]
+    if spaced.text is None:
+        raise _refused(str(spaced.error))
+    return Turns(before, between, header, after, f" {ASKED} " not in spaced.text)
 
 
-def _opening(tokenizer: Any) -> list[dict[str, str]]:
-    """The turns that a conversation must begin with: none, or a system's without a text where a template insists."""
-    turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
-    system = [{"role": "system", "content": ""}]
-    try:
-        _written(tokenizer, turns)
-    except AbmllError as error:
-        try:
-            _written(tokenizer, [*system, *turns])
-        except AbmllError:
-            raise error from None
-        return system
-    return []
+def _conversations() -> list[list[dict[str, str]]]:
+    """A finished one, one without its answer, and one with spaces around the question; then the three again behind a
+    system's turn without a text, where a template insists on one."""
+    user, answer = {"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}
+    three = [[user, answer], [user], [{"role": "user", "content": f" {ASKED} "}, answer]]
+    system = {"role": "system", "content": ""}
+    return [*three, *([system, *turns] for turns in three)]
 
 
-def _written(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception as error:  # a template is a program, which may raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AbmllError(
-            "chat = true in [prompt], but the tokenizer's chat template refuses a conversation of a user's and an "
-            f"assistant's turn ({reason}). Set chat = false."
-        ) from error
+CONVERSATIONS = json.dumps(_conversations())
+
+
+def _in_order(text: str) -> bool:
+    return text.index(ASKED) < text.index(ANSWERED)
+
+
+def _refused(reason: str) -> AbmllError:
+    return AbmllError(
+        "chat = true in [prompt], but the tokenizer's chat template refuses a conversation of a user's and an "
+        f"assistant's turn ({printable(reason)}). Set chat = false."
+    )
