@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from abmll.cli.group import complain
 from abmll.core.errors import AbmllError
+
+if TYPE_CHECKING:
+    from abmll.data.suite import SuiteSpec
 
 
 def fetch(
@@ -33,6 +36,8 @@ def fetch(
     from abmll.data.hub.fetch import fetch_tasks
 
     tasks = [task for name in names for task in _tasks(name)]
+    for line in dict.fromkeys(line for name in names for line in _without(name)):
+        typer.echo(line)
     done, failed = fetch_tasks(list(dict.fromkeys(tasks)), cache=cache, tell=typer.echo)
     rows = sum(one.rows for one in done)
     typer.echo(f"{len({one.task for one in done})} of {len(set(tasks))} tasks in the cache, {rows} rows")
@@ -56,23 +61,44 @@ def _licences(names: list[str]) -> list[str]:
     return [*lines, f"not pinned to a commit ({CONVERTED}): {', '.join(loose)}"] if loose else lines
 
 
+def _without(name: str) -> list[str]:
+    """Which tasks of a CrossFit suite the hub cannot give, and why, for people."""
+    from abmll.data.hub.crossfit import left_out
+    from abmll.data.hub.spec import HUB
+
+    if name.startswith(HUB) or (spec := _suite(name)).format != "crossfit":
+        return []
+    reasons: dict[str, list[str]] = {}
+    why = left_out()
+    for task in (task for side in spec.listed().values() for task in side if task in why):
+        reasons.setdefault(why[task], []).append(task)
+    return [
+        f"not to be had from the hub: {len(those)} tasks, {reason}: {', '.join(those)}"
+        for reason, those in reasons.items()
+    ]
+
+
+def _suite(name: str) -> SuiteSpec:
+    from abmll.core.errors import unknown_name
+    from abmll.data.suite import read_suite_spec, shipped_suites
+
+    path, shipped = Path(name), shipped_suites()
+    if not path.is_file() and name not in shipped:
+        raise unknown_name("suite", name, shipped)
+    return read_suite_spec(path if path.is_file() else shipped[name])
+
+
 def _tasks(name: str) -> list[str]:
     """The hub tasks of a suite, or the one that `name` is."""
+    from abmll.data.hub.crossfit import crossfit_spec
     from abmll.data.hub.spec import HUB, hub_spec
-    from abmll.data.suite import read_suite_spec, shipped_suites
 
     if name.startswith(HUB):
         return [hub_spec(name.removeprefix(HUB)).name]
-    path = Path(name)
-    if not path.is_file():
-        shipped = shipped_suites()
-        if name not in shipped:
-            from abmll.core.errors import unknown_name
-
-            raise unknown_name("suite", name, shipped)
-        path = shipped[name]
-    spec = read_suite_spec(path)
+    spec = _suite(name)
     listed = [task for side in spec.listed().values() for task in side]
+    if spec.format == "crossfit":
+        return [found.name for task in listed if (found := crossfit_spec(task)) is not None]
     found = [task.removeprefix(HUB) for task in listed if spec.format == "hub" or task.startswith(HUB)]
     if not found:
         raise AbmllError(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from abmll.core.documents import read_toml
 from abmll.core.errors import AbmllError
-from abmll.core.types import Example
 from abmll.data.formats import find_format
 from abmll.data.formats.crossfit import prefixes
-from abmll.data.formats.format import CHOICES, INPUT, LABEL, Options
+from abmll.data.formats.format import Options
 from abmll.data.formats.metaicl import read_target_task, read_train_task, require_files
+from abmll.data.gathered import Rows, task_of
+from abmll.data.hub.cache import cached_files
+from abmll.data.hub.crossfit import crossfit_rows, crossfit_spec, left_out
 from abmll.data.hub.read import read_hub_task
 from abmll.data.hub.spec import HUB
-from abmll.data.overlap import normalised
 from abmll.data.readers import read_task
 from abmll.data.split import Side
 from abmll.data.task import Task
@@ -24,10 +25,8 @@ from abmll.data.task import Task
 if TYPE_CHECKING:
     from abmll.data.suite import SuiteSpec
 
-MAX_CLASSES = 64
-ROWS_PER_CLASS = 4
-"""Outputs are a closed set if there are at most so many, each with so many rows on average at least."""
 NEEDS_SCRIPTS = "docs/suites.md says how the data are made"
+FREE_TEXT = "since they ask for free text"
 
 
 class Collected(NamedTuple):
@@ -66,26 +65,38 @@ def read_hub(spec: SuiteSpec, folder: Path) -> Collected:
 
 
 def read_crossfit(spec: SuiteSpec, folder: Path) -> Collected:
-    """CrossFit's few-shot files; tasks that ask for free text are left out, and told."""
+    """CrossFit's few-shot files, or the same draws from the hub's cache where the folder has none of a task.
 
-    def rows(name: str, side: Side) -> tuple[list[Path], list[Path]]:
+    Tasks that cannot be judged by choices are left out, and told.
+    """
+    without = left_out()
+
+    def rows(name: str, side: Side) -> Rows | str:
         found = prefixes(folder, name)
-        evaluated = ("train", "dev") if side == "train" else ("test",)
-        first = [path.with_name(f"{path.name}_{part}.tsv") for path in found for part in evaluated]
-        support = [] if side == "train" else [path.with_name(f"{path.name}_train.tsv") for path in found]
-        return first, support
+        if found:
+            evaluated = ("train", "dev") if side == "train" else ("test",)
+            first = [path.with_name(f"{path.name}_{part}.tsv") for path in found for part in evaluated]
+            support = [] if side == "train" else [path.with_name(f"{path.name}_train.tsv") for path in found]
+            return _from_files("crossfit", first, support)
+        described = crossfit_spec(name)
+        if described is None:
+            return without.get(name, "")
+        if not all(cached_files(described, split) for split in described.used):
+            return ""
+        return crossfit_rows(described, held_out=side != "train")
 
-    return _collect(spec, folder, "crossfit", rows)
+    fetch = "; or fetch from the hub what it has: abmll tasks fetch SUITE"
+    return _collect(spec, folder, rows, f"{NEEDS_SCRIPTS}{fetch}")
 
 
 def read_unifiedqa(spec: SuiteSpec, folder: Path) -> Collected:
     """UnifiedQA's folders `<set>/{train,dev,test}.tsv`; held-out sets are evaluated on dev, whose labels are public."""
 
-    def rows(name: str, side: Side) -> tuple[list[Path], list[Path]]:
-        place = folder / name
-        return ([place / "train.tsv"], []) if side == "train" else ([place / "dev.tsv"], [place / "train.tsv"])
+    def rows(name: str, side: Side) -> Rows | str:
+        train, dev = folder / name / "train.tsv", folder / name / "dev.tsv"
+        return _from_files("unifiedqa", *(([train], []) if side == "train" else ([dev], [train])))
 
-    return _collect(spec, folder, "unifiedqa", rows)
+    return _collect(spec, folder, rows, NEEDS_SCRIPTS)
 
 
 LAYOUTS: dict[str, Callable[[SuiteSpec, Path], Collected]] = {
@@ -97,73 +108,45 @@ LAYOUTS: dict[str, Callable[[SuiteSpec, Path], Collected]] = {
 """How the tasks of a suite are read, by its `format`; "files" is none of these: there a folder's own tasks are."""
 
 
-def _collect(
-    spec: SuiteSpec, folder: Path, form: str, files_of: Callable[[str, Side], tuple[list[Path], list[Path]]]
-) -> Collected:
+def _collect(spec: SuiteSpec, folder: Path, rows_of: Callable[[str, Side], Rows | str], needs: str) -> Collected:
+    """The tasks that the lists name.
+
+    rows_of: the rows of a task; or why it is left out; or "" if it is not there.
+    """
     names = spec.listed()
-    missing = sorted(
-        {
-            name
-            for side, tasks in names.items()
-            for name in tasks
-            if not _elsewhere(folder, name) and not any(file.is_file() for file in files_of(name, side)[0])
-        }
-    )
-    if missing:
-        listed = ", ".join(missing[:12]) + (f", … ({len(missing)})" if len(missing) > 12 else "")
-        raise AbmllError(f"{folder} lacks the files of {len(missing)} tasks: {listed}. {NEEDS_SCRIPTS}.")
     sides: dict[Side, list[Task]] = {"train": [], "validation": [], "test": []}
-    free: list[str] = []
+    missing: list[str] = []
+    without: dict[str, list[str]] = {}
     for side, tasks in names.items():
         for name in tasks:
-            if _elsewhere(folder, name):
+            found = Rows([], [], "") if _elsewhere(folder, name) else rows_of(name, side)
+            if found == "":
+                missing.append(name)
+            elif isinstance(found, str):
+                without.setdefault(found, []).append(name)
+            elif _elsewhere(folder, name):
                 sides[side].append(_read_elsewhere(folder, name))
-                continue
-            task = _task(name, form, *files_of(name, side))
-            if task is None:
-                free.append(name)
-            else:
+            elif (task := task_of(name, found)) is not None:
                 sides[side].append(task)
-    notes = [f"left out, since they ask for free text: {', '.join(free)}"] if free else []
-    return Collected(sides, notes)
+            else:
+                without.setdefault(FREE_TEXT, []).append(name)
+    if missing:
+        missing = sorted(set(missing))
+        listed = ", ".join(missing[:12]) + (f", … ({len(missing)})" if len(missing) > 12 else "")
+        raise AbmllError(f"{folder} lacks the files of {len(missing)} tasks: {listed}. {needs}.")
+    return Collected(sides, [f"left out, {why}: {', '.join(tasks)}" for why, tasks in without.items()])
 
 
-def _task(name: str, form: str, evaluated: Sequence[Path], support: Sequence[Path]) -> Task | None:
-    """One task from all its files, repeated rows once; None where its answers are free text.
-
-    Its choices are those that each input lists, or else all its outputs if these are few and come again.
-    """
+def _from_files(form: str, evaluated: Sequence[Path], support: Sequence[Path]) -> Rows | str:
+    """The rows of some files; "" if there is nothing to be evaluated on."""
+    if not any(file.is_file() for file in evaluated):
+        return ""
     reader = find_format(form)
-    groups = [
+    first, pool = (
         [row.fields for file in group if file.is_file() for row in reader.read(file, Options()).rows]
         for group in (evaluated, support)
-    ]
-    every = [fields for group in groups for fields in group]
-    classes = sorted({str(fields[LABEL]).strip() for fields in every})
-    listed = all(CHOICES in fields for fields in every)
-    distinct = len({normalised(fields[INPUT]) for fields in every})  # the draws of several seeds overlap
-    if not listed and not (2 <= len(classes) <= MAX_CLASSES and len(classes) * ROWS_PER_CLASS <= distinct):
-        return None
-    rows, pool = ([_example(fields, classes) for fields in group] for group in groups)
-    kept = _once([row for row in rows if row is not None])
-    tested = {normalised(row.prompt) for row in kept}
-    apart = [row for row in _once([row for row in pool if row is not None]) if normalised(row.prompt) not in tested]
-    evaluated_rows = tuple(row._replace(id=f"{name}:{number}") for number, row in enumerate(kept))
-    pool_rows = tuple(row._replace(id=f"{name}:support:{number}") for number, row in enumerate(apart))
-    return Task(name, evaluated_rows, source=str(evaluated[0].parent), support_pool=pool_rows) if kept else None
-
-
-def _example(fields: Mapping[str, Any], classes: Sequence[str]) -> Example | None:
-    choices = tuple(fields.get(CHOICES, classes))
-    label = str(fields[LABEL]).strip()
-    return Example(fields[INPUT], choices, choices.index(label)) if label in choices else None
-
-
-def _once(rows: Sequence[Example]) -> list[Example]:
-    kept: dict[tuple[str, tuple[str, ...]], Example] = {}
-    for row in rows:
-        kept.setdefault((normalised(row.prompt), row.choices), row)
-    return list(kept.values())
+    )
+    return Rows(first, pool, str(evaluated[0].parent))
 
 
 def _elsewhere(folder: Path, name: str) -> bool:

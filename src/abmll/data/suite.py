@@ -219,6 +219,8 @@ def _folder(spec: SuiteSpec, path: Path, shipped: bool, folder: str | Path | Non
         return Path(folder)
     if spec.format == "hub":
         return path.parent  # nothing is read there
+    if spec.format == "crossfit" and shipped and not os.environ.get(SHARED_VARIABLE):
+        return path.parent / path.stem  # no folder: all is read from the hub's cache
     if path.is_dir():
         return path
     if shipped:

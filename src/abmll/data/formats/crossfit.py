@@ -63,14 +63,43 @@ def _shape(fields: dict[str, Any] | Any) -> dict[str, Any]:
     text, output = fields.get("input"), fields.get("output")
     if not isinstance(text, str) or not isinstance(output, str):
         raise Misshapen("output", "the line is not input<TAB>output", "Write it again with CrossFit's scripts")
-    before, choices = lettered_choices(text)
+    before, choices = marked_choices(text)
     if not choices:
         return {INPUT: text, LABEL: output}
     label = output.strip()
+    if label not in choices:
+        trimmed = tuple(choice.removesuffix(" or") for choice in choices)  # "(A) first or (B) second"
+        choices = trimmed if label in trimmed else choices
     index = letter_index(label)
     if index is not None and label not in choices and index < len(choices):
         label = choices[index]
     return {INPUT: before, CHOICES: list(choices), LABEL: label}
+
+
+def marked_choices(text: str) -> tuple[str, tuple[str, ...]]:
+    """A line without the choices that it lists, and these; (text, ()) if it lists none.
+
+    They stand behind (A) (B) …, or (1) (2) …, with or without spaces; a context may follow the last after "[SEP]".
+    """
+    before, choices = lettered_choices(text)
+    for marks in ("ABCDEFGHIJ", "123456789"):
+        before, choices = (before, choices) if choices else _between(text, marks)
+    if not choices:
+        return text, ()
+    last, separator, context = choices[-1].partition(" [SEP] ")
+    return (f"{before}{separator}{context}".strip(), (*choices[:-1], last.strip())) if separator else (before, choices)
+
+
+def _between(text: str, marks: str) -> tuple[str, tuple[str, ...]]:
+    before, _, rest = text.partition(f"({marks[0]})")
+    choices = []
+    for mark in marks[1:]:
+        choice, found, rest_of = rest.partition(f"({mark})")
+        if not found:
+            break
+        choices.append(choice.strip())
+        rest = rest_of
+    return (before.strip(), (*choices, rest.strip())) if choices else (text, ())
 
 
 FORMAT = Format("a file of CrossFit's few-shot gym (input, a tab, output)", _read)

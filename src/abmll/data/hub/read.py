@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 from pathlib import Path
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Example
-from abmll.data.hub.spec import HUB, HubSpec, hub_spec
+from abmll.data.gathered import task_of
+from abmll.data.hub.cache import require_files
+from abmll.data.hub.crossfit import crossfit_rows
+from abmll.data.hub.spec import HubSpec, hub_spec
 from abmll.data.overlap import normalised
 from abmll.data.problems import errors, raise_errors
 from abmll.data.readers import parse_spec
@@ -18,10 +20,17 @@ def read_hub_task(name: str, cache: Path | None = None) -> Task:
     """The task of a shipped spec, from files that `abmll tasks fetch` has brought into the cache.
 
     Its evaluated rows are the spec's `judge` split; support sets are drawn from `support`, without inputs that are
-    evaluated on.
+    evaluated on. A CrossFit task adapts on the rows that CrossFit draws for training, of all seeds.
     Raises AbmllError if a file is not in the cache, or does not hold what the spec says.
     """
     spec = hub_spec(name)
+    if spec.crossfit is not None:
+        task = task_of(spec.name, crossfit_rows(spec, held_out=True, cache=cache))
+        if task is None:
+            raise AbmllError(
+                f"the task {name!r} has no rows with choices: its set was changed; update abmll, or report it"
+            )
+        return task
     evaluated = _examples(spec, spec.judge, cache)
     pool = [] if spec.support is None else _examples(spec, spec.support, cache)
     tested = {normalised(row.prompt) for row in evaluated}
@@ -29,36 +38,8 @@ def read_hub_task(name: str, cache: Path | None = None) -> Task:
     return Task(spec.name, tuple(evaluated), spec.question, spec.family, f"{spec.repo} ({spec.revision})", support)
 
 
-def cached_files(spec: HubSpec, split: str, cache: Path | None = None) -> list[Path]:
-    """The files of a split in the cache, sorted; empty if it has not been fetched."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    pattern = spec.splits[split].files
-    try:
-        root = Path(
-            snapshot_download(
-                spec.repo,
-                repo_type="dataset",
-                revision=spec.revision,
-                cache_dir=cache,
-                allow_patterns=[pattern],
-                local_files_only=True,
-            )
-        )
-    except LocalEntryNotFoundError:
-        return []
-    files = [path for path in root.rglob("*") if path.is_file()]
-    return sorted(path for path in files if fnmatch.fnmatchcase(path.relative_to(root).as_posix(), pattern))
-
-
 def _examples(spec: HubSpec, split: str, cache: Path | None) -> list[Example]:
-    files = cached_files(spec, split, cache)
-    if not files:
-        raise AbmllError(
-            f"the task {spec.name!r} is not on this machine: {spec.repo} has no split {split!r} in the Hugging Face "
-            f"cache. Fetch it once, with a network: abmll tasks fetch {HUB}{spec.name}"
-        )
+    files = require_files(spec, split, cache)
     rows: list[Example] = []
     for number, file in enumerate(files):
         label = f"{spec.name}:{split}" + (f":{number}" if len(files) > 1 else "")

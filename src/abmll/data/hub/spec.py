@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from abmll.core.errors import AbmllError, unknown_name
+from abmll.data.hub.crossfit_line import CrossFitLine
 from abmll.data.problems import raise_errors
 from abmll.data.spec import TaskSpec
 from abmll.data.toml_file import Schema, read_toml
@@ -35,6 +37,7 @@ class HubSpec(Schema):
     repo, revision: the data set and a commit of it, or "refs/convert/parquet".
     judge, support: the splits that the task is evaluated on and adapts on.
     columns: those that must be there, with their kinds. read: keys of a task spec (docs/tasks.md).
+    crossfit: in place of `read`, how CrossFit makes its few-shot lines of the rows.
     metric: what the field reports. licence: of the data, or "unknown" and where that was looked for.
     shares_rows_with: other hub tasks made from the same rows.
     """
@@ -43,7 +46,7 @@ class HubSpec(Schema):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     family: str = Field(min_length=1)
     question: str
-    metric: Literal["accuracy", "macro-F1", "Matthews correlation"]
+    metric: Literal["accuracy", "macro-F1", "Matthews correlation", "Pearson correlation"]
     licence: str = Field(min_length=1)
     citation: str = Field(min_length=1)
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
@@ -54,6 +57,7 @@ class HubSpec(Schema):
     columns: dict[str, Kind]
     splits: dict[str, HubSplit]
     read: dict[str, Any] = Field(default_factory=dict)
+    crossfit: CrossFitLine | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> HubSpec:
@@ -62,6 +66,10 @@ class HubSpec(Schema):
         for split in (self.judge, self.support):
             if split is not None and split not in self.splits:
                 raise ValueError(f"there is no split {split!r} under splits")
+        if self.crossfit is not None and (self.read or self.support is None):
+            raise ValueError("a CrossFit task is drawn from `support` and read by `crossfit` alone")
+        if self.crossfit is not None and (self.crossfit.carve is not None) != (self.judge == self.support):
+            raise ValueError("carve parts a set of one split: judge and support must be the same then, and only then")
         self.task_spec("x.parquet")
         return self
 
@@ -78,7 +86,7 @@ class HubSpec(Schema):
 def hub_specs() -> dict[str, Path]:
     """The specs that come with the library, by name."""
     folder = Path(str(files("abmll.data"))) / "hub" / "tasks"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.rglob("*.toml"))}
 
 
 def hub_spec(name: str) -> HubSpec:
@@ -94,7 +102,8 @@ def hub_spec(name: str) -> HubSpec:
     return spec
 
 
-def hub_relations() -> list[list[str]]:
+@cache
+def hub_relations() -> tuple[tuple[str, ...], ...]:
     """Groups of hub tasks that share rows, under their own names and as suites with other tasks name them."""
-    groups = [[name, *spec.shares_rows_with] for name in hub_specs() if (spec := hub_spec(name)).shares_rows_with]
-    return [*groups, *([f"{HUB}{name}" for name in group] for group in groups)]
+    groups = [(name, *spec.shares_rows_with) for name in hub_specs() if (spec := hub_spec(name)).shares_rows_with]
+    return (*groups, *(tuple(f"{HUB}{name}" for name in group) for group in groups))
