@@ -98,7 +98,7 @@ def _tasks(name: str) -> list[str]:
     spec = _suite(name)
     listed = [task for side in spec.listed().values() for task in side]
     if spec.format == "crossfit":
-        return [found.name for task in listed if (found := crossfit_spec(task)) is not None]
+        return [made.name for task in listed if (made := crossfit_spec(task)) is not None]
     found = [task.removeprefix(HUB) for task in listed if spec.format == "hub" or task.startswith(HUB)]
     if not found:
         raise AbmllError(

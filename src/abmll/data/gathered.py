@@ -21,8 +21,8 @@ class Rows(NamedTuple):
     source: for messages. words: all labels, where they are known; otherwise those of the rows. family: of the task.
     """
 
-    evaluated: list[Mapping[str, Any]]
-    support: list[Mapping[str, Any]]
+    evaluated: Sequence[Mapping[str, Any]]
+    support: Sequence[Mapping[str, Any]]
     source: str
     words: tuple[str, ...] = ()
     family: str = ""
