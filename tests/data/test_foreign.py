@@ -172,6 +172,25 @@ def test_a_folder_at_once_with_training_and_test_files_and_others(tmp_path):
     assert task.support_pool[0].prompt == "t 0"
 
 
+def test_folders_named_by_their_task_with_a_training_and_a_test_file_each(tmp_path):
+    for task in ("hearsay", "cuad_anti-assignment", "maud_fls_(mae)_standard", "opp115_user_access,_edit_and_deletion"):
+        folder = tmp_path / "from" / task
+        folder.mkdir(parents=True)
+        for side, count in (("train", 6), ("test", 40)):
+            lines = "".join(f"{n}\t{('No', 'Yes')[n % 2]}\tclause {side} {n}\n" for n in range(count))
+            (folder / f"{side}.tsv").write_text("index\tanswer\ttext\n" + lines)
+    (tmp_path / "from" / "notes").mkdir()
+    (tmp_path / "from" / "notes" / "about.md").write_text("LegalBench")
+    imported(tmp_path / "from", "-o", tmp_path / "to")
+    tasks = {task.name: task for task in read_folder(tmp_path / "to").tasks}
+    assert sorted(tasks) == [
+        *("cuad_anti-assignment", "hearsay", "maud_fls_(mae)_standard", "opp115_user_access,_edit_and_deletion")
+    ]
+    task = tasks["hearsay"]
+    assert (len(task), len(task.support_pool), task.examples[1].choices) == (40, 6, ("No", "Yes"))
+    assert (task.examples[1].prompt, task.examples[1].target) == ("clause test 1", 1)
+
+
 def test_copies_stand_alone(tmp_path):
     folder = tmp_path / "from"
     folder.mkdir()

@@ -44,6 +44,8 @@ def row_of(name: str, text: str, number: int) -> dict:
     if name.startswith("winogrande"):
         option1, option2 = two
         return {"sentence": f"The _ is {text}.", "option1": option1, "option2": option2, "answer": "12"[number % 2]}
+    if name.startswith("sib200"):
+        return {"index_id": number, "category": ("travel", "science/technology")[number % 2], "text": text}
     if name == "boolq":
         return {"question": text, "passage": f"About {text}.", "answer": bool(number % 2)}
     if name.startswith("chembench"):
@@ -121,6 +123,25 @@ def test_chembench_keeps_its_questions_with_one_right_choice(hub, tmp_path):
         1,
         "Answer the question about chemistry.",
     )
+
+
+def test_one_spec_for_many_languages(hub, tmp_path):
+    names = ["sib200-train-eng_Latn", "sib200-ell_Grek", "sib200-nqo_Nkoo"]
+    for name in names:
+        write(hub.root, name)
+    done, failed = fetch_tasks(names, cache=tmp_path, endpoint=hub.url)
+    assert failed == []
+    assert [(one.task, one.split, one.rows) for one in done][1:3] == [
+        ("sib200-ell_Grek", "train", 701),
+        ("sib200-ell_Grek", "test", 204),
+    ]
+    english, greek = read_hub_task(names[0], tmp_path), read_hub_task(names[1], tmp_path)
+    assert (len(english), len(greek), len(greek.support_pool)) == (701, 204, 701)
+    assert greek.question == "What is the topic of the sentence?"
+    assert greek.examples[1].choices[greek.examples[1].target] == "science/technology"
+    assert len(greek.examples[1].choices) == 7
+    with pytest.raises(AbmllError, match=r"unknown hub task 'sib200-elo_Grek'. Did you mean 'sib200-ell_Grek'"):
+        hub_spec("sib200-elo_Grek")
 
 
 def test_a_task_that_was_not_fetched_says_how(tmp_path):

@@ -30,6 +30,10 @@ SIZES = {
     **{"nli": (42, 0, 8), "para": (46, 0, 4), "mcqa": (18, 0, 12), "nli-icl": (41, 0, 8), "para-icl": (45, 0, 4)},
     **{"mcqa-icl": (17, 0, 12), "mixedspecific": (18, 0, 6), "chembench": (34, 0, 9)},
 }
+LEGAL_WITHOUT_CHOICES = {
+    *("citation_prediction_open", "definition_extraction", "rule_qa", "sara_numeric"),
+    *("ssla_company_defendants", "ssla_individual_defendants", "ssla_plaintiff"),
+}
 
 
 def spec(name: str) -> SuiteSpec:
@@ -61,6 +65,30 @@ def test_the_lists_are_those_of_the_reference(shared):
         found = re.search(rf"\*\*{name}\*\* train: (.*?)\n  - test: (.*?)\n", text)
         listed = spec(f"metaicl-{name.replace('_', '-')}").listed()
         assert [found[1].split(", "), found[2].split(", ")] == [listed["train"], listed["test"]]
+
+
+def test_legalbench_is_all_of_its_tasks_that_choose():
+    every = PUBLISHED["legalbench-all"]["test"]
+    assert len(set(every)) == 162
+    choosing = [task for task in every if task not in LEGAL_WITHOUT_CHOICES]
+    transfer, full = spec("legalbench-transfer").listed(), spec("legalbench-full").listed()
+    assert (transfer["train"], transfer["test"]) == (PUBLISHED["cls-45"]["train"], choosing)
+    assert len(choosing) == 155
+    assert (len(full["train"]), len(full["test"])) == (135, 20)  # the published counts
+    assert full["train"] == [task for task in choosing if task not in full["test"]]
+    assert set(full["test"]) <= set(choosing)
+
+
+def test_sib200_holds_whole_scripts_out_and_judges_on_rows_that_nothing_trains_on():
+    listed = spec("sib200").listed()
+    train, test = ({name.rpartition("-")[2] for name in listed[side]} for side in ("train", "test"))
+    assert (len(train), len(test)) == (171, 34)
+    assert len(train | test) == 205
+    assert not {language[-4:] for language in train} & {language[-4:] for language in test}
+    english, greek = hub_spec("sib200-train-eng_Latn"), hub_spec("sib200-ell_Grek")
+    assert (set(english.used), english.splits["train"].rows) == ({"train"}, 701)
+    assert (greek.judge, greek.support, greek.splits["test"].files) == ("test", "train", "ell_Grek/test/*.parquet")
+    assert (greek.splits["test"].rows, greek.family) == (204, "ell_Grek")
 
 
 def test_variants_say_what_they_change_and_nothing_else():
@@ -97,7 +125,10 @@ def test_related_tasks_are_tasks_of_the_lists():
     assert {name for group in related() for name in group} <= known
 
 
-@pytest.mark.parametrize("name", sorted(hub_specs()))
+ONE_A_FILE = sorted({path: name for name, path in hub_specs().items()}.values())
+
+
+@pytest.mark.parametrize("name", ONE_A_FILE)
 def test_every_hub_spec_validates(name):
     found = hub_spec(name)
     assert found.name == name
@@ -106,8 +137,11 @@ def test_every_hub_spec_validates(name):
     assert set(found.shares_rows_with) <= set(hub_specs())
     for other in found.shares_rows_with:
         assert name in hub_spec(other).shares_rows_with
-    for suite in ("bayesian-lora", "bayesian-lora-shift"):
-        assert {task for side in spec(suite).listed().values() for task in side} <= set(hub_specs())
+
+
+@pytest.mark.parametrize("suite", [name for name in shipped_suites() if spec(name).format == "hub"])
+def test_a_suite_of_the_hub_names_specs_that_are_there(suite):
+    assert {task for side in spec(suite).listed().values() for task in side} <= set(hub_specs())
 
 
 def published_draw(rows: list[tuple[str, str]], k: int, seed: int, by_class: bool):

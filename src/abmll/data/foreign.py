@@ -53,7 +53,8 @@ class Found:
 def sources(path: Path) -> tuple[list[Source], list[str]]:
     """The tasks to be in a file, a saved data set or a folder of such; and the names of files that are none.
 
-    A file of training rows and one of test rows of the same name make one task.
+    A file of training rows and one of test rows of the same name make one task; so do two such files alone in a folder
+    of the task's name.
     Raises AbmllError if there is nothing at `path`.
     """
     if not path.exists():
@@ -67,6 +68,8 @@ def sources(path: Path) -> tuple[list[Source], list[str]]:
     for member in members:
         if member.is_dir() and is_dataset(member):
             taken.append(_of_dataset(member))
+        elif member.is_dir():
+            taken += _named_by_folder(member)
         elif member.is_file() and (container_format(member) or member.suffix.lower() in (".yaml", ".yml")):
             if member.name != MANIFEST:
                 taken.append(Source(member, task_name(member)))
@@ -196,6 +199,13 @@ def _of_dataset(path: Path) -> Source:
     test = next((name for name in ("test", "validation", "dev") if name in named), named[-1])
     support = path / "train" if "train" in named and test != "train" else None
     return Source(path / test, path.name, support)
+
+
+def _named_by_folder(folder: Path) -> list[Source]:
+    """The task of a folder that holds no more than its training and test files, as LegalBench's do."""
+    tables = [member for member in folder.iterdir() if member.is_file() and container_format(member)]
+    pair = _paired(folder, [Source(table, task_name(table)) for table in sorted(tables)])
+    return pair if len(pair) == 1 and pair[0].support is not None else []
 
 
 def _paired(folder: Path, found: Sequence[Source]) -> list[Source]:

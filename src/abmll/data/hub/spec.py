@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +15,15 @@ from abmll.core.errors import AbmllError, unknown_name
 from abmll.data.hub.crossfit_line import CrossFitLine
 from abmll.data.problems import raise_errors
 from abmll.data.spec import TaskSpec
-from abmll.data.toml_file import Schema, read_toml
+from abmll.data.toml_file import Schema, read_table, read_toml
 
 CONVERTED = "refs/convert/parquet"
 """The hub's own conversion to Parquet, for data sets that once needed a loading script; no code runs."""
 HUB = "hub:"
 """What stands before a hub task's name in a suite whose other tasks lie in a folder."""
+EACH = "each"
+"""The folder of specs that are one file for many tasks, and the key with what tells these apart."""
+_FOLDER = Path(str(files("abmll.data"))) / "hub" / "tasks"
 Kind = Literal["text", "number", "flag", "list", "object"]
 
 
@@ -43,7 +47,7 @@ class HubSpec(Schema):
     """
 
     version: int = Field(ge=1)
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][A-Za-z0-9_-]*$")
     family: str = Field(min_length=1)
     question: str
     metric: Literal["accuracy", "macro-F1", "Matthews correlation", "Pearson correlation"]
@@ -83,23 +87,53 @@ class HubSpec(Schema):
         return {name: self.splits[name] for name in (self.support, self.judge) if name is not None}
 
 
+@cache
 def hub_specs() -> dict[str, Path]:
     """The specs that come with the library, by name."""
-    folder = Path(str(files("abmll.data"))) / "hub" / "tasks"
-    return {path.stem: path for path in sorted(folder.rglob("*.toml"))}
+    found: dict[str, Path] = {}
+    for path in sorted(_FOLDER.rglob("*.toml")):
+        names = [path.stem] if path.parent.name != EACH else [_named(table, each) for table, each in _each(path)]
+        found |= dict.fromkeys(names, path)
+    return dict(sorted(found.items()))
 
 
+@cache
 def hub_spec(name: str) -> HubSpec:
     """The spec of this name. Raises AbmllError with the nearest name if there is none."""
     known = hub_specs()
     if name not in known:
         raise unknown_name("hub task", name, known)
-    spec, problems = read_toml(known[name], HubSpec)
-    raise_errors(known[name], problems)
+    path = known[name]
+    if path.parent.name == EACH:
+        table, each = next((table, each) for table, each in _each(path) if _named(table, each) == name)
+        return HubSpec.model_validate(_filled({key: value for key, value in table.items() if key != EACH}, each))
+    spec, problems = read_toml(path, HubSpec)
+    raise_errors(path, problems)
     assert spec is not None
     if spec.name != name:
-        raise AbmllError(f"{known[name]} names its task {spec.name!r}: give the file that name")
+        raise AbmllError(f"{path} names its task {spec.name!r}: give the file that name")
     return spec
+
+
+def _each(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """A file in the folder `each`, once for every name in its list of that key: many tasks that differ in a word."""
+    table, problems = read_table(path)
+    raise_errors(path, problems)
+    assert table is not None
+    return ((table, each) for each in table[EACH])
+
+
+def _named(table: dict[str, Any], each: str) -> str:
+    return str(_filled(table["name"], each))
+
+
+def _filled(value: Any, each: str) -> Any:
+    """The value with `{each}` in all its texts replaced."""
+    if isinstance(value, dict):
+        return {key: _filled(item, each) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, each) for item in value]
+    return value.replace("{each}", each) if isinstance(value, str) else value
 
 
 @cache
