@@ -182,13 +182,13 @@ def test_folders_named_by_their_task_with_a_training_and_a_test_file_each(tmp_pa
     (tmp_path / "from" / "notes").mkdir()
     (tmp_path / "from" / "notes" / "about.md").write_text("LegalBench")
     imported(tmp_path / "from", "-o", tmp_path / "to")
-    tasks = {task.name: task for task in read_folder(tmp_path / "to").tasks}
+    tasks = {found.name: found for found in read_folder(tmp_path / "to").tasks}
     assert sorted(tasks) == [
         *("cuad_anti-assignment", "hearsay", "maud_fls_(mae)_standard", "opp115_user_access,_edit_and_deletion")
     ]
-    task = tasks["hearsay"]
-    assert (len(task), len(task.support_pool), task.examples[1].choices) == (40, 6, ("No", "Yes"))
-    assert (task.examples[1].prompt, task.examples[1].target) == ("clause test 1", 1)
+    hearsay = tasks["hearsay"]
+    assert (len(hearsay), len(hearsay.support_pool), hearsay.examples[1].choices) == (40, 6, ("No", "Yes"))
+    assert (hearsay.examples[1].prompt, hearsay.examples[1].target) == ("clause test 1", 1)
 
 
 def test_copies_stand_alone(tmp_path):
