@@ -16,6 +16,7 @@ from abmll.gaussian import noise
 from abmll.gaussian.layer_output import implementation
 from abmll.gaussian.stochastic_pass import stochastic_pass
 from tests.adapters.adapter_models import adapter_config, base_model, randomise
+from tests.parameters import few_of
 
 
 @pytest.fixture(params=["fused", "naive"], autouse=True)
@@ -123,7 +124,8 @@ def test_a_layer_without_the_prior_samples_but_reports_nothing(layer, x):
     assert not torch.equal(sampled, layer(x))
 
 
-def test_gradients_of_a_sampled_pass_equal_finite_differences(layer, x):
+@pytest.mark.parametrize("fast", few_of([True, False], [True]))  # along random directions, or each by itself
+def test_gradients_of_a_sampled_pass_equal_finite_differences(layer, x, fast):
     for name in ("task", "meta"):
         layer.set_requires_grad(name, True)
     parameters = [p for n, p in layer.named_parameters() if "abmll_" in n]
@@ -135,7 +137,7 @@ def test_gradients_of_a_sampled_pass_equal_finite_differences(layer, x):
             output = layer(x)
             return output.square().sum(), record.kl(), record.hyper()
 
-    assert torch.autograd.gradcheck(objective, parameters, fast_mode=True)  # along random directions
+    assert torch.autograd.gradcheck(objective, parameters, fast_mode=fast)
 
 
 @pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.float64])

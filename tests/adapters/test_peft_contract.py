@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ from abmll.core.errors import AbmllError
 from abmll.gaussian.layer_output import implementation
 from abmll.gaussian.stochastic_pass import stochastic_pass
 from tests.adapters.adapter_models import ARCHITECTURES, adapter_config, base_model, randomise
+from tests.parameters import few_of
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-6}
@@ -34,7 +36,10 @@ def test_a_new_adapter_leaves_the_predictions_alone(architecture, logits):
     assert len(trainable) == 4 * 2 * 2  # factors × targets × layers
 
 
-@pytest.mark.parametrize(("space", "low_cpu_mem_usage"), [("output", False), ("weight", True)])
+@pytest.mark.parametrize(
+    ("space", "low_cpu_mem_usage"),
+    few_of(itertools.product(("output", "weight"), (False, True)), [("output", False), ("weight", True)]),
+)
 def test_saved_and_loaded_is_bit_equal(architecture, space, low_cpu_mem_usage, logits, tmp_path):
     model = adapted(architecture, space=space)
     model.save_pretrained(tmp_path)
@@ -143,6 +148,7 @@ def gradients(architecture, ids, space="output", **checkpointing):
         ("output", {}, "fused"),
         ("output", {"use_reentrant": False}, "naive"),
         ("weight", {"use_reentrant": False}, "fused"),
+        pytest.param("weight", {}, "naive", marks=pytest.mark.slow),
     ],
 )
 def test_gradient_checkpointing_is_exact(architecture, space, arguments, computed, ids):

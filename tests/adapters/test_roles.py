@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import META, TASK
 from benchmarks.architectures.tiny import tiny_model
 from tests.adapters.adapter_models import adapter_config, base_model, randomise
+from tests.parameters import few_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -256,8 +258,10 @@ HEADS = {"modernbert-decoder": "lm_head.dense", "roberta": "lm_head.dense", "ele
 
 @pytest.mark.parametrize(
     ("config", "kind"),
-    [(adapter_config, "modernbert-decoder"), (adapter_config, "roberta"), (lora_config, "electra")],
-    ids=["abmll-modernbert-decoder", "abmll-roberta", "lora-electra"],
+    few_of(
+        itertools.product((adapter_config, lora_config), HEADS),
+        [(adapter_config, "modernbert-decoder"), (adapter_config, "roberta"), (lora_config, "electra")],
+    ),
 )
 def test_a_head_is_adapted_only_where_it_is_named(config, kind, tmp_path):
     """What PEFT calls all linear layers takes in a dense layer before the output embeddings."""

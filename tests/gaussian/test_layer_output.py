@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from abmll.gaussian import fused, layer_output, moments, noise
 from abmll.gaussian.layer_output import LayerOutput, gaussian_output, implementation
 from abmll.gaussian.stochastic_pass import stochastic_pass
 from tests.gaussian.asked import ASKED, requested, with_tensors
+from tests.parameters import few_of
 
 ROWS, IN, OUT, RANK = 70, 5, 1030, 2  # more than one block of noise either way
 
@@ -86,8 +88,12 @@ def assert_same(fused_output: LayerOutput, naive: LayerOutput, tensors: list[Ten
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize(  # each two of them in all ways
-    ("masked", "blocks", "bound"), [(False, 1, None), (True, 2, None), (True, 1, 0.5), (False, 2, 0.5)]
+@pytest.mark.parametrize(
+    ("masked", "blocks", "bound"),
+    few_of(  # each two of them in all ways
+        itertools.product((False, True), (1, 2), (None, 0.5)),
+        [(False, 1, None), (True, 2, None), (True, 1, 0.5), (False, 2, 0.5)],
+    ),
 )
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_values_noise_and_every_gradient_are_those_of_the_naive_one(
@@ -187,7 +193,8 @@ def test_each_output_has_its_own_gradient(part: str) -> None:
 
 # for the prior alone some inputs are constants, and differences of the value are not the derivative that is meant
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if "prior_only" not in asked], ids=str)
-def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fast", few_of([True, False], [True]))  # along random directions, or each by itself
+def test_fused_gradients_equal_finite_differences(asked: dict[str, Any], fast: bool) -> None:
     x, base, q, p = inputs(rows=3, out=4)
 
     def values(x: Tensor, base: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -195,7 +202,7 @@ def test_fused_gradients_equal_finite_differences(asked: dict[str, Any]) -> None
         counted = torch.tensor([True, False, True])
         return [part for part in run("fused", x, base, q_, p_, counted=counted, **asked) if part is not None]
 
-    assert torch.autograd.gradcheck(values, leaves(x, base, q, p), fast_mode=True)
+    assert torch.autograd.gradcheck(values, leaves(x, base, q, p), fast_mode=fast)
 
 
 @pytest.mark.parametrize("name", ["fused", "naive"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -14,11 +15,18 @@ from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.methods.abmll_output import Abmll
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.objective import Objective
+from tests.parameters import few_of
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROWS = [
     Example("The film was good.", ("no", "yes"), 1),
     Example("the cat sat on the mat, and it was not bad at all", ("no", "yes"), 1),
+]
+
+WAYS = [
+    *itertools.product(["output"], ["naive", "fused"], ["closed_form", "sample"]),
+    ("weight", "auto", "closed_form"),
+    *itertools.product(["factors"], ["auto"], ["closed_form", "sample"]),
 ]
 
 
@@ -41,14 +49,17 @@ def likelihood_in(space: Any) -> CausalLMLikelihood:
 
 @pytest.mark.parametrize(
     ("space", "name", "estimator", "checkpointing"),
-    [
-        ("output", "naive", "closed_form", True),
-        ("output", "fused", "sample", False),
-        ("output", "fused", "closed_form", True),
-        ("weight", "auto", "closed_form", False),
-        ("factors", "auto", "closed_form", False),
-        ("factors", "auto", "sample", True),
-    ],
+    few_of(
+        [(*one, checkpointing) for one in WAYS for checkpointing in (False, True)],
+        [
+            ("output", "naive", "closed_form", True),
+            ("output", "fused", "sample", False),
+            ("output", "fused", "closed_form", True),
+            ("weight", "auto", "closed_form", False),
+            ("factors", "auto", "closed_form", False),
+            ("factors", "auto", "sample", True),
+        ],
+    ),
 )
 def test_one_backward_pass_gives_the_gradients_of_two(space, name, estimator, checkpointing):
     """The likelihood's at φ and the regulariser's at θ: what an outer step of ABMLL adds up."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import META
 from abmll.methods import build_method
 from abmll.methods.parts.side_by_side import adapt_side_by_side
+from tests.parameters import few_of
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import tiny_task
 from tests.toy import GaussianToy, make_examples
@@ -33,11 +36,17 @@ def distance(one, other):
     return float(torch.cat([(tensor - other[name]).flatten() for name, tensor in one.items()]).norm())
 
 
-@pytest.mark.parametrize(("method", "optimizer"), [("lora", "adamw"), ("abmll-output", "sgd")])
-def test_posteriors_and_predictions_are_those_of_one_task_after_the_other(method, optimizer):
+@pytest.mark.parametrize(
+    ("method", "optimizer", "steps", "sizes"),
+    few_of(
+        itertools.product(("lora", "abmll-output"), ("sgd", "adamw"), (2, 3), ((4, 5, 4), (4, 4, 5, 4))),
+        [("lora", "adamw", 2, (4, 5, 4)), ("abmll-output", "sgd", 2, (4, 5, 4))],
+    ),
+)
+def test_posteriors_and_predictions_are_those_of_one_task_after_the_other(method, optimizer, steps, sizes):
     rate = 0.1 if optimizer == "sgd" else 1e-3
-    learner = learner_of(method, num_steps=2, learning_rate=rate, optimizer=optimizer, batch_size=3)
-    tasks = supports(4, 5, 4)  # of two sizes
+    learner = learner_of(method, num_steps=steps, learning_rate=rate, optimizer=optimizer, batch_size=3)
+    tasks = supports(*sizes)
     query = tiny_task("query", 6).examples
     before = {name: tensor.clone() for name, tensor in learner.likelihood.parameters(META).items()}
     together = learner.adapt_many(tasks, tasks_at_once=2)

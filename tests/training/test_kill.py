@@ -55,11 +55,12 @@ class ForkedRun:
         return self.process.exitcode
 
 
-def test_killed_run_is_bit_identical(undisturbed: Path, tmp_path: Path, forkserver: None) -> None:
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_run_is_bit_identical(kills: int, undisturbed: Path, tmp_path: Path, forkserver: None) -> None:
     ForkedRun(tmp_path / "warm-up").wait()
     rng = random.Random(5)
     killed = 0
-    while killed < 6:
+    while killed < kills:
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         killed += kill_until_done(lambda: ForkedRun(tmp_path / "run"), 8, 0.4, rng)
         assert_same_run(tmp_path / "run", undisturbed)

@@ -42,8 +42,11 @@ def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options: 
     assert ranks[0]["bytes"][0] == (whole["bytes"][0] - 4 * HIDDEN * norms) // shard + 4 * HIDDEN * norms
 
 
-def test_a_sharded_base_gives_the_same_adapter(tmp_path: Path, forkserver: None) -> None:
-    assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, outer_steps=2, num_steps=2, **EVERY_KL)
+@pytest.mark.parametrize(
+    "steps", [{"outer_steps": 2, "num_steps": 2}, pytest.param({}, marks=pytest.mark.slow)], ids=str
+)
+def test_a_sharded_base_gives_the_same_adapter(steps: dict[str, int], tmp_path: Path, forkserver: None) -> None:
+    assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, **steps, **EVERY_KL)
     # What was saved is an ordinary adapter folder.
     Learner.load(tmp_path / "sharded" / "adapter", tiny_llama(hidden=HIDDEN), tiny_tokenizer())
     saved, whole = ((tmp_path / name / "adapter" / "lora").iterdir() for name in ("sharded", "whole"))
