@@ -97,6 +97,22 @@ def test_very_long_texts_labels_and_names(tmp_path):
     refused(tmp_path / "t.csv", f"{'x' * 10**6},{'y' * 10**6}\na,b\n".encode())
 
 
+def test_a_spec_that_makes_much_of_a_small_file(tmp_path, monkeypatch):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'x' * 5000},{'ab'[n % 2]}\n" for n in range(100)))
+    (tmp_path / "t.toml").write_text(f'file = "rows.csv"\ninput = "{"{text}" * 1000}"\n')
+    told = "rows.csv:2 [text]: the input has 5,000,000 characters; at most 1,000,000 are read"
+    assert refused(tmp_path / "t.toml").startswith(told)
+    monkeypatch.setattr("abmll.data.placing.FILE_LIMIT", 2**20)
+    (tmp_path / "t.toml").write_text(f'file = "rows.csv"\ninput = "{"{text}" * 20}"\n')
+    assert "the texts that the spec makes have more than 1,048,576 characters together" in refused(tmp_path / "t.toml")
+
+
+def test_a_json_array_of_too_many_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("abmll.data.formats.json.MOST_ROWS", 1000)
+    monkeypatch.setattr("abmll.data.row.MOST_ROWS", 1000)
+    assert "more than 1,000 rows, which is too many" in refused(tmp_path / "t.json", b"[" + b"[]," * 1000 + b"[]]")
+
+
 def test_thousands_of_mistakes_with_long_lists_of_names(tmp_path):
     choices = [f"choice number {n}" for n in range(900)]
     lines = [json.dumps({"text": f"t{n}", "options": choices, "label": f"chioce number {n}"}) for n in range(400)]

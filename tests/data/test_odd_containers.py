@@ -194,6 +194,65 @@ def test_bounds_of_tables(tmp_path, name, monkeypatch):
     assert "too large" in told(path) or "too many" in told(path)
 
 
+ONE, FEW, MANY = arrow.array(["x" * 1_000_000]), arrow.array([0, 1, 2], arrow.int32()), 100_000
+REPEATED = arrow.array([0] * MANY, arrow.int32())
+VIEWS = [None, arrow.py_buffer((10**6).to_bytes(4, "little") + b"xxxx" + bytes(8)), arrow.py_buffer(b"x" * 10**6)]
+SMALL_IN_A_FILE = {
+    "a dictionary": (arrow.DictionaryArray.from_arrays(REPEATED, ONE), "unpacks to more than 268,435,456 bytes"),
+    "views of texts": (
+        arrow.Array.from_buffers(arrow.string_view(), MANY, [None, arrow.py_buffer(bytes(VIEWS[1]) * MANY), VIEWS[2]]),
+        "unpacks to more than 268,435,456 bytes",
+    ),
+    "run ends": (
+        arrow.RunEndEncodedArray.from_arrays(arrow.array([MANY], arrow.int32()), ONE),
+        "of the type 'run_end_encoded<",
+    ),
+    "views of lists": (
+        arrow.ListViewArray.from_arrays(REPEATED, arrow.array([1] * MANY, arrow.int32()), ONE),
+        "of the type 'list_view<item: string>', which is not read",
+    ),
+    "lists of a dictionary": (
+        arrow.array([[]] * (MANY - 1) + [["a"]], arrow.list_(arrow.dictionary(arrow.int32(), arrow.string()))),
+        "of the type 'list<item: dictionary<",
+    ),
+    "nulls": (
+        arrow.ListArray.from_arrays(arrow.array([0] * MANY + [2**30], arrow.int32()), arrow.nulls(2**30)),
+        "unpacks to more than 268,435,456 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL_IN_A_FILE)
+def test_columns_that_say_one_value_many_times(tmp_path, kind):
+    column, message = SMALL_IN_A_FILE[kind]
+    whole = arrow.table({"text": [f"t{n}" for n in range(MANY)], "label": ["a", "b"] * (MANY // 2), "more": column})
+    (tmp_path / "t.arrow").write_bytes(ipc(whole))
+    assert message in told(tmp_path / "t.arrow")
+
+
+def test_columns_of_every_ordinary_type_are_read(tmp_path):
+    texts = arrow.array([text for text, _ in rows()]).cast(arrow.string_view())
+    labels = arrow.array([label for _, label in rows()]).dictionary_encode()
+    pairs = arrow.array([[("a", 1)]] * 40, arrow.map_(arrow.string(), arrow.int64()))
+    more = {"none": arrow.array([[]] * 40), "parts": arrow.array([{"a": [1]}] * 40), "pairs": pairs}
+    fixed = arrow.array([[1, 2]] * 40, arrow.list_(arrow.int8(), 2))
+    (tmp_path / "t.arrow").write_bytes(ipc(arrow.table({"text": texts, "label": labels, "two": fixed} | more)))
+    assert [(row.prompt, row.answer) for row in read_task(tmp_path / "t.arrow").examples] == rows()
+
+
+def test_a_workbook_keeps_a_text_once_for_all_its_cells(tmp_path, monkeypatch):
+    shared = '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>{}</t></si></sst>'
+    part = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    with zipfile.ZipFile(io.BytesIO(workbook())) as archive:
+        types = archive.read("[Content_Types].xml").decode()
+    types = types.replace("</Types>", f'<Override PartName="/xl/sharedStrings.xml" ContentType="{part}"/></Types>')
+    cells = "<row><c t='s'><v>0</v></c></row>" * 2000
+    replaced = {SHEET: sheet(cells), "xl/sharedStrings.xml": shared.format("word " * 10_000).encode()}
+    monkeypatch.setattr("abmll.data.formats.excel.FILE_LIMIT", 2**24)
+    (tmp_path / "t.xlsx").write_bytes(workbook(**replaced, **{"[Content_Types].xml": types.encode()}))
+    assert "the sheet 'Sheet' has more than 16,777,216 characters, which is too many" in told(tmp_path / "t.xlsx")
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_damaged_tables(tmp_path, name):
     path, whole = tmp_path / name, WRITERS[name](table())

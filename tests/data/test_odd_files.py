@@ -105,6 +105,11 @@ def test_plus_signs_are_plus_signs(tmp_path, text):
     assert checked.summary.classes == {"a": 6, "b": 6}
 
 
+def test_bytes_that_are_no_text_are_in_no_encoding(tmp_path):
+    message = told(found(tmp_path, "t.csv", b"ID3\x03\0\0" + bytes(range(256)) * 10))
+    assert "is not UTF-8. Save it as UTF-8; a text in another encoding, or no text at all" in message
+
+
 @pytest.mark.parametrize("newline", ["\n", "\x85", "\r\n"])
 @pytest.mark.parametrize("encoding", MAINFRAME)
 def test_texts_of_mainframes(tmp_path, encoding, newline):

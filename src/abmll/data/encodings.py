@@ -20,6 +20,8 @@ SEVEN_BITS = {
 }
 """Encodings whose bytes are all ASCII, and how each of them spells what is not: such a file is UTF-8, too, and would be
 read as if the spelling were the text."""
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Bytes that no encoding below writes a text with: those of a sound, a picture, a program."""
 _LIKE = 0.75
 """`plausibility` from which on a spelling is believed: formulas and telephone numbers give characters of any kind."""
 _NEEDS = {"shift_jis": "kana", "euc_jp": "kana", "euc_kr": "hangul"}
@@ -71,6 +73,8 @@ def guess_encoding(raw: bytes, position: int) -> Guessed | None:
     sample = raw[start : start + SAMPLE]
     if (mainframe := _mainframe(raw[: max(SAMPLE, position)])) is not None:
         return mainframe
+    if _NO_TEXT.search(sample):
+        return None
     best, best_score = None, float("-inf")
     for encoding in CANDIDATES:
         try:

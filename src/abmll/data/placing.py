@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from abmll.core.documents import parse_json
 from abmll.core.errors import Unreadable, shown
 from abmll.core.types import Example
+from abmll.data.contents import FILE_LIMIT
 from abmll.data.findings import Findings, listing
 from abmll.data.labels import is_blank, is_missing, look_up, match_label
 from abmll.data.layout import Layout
@@ -74,6 +75,7 @@ class _Converter:
     def __init__(self, findings: Findings, roles: Roles, layout: Layout, table: bool) -> None:
         self.findings, self.roles, self.layout, self.table = findings, roles, layout, table
         self.mismatches: list[_Mismatch] = []
+        self._made = 0
         self._fixed = self._fixed_choices()
 
     def _fixed_choices(self) -> tuple[str, ...] | None:
@@ -109,9 +111,6 @@ class _Converter:
         if is_blank(prompt):
             why = ": nothing in it can be seen" if prompt.strip() else ""
             self.findings.add(row.line, column, f"the input is empty{why}", "Fill it, or remove the row")
-        elif len(prompt) > LONGEST_TEXT:
-            message = f"the input has {len(prompt):,} characters; at most {LONGEST_TEXT:,} are read"
-            self.findings.add(row.line, column, message, "Cut it: a model reads the first few thousand words")
         return prompt
 
     def _id(self, row: Row) -> str | None:
@@ -122,13 +121,27 @@ class _Converter:
 
     def _text(self, row: Row, template: Template, what: str) -> str | None:
         try:
-            return template.render(row.fields)
+            pieces = template.pieces(row.fields)
+            return "".join(pieces) if self._has_room(row, template, what, sum(map(len, pieces))) else None
         except KeyError as error:
             self.findings.missing_in_row(row.line, str(error.args[0]), list(row.fields))
         except TypeError:
             kinds = ", ".join(f"{name!r} is {kind_of(row.fields[name])}" for name in template.columns)
             self.findings.add(row.line, _name(template), f"the {what} is not text: {kinds}", "Write it as text")
         return None
+
+    def _has_room(self, row: Row, template: Template, what: str, length: int) -> bool:
+        """Whether a text is put together: a small file and its spec may ask for more than there is memory."""
+        if length > LONGEST_TEXT:
+            message = f"the {what} has {length:,} characters; at most {LONGEST_TEXT:,} are read"
+            cure = "Cut it: a model reads the first few thousand words"
+            self.findings.add(row.line, _name(template), message, cure)
+            return False
+        before, self._made = self._made, self._made + (0 if template.is_column else length)
+        if before <= FILE_LIMIT < self._made:
+            message = f"the texts that the spec makes have more than {FILE_LIMIT:,} characters together up to here"
+            self.findings.add(row.line, _name(template), message, "Take fewer rows, or shorter texts")
+        return self._made <= FILE_LIMIT
 
     def _missing_value(self, row: Row, what: str) -> None:
         column = _name(getattr(self.roles, what))

@@ -40,7 +40,16 @@ class Template:
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """One row's text. Raises KeyError for an absent column, TypeError for one neither text nor number."""
-        return "".join([literal + (cell_text(fields[column]) if column else "") for literal, column in self._parts])
+        return "".join(self.pieces(fields))
+
+    def pieces(self, fields: Mapping[str, Any]) -> list[str]:
+        """What `render` puts together, raising likewise: a place may stand there thousands of times."""
+        return [
+            piece
+            for literal, column in self._parts
+            for piece in (literal, "" if column is None else cell_text(fields[column]))
+            if piece
+        ]
 
 
 def cell_text(value: Any) -> str:

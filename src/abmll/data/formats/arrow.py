@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from abmll.core.documents import parse_json
 from abmll.core.errors import AbmllError, shown
 from abmll.data.contents import FILE_LIMIT
@@ -51,11 +53,16 @@ def table_rows(name: str, schema: Any, batches: Iterable[Any]) -> Reading:
         # Names such as "0" and "1" say no more than the numbers do.
         if column in columns and not all(text.isdigit() for text in classes)
     }
+    strange = next((field for field in schema if not _is_read(field.type)), None)
+    if strange is not None:
+        message = f"the column {shown(strange.name)} is of the type {shown(str(strange.type))}, which is not read"
+        return Reading([], [Problem(name, 0, strange.name, message, "Leave it out, or save it as plain values")])
     rows: list[Row] = []
-    size = 0
+    size = values = 0
     for batch in batches:
-        size += batch.nbytes
-        problem = refusal(name, columns, len(rows) + batch.num_rows, 0, size)
+        size += batch.nbytes + sum(map(_spread, batch.columns))
+        values += sum(map(_values, batch.columns))
+        problem = refusal(name, columns, len(rows) + batch.num_rows, values, size)
         if problem is not None:
             return Reading([], [problem])
         batch.validate(full=True)  # a text that is no UTF-8, or that ends beyond its buffer
@@ -64,6 +71,59 @@ def table_rows(name: str, schema: Any, batches: Iterable[Any]) -> Reading:
                 rows.append(Row(len(rows) + 1, _named(fields, named)))
     problems = [] if rows else [Problem(name, 0, "", "the file holds no rows", "Add rows, or leave the file out")]
     return Reading(rows, problems)
+
+
+def _is_read(kind: Any, *, within: bool = False) -> bool:
+    """Whether a column's type is one whose values take no more memory than its bytes say.
+
+    Views and run-ends say one value many times, and so do dictionaries. Of these, columns of texts are read, which
+    `_spread` counts.
+    """
+    from pyarrow import BaseExtensionType, types
+
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        return not within
+    if isinstance(kind, BaseExtensionType):
+        return _is_read(kind.storage_type, within=within)
+    if types.is_dictionary(kind):
+        return not within and _is_read(kind.value_type, within=True) and not types.is_nested(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_read(kind.value_type, within=True)
+    if types.is_map(kind):
+        return _is_read(kind.key_type, within=True) and _is_read(kind.item_type, within=True)
+    if types.is_struct(kind):
+        return all(_is_read(kind.field(place).type, within=True) for place in range(kind.num_fields))
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    others = (types.is_primitive, types.is_null, types.is_fixed_size_binary, types.is_decimal)
+    return any(is_kind(kind) for is_kind in (*texts, *others))
+
+
+def _spread(column: Any) -> int:
+    """Bytes that the texts of a column take when each stands in its own row, where the column keeps equal ones once."""
+    from pyarrow import compute, types
+
+    if types.is_string_view(column.type) or types.is_binary_view(column.type):
+        places = np.frombuffer(column.buffers()[1], np.int32).reshape(-1, 4)  # of each the length comes first
+        return int(places[column.offset : column.offset + len(column), 0].astype(np.int64).clip(0).sum())
+    if not types.is_dictionary(column.type) or types.is_primitive(column.type.value_type):
+        return 0
+    lengths = compute.binary_length(column.dictionary).take(column.indices)
+    return int(compute.sum(lengths).as_py() or 0)
+
+
+def _values(column: Any) -> int:
+    """How many values a column holds, those within lists counted each: nulls take no bytes at all."""
+    from pyarrow import BaseExtensionType, types
+
+    if isinstance(column.type, BaseExtensionType):
+        return _values(column.storage)
+    if types.is_struct(column.type):
+        return len(column) + sum(_values(column.field(place)) for place in range(column.type.num_fields))
+    if types.is_map(column.type):
+        return len(column) + _values(column.keys) + _values(column.items)
+    if types.is_nested(column.type):
+        return len(column) + _values(column.values)
+    return len(column)
 
 
 def _in_microseconds(batch: Any) -> Any:

@@ -84,7 +84,7 @@ def _read(path: Path, options: Options) -> Reading:
 
 
 def _damaged(name: str, file: Path, error: Exception) -> Problem:
-    first = str(error).strip().partition("\n")[0]
+    first = str(error).strip().partition("\n")[0] or type(error).__name__
     return Problem(name, 0, "", f"the Arrow data in {printable(file.name)} cannot be read ({first})", _DAMAGED)
 
 

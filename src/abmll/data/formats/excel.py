@@ -80,13 +80,17 @@ def _sheet(name: str, book: Any, wanted: str | None, *, formulas: bool) -> Readi
     for sheet in book.worksheets if wanted is None else [book[wanted]]:
         sheet.reset_dimensions()  # some programs write a size that is not the sheet's
         lines = []
-        places = 0
+        places = characters = 0
         for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
             places += len(row) + 1
             if number > MOST_ROWS or places > MOST_PLACES:  # a cell may say that it stands anywhere
                 message = f"the sheet {sheet.title!r} has cells beyond row {number - 1:,}, which is too many"
                 return Reading([], [Problem(name, 0, "sheet", message, _SMALLER)])
             cells = [_text(value) for value in row]
+            characters += sum(map(len, cells))
+            if characters > FILE_LIMIT:  # a workbook keeps a text once, for all the cells that say it
+                message = f"the sheet {sheet.title!r} has more than {FILE_LIMIT:,} characters, which is too many"
+                return Reading([], [Problem(name, 0, "sheet", message, _SMALLER)])
             if any(cell.strip() for cell in cells):
                 lines.append((number, cells))
         if lines:
@@ -95,7 +99,7 @@ def _sheet(name: str, book: Any, wanted: str | None, *, formulas: bool) -> Readi
         return Reading([], [Problem(name, 0, "", "the workbook holds no rows", "Add rows, or leave it out")])
     problems = []
     if len(filled) > 1:
-        message = f"the sheets {', '.join(repr(title) for title, _ in filled)} hold rows; {filled[0][0]!r} was read"
+        message = f"the sheets {listing(title for title, _ in filled)} hold rows; {filled[0][0]!r} was read"
         problems.append(
             Problem(name, 0, "sheet", message, 'Name another with sheet = "NAME" in a TOML spec', "warning")
         )

@@ -10,6 +10,7 @@ from abmll.core.errors import Unreadable
 from abmll.data.columns import is_usual
 from abmll.data.formats.format import Format, Options, Reading
 from abmll.data.problems import Problem
+from abmll.data.row import MOST_ROWS, too_many_rows
 from abmll.data.rows import Row, kind_of, read_text
 
 USUAL_KEYS = ("data", "rows", "examples", "records", "instances", "questions", "results", "items")
@@ -46,6 +47,8 @@ def records(name: str, document: Any) -> tuple[list[Row], list[Problem]]:
     if not isinstance(found, list):
         message = f"the file is {kind_of(found)}, not a list of rows"
         return [], [Problem(name, 0, "", message, "Write [{…}, {…}], or one object a line in a .jsonl file")]
+    if len(found) > MOST_ROWS:
+        return [], [too_many_rows(name)]
     rows, problems = [], []
     for number, fields in enumerate(found, start=1):
         if isinstance(fields, dict):

@@ -34,7 +34,7 @@ def _read(path: Path, options: Options) -> Reading:
             return Reading([], [problem])
         return table_rows(name, file.schema_arrow, file.iter_batches(batch_size=BATCH))
     except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        first = str(error).strip().partition("\n")[0]
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
         return Reading([], [Problem(name, 0, "", f"the Parquet data cannot be read ({first})", _DAMAGED)])
 
 
