@@ -22,7 +22,7 @@ demo-llm: $(STAMP)
 	$(BIN)/abmll demo --model smollm2 --seeds 1 $(if $(SUITE),--suite '$(SUITE)') -o 'runs/demo-llm$(if $(SUITE),-$(notdir $(patsubst %/,%,$(SUITE))))'
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

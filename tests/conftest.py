@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.reports.undrawn import planned_only
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -21,6 +24,13 @@ def pytest_collection_finish() -> None:
     """What the imports have made stays for ever: the collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """Reports without their drawings (`tests.reports.undrawn`)."""
+    with planned_only():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.pipeline.stages import write_tasks
+from tests.reports.undrawn import planned_only
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,12 +26,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undrawn():
-    """Reports whose figures are planned but not drawn, for tests that look at what was computed.
-
-    Drawing takes most of a report's seconds; tests/reports and test_embedded.py draw.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("abmll.reports.figures._svg", lambda figure, name, *_, **__: f"<svg><title>{name}</title></svg>")
+    """As the fixture of this name for all tests, also for what a module computes once."""
+    with planned_only():
         yield
 
 

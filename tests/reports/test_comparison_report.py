@@ -14,16 +14,12 @@ from abmll.reports.report import render_report
 from tests.reports.reports_fake import fake_cells, write_cells, write_training_log
 
 
-def test_every_number_is_that_of_the_parts_done_alone(tmp_path, monkeypatch):
+def test_every_number_is_that_of_the_parts_done_alone(tmp_path, monkeypatch, undrawn):
     cells = fake_cells(methods=("abmll", "lora", "reptile"), seeds=(0, 1), support_sizes=(4, 16))
     cells = [c for c in cells if (c.method, c.seed, c.task) != ("lora", 1, "entailment")]
     predictions = write_cells(tmp_path / "predictions.jsonl", cells)
     log = {"abmll/0": write_training_log(tmp_path / "training.jsonl", 0, 0.9)}
     info = {"title": "A comparison", "budget": "equal steps", "held_out_families": ["topic"]}
-    # planned and not drawn: drawing is the same for both, and test_report.py's
-    monkeypatch.setattr(
-        "abmll.reports.figures._svg", lambda figure, name, *_, **__: f"<svg><title>{name}</title></svg>"
-    )
     reads = []
     read = read_cells
     monkeypatch.setattr(comparison, "read_cells", lambda path: reads.append(path) or read(path))

@@ -144,7 +144,7 @@ def test_equal_input_gives_equal_bytes(inputs, source, tmp_path):
     assert render_report(predictions, tmp_path / "again.html", logs, info).read_text(encoding="utf-8") == source
 
 
-def test_admits_what_it_does_not_win(tmp_path):
+def test_admits_what_it_does_not_win(tmp_path, undrawn):
     """Names are swapped: what was the best method is now called lora."""
     cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
     for cell in cells:
@@ -179,7 +179,7 @@ def test_small_inputs(tmp_path, grid):
     assert ("More support examples" in text) == (len(grid["support_sizes"]) > 1)
 
 
-def test_missing_cells_are_told(tmp_path):
+def test_missing_cells_are_told(tmp_path, undrawn):
     cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
     cells = [c for c in cells if (c.method, c.task) != ("lora", "entailment")]
     text = Page(render_report(write_cells(tmp_path / "p.jsonl", cells), tmp_path / "r.html").read_text()).text
@@ -188,7 +188,7 @@ def test_missing_cells_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["not json", "[" * 10_000, '{"step": 1, "loss": ' + "9" * 4000 + "}", '{"step": NaN}'])
-def test_a_damaged_log_does_not_stop_it(tmp_path, capsys, line):
+def test_a_damaged_log_does_not_stop_it(tmp_path, capsys, line, undrawn):
     cells = fake_cells(methods=("abmll",), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
     log, whole = tmp_path / "training.jsonl", tmp_path / "whole.jsonl"
     log.write_text(f'{line}\n{{"step": 2, "loss": 1.0}}\n')
@@ -292,7 +292,7 @@ def test_panels_that_are_compared_share_their_axes(tmp_path):
     assert all(f">{peak:.0%}<" in figure for figure in drawn)
 
 
-def test_what_was_run_stands_at_the_top(tmp_path):
+def test_what_was_run_stands_at_the_top(tmp_path, undrawn):
     cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
     logs = {f"abmll/seed-{seed}": write_training_log(tmp_path / f"{seed}.jsonl", seed, 0.9) for seed in (0, 1)}
     config = parse_config({"method": {"name": ["abmll", "lora"]}, "prompt": {"answer": "text"}})
@@ -319,7 +319,7 @@ def test_kl_is_shown_per_token_with_a_word_on_it(tmp_path):
     assert "how far a task’s adapted Gaussian lies from the prior" in text
 
 
-def test_mistakes_and_confusions_are_shown_where_texts_and_classes_are_known(tmp_path):
+def test_mistakes_and_confusions_are_shown_where_texts_and_classes_are_known(tmp_path, undrawn):
     cells = fake_cells(methods=("abmll", "lora"), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
     cells = [replace(c, extra={**c.extra, "choices": ["no", "yes", "maybe"]}) for c in cells]
     predictions = write_cells(tmp_path / "p.jsonl", cells)

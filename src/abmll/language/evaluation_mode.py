@@ -15,16 +15,19 @@ def evaluation_mode(model: nn.Module) -> None:
 
     transformers checkpoints a layer only in training mode, in which the layer's own dropout (and layer drop, and router
     noise) is on too. So such a layer stays in training mode for that decision, and is in evaluation mode while it
-    computes, also when it computes again in the backward pass.
+    computes, also when it computes again in the backward pass. Called before every pass: a model that is in this state
+    already is looked through once, and that is all.
     """
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
-            module.training = True
-            checkpoint: Any = module._gradient_checkpointing_func
-            if not (isinstance(checkpoint, partial) and checkpoint.func is _checkpointed):
-                evaluated: Any = partial(_checkpointed, checkpoint, module)
-                module._gradient_checkpointing_func = evaluated
+    modules = list(model.modules())
+    checkpointed = [m for m in modules if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing]
+    if sum(module.training for module in modules) != sum(module.training for module in checkpointed):
+        model.eval()
+    for module in checkpointed:
+        module.training = True
+        checkpoint: Any = module._gradient_checkpointing_func
+        if not (isinstance(checkpoint, partial) and checkpoint.func is _checkpointed):
+            evaluated: Any = partial(_checkpointed, checkpoint, module)
+            module._gradient_checkpointing_func = evaluated
 
 
 def _checkpointed(checkpoint: Callable[..., Any], module: nn.Module, function: Callable[..., Any], *args: Any) -> Any:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
+from abmll.language.evaluation_mode import evaluation_mode
 from abmll.language.packing.batch import Batch, predicted
 from abmll.language.packing.forward import Forward
 from abmll.language.packing.rows import Rows, as_rows
@@ -95,6 +96,7 @@ class Evidence:
 
     @torch.no_grad()
     def _compare(self, width: int) -> Bearing:
+        evaluation_mode(self._model)
         tree = self._probe(width)
         plain = as_rows(tree, "alone", positions=False)
         try:

@@ -43,7 +43,6 @@ class PackedModel:
         """What the model bears in passes over texts of up to `width` tokens. Raises: AbmllError as `Evidence.at`."""
         if self.forced is not None:
             return self.forced
-        evaluation_mode(self._model)
         if any(hasattr(module, "unshard") for module in self._model.modules()):
             found = self._evidence.at(self._longest)
             return found if width <= self._longest else found._replace(tree=False)
