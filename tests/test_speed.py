@@ -53,12 +53,13 @@ def test_every_variant_computes_a_gradient_of_the_task_alone():
         assert len(trained) == (2 if variant == cases.BASELINE else 4), variant
 
 
-def test_the_command_measures_prints_writes_and_draws(tmp_path, capsys):
+@pytest.mark.parametrize("parts", [["layers"], pytest.param(["layers", "models"], marks=pytest.mark.slow)], ids=len)
+def test_the_command_measures_prints_writes_and_draws(parts, tmp_path, capsys):
     arguments = ["--small", "--repeats", "1", "--output", str(tmp_path / "speed.json"), "--figures", str(tmp_path)]
-    assert main(["layers", "models", "head", *arguments]) == 0
+    assert main([*parts, "head", *arguments]) == 0
     assert main(["gpu", *arguments]) == 0
     results = json.loads((tmp_path / "speed.json").read_text())
-    for part in ("layers", "models"):
+    for part in parts:
         (row,) = results[part]
         assert set(row["cases"]) == set(cases.VARIANTS)
         assert row["cases"][cases.BASELINE]["saved_ratio"] == 1
