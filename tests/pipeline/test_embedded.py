@@ -84,7 +84,10 @@ def test_every_command_from_a_run_file_to_a_report(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_demonstration_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """On all its tasks; test_demo.py does the same on a user's. With fewer steps, rows and methods than the real one; what it does with them is the same."""
+    """With fewer steps, rows and methods than the real one; what it does with them is the same.
+
+    On all its tasks; test_demo.py does this by default, on a user's.
+    """
     whole = abmll.pipeline.demo.demo_config(tmp_path / "demo", seeds=1, quick=True)
     assert set(whole.method.names) == {"abmll-natural", "pretrained", "lora", "multitask", "reptile"}
     small = whole.model_dump(mode="json", exclude_none=True)

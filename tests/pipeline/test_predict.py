@@ -207,6 +207,7 @@ def test_several_processes_hold_one_model_or_are_refused(adapter, files, tmp_pat
         adapt_run(adapter, files[0], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_processes_that_hold_one_model_adapt_and_predict_as_one_does(tmp_path, suite, files, forkserver):
     """The model is wide enough that its weights are really laid over both."""
     tiny_llama(layers=1, hidden=128).save_pretrained(tmp_path / "base")
