@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from abmll.core.errors import AbmllError
+from abmll.core.params import clone
 from abmll.core.types import META, TASK, Episode, Example, Terms
+from abmll.methods.parts import adam_steps, amortised, natural
 from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.amortised import Amortised
 from abmll.methods.parts.natural import NaturalSteps
@@ -170,6 +172,31 @@ def test_the_log_variances_do_not_move_in_the_inner_loop():
     NaturalSteps(3).run(likelihood, EPISODE.support)
     for name in ("log_var_A", "log_var_B"):
         assert torch.equal(likelihood.parameters(TASK)[name], likelihood.parameters(META)[name])
+
+
+@pytest.mark.parametrize("inner", [NaturalSteps(3), AdamSteps(3)], ids=["natural", "adam"])
+def test_an_adaptation_copies_no_parameters_and_ends_where_a_walk_does(inner, monkeypatch):
+    ends, copies = [], []
+    for module in (natural, adam_steps):
+        monkeypatch.setattr(module, "clone", lambda params: copies.append(1) or clone(params))
+    for go in (inner.run, inner.walk):
+        copies.clear()
+        likelihood = Bilinear()
+        go(likelihood, EPISODE.support)
+        ends.append((len(copies), clone(likelihood.parameters(TASK))))
+    (none, after_run), (some, after_walk) = ends
+    assert none == 0 < some
+    assert all(torch.equal(after_run[name], after_walk[name]) for name in after_run)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("inner", [NaturalSteps(3), AdamSteps(3)], ids=["natural", "adam"])
+def test_an_episode_asks_for_the_variances_once(inner, symmetric, monkeypatch):
+    asked = []
+    for module in (natural, adam_steps, amortised):
+        monkeypatch.setattr(module, "variances", lambda *a: asked.append(1) or variances(*a))
+    Amortised(inner, symmetric=symmetric).meta_gradient(Bilinear(), EPISODE)
+    assert asked == [1]
 
 
 @pytest.mark.parametrize("options", [{"num_steps": -1}, {"trust": 0.0}, {"trust": 1.5}, {"batch_size": 0}])

@@ -8,7 +8,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.amortised import Amortised, amortised
-from abmll.methods.parts.scaled import CrossFittedScale
+from abmll.methods.parts.scaled import SCALE_FOLDS, SCALE_MEAN, SCALE_STD, CrossFittedScale
 from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
 
 
@@ -28,9 +28,9 @@ def abmll(
     warm_up: float = 0.0,
     symmetric: bool = True,
     scale: bool = True,
-    scale_mean: float = 0.7,
-    scale_std: float = 0.4,
-    scale_folds: int = 2,
+    scale_mean: float = SCALE_MEAN,
+    scale_std: float = SCALE_STD,
+    scale_folds: int = SCALE_FOLDS,
 ) -> Method:
     """ABMLL: a Gaussian prior over LoRA parameters, learned over tasks; adapting is a few steps as long as it is wide.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abmll.core.types import Method
 from abmll.methods.parts.amortised import Amortised, amortised
 from abmll.methods.parts.natural import Gradient, NaturalSteps
-from abmll.methods.parts.scaled import CrossFittedScale
+from abmll.methods.parts.scaled import SCALE_FOLDS, SCALE_MEAN, SCALE_STD, CrossFittedScale
 from abmll.methods.parts.space import OUTER_RATE, Choice, LogUniform, searched
 
 
@@ -27,9 +27,9 @@ def abmll_natural(
     warm_up: float = 0.5,
     symmetric: bool = False,
     scale: bool = True,
-    scale_mean: float = 0.7,
-    scale_std: float = 0.4,
-    scale_folds: int = 2,
+    scale_mean: float = SCALE_MEAN,
+    scale_std: float = SCALE_STD,
+    scale_folds: int = SCALE_FOLDS,
 ) -> Method:
     """`abmll` with natural-gradient steps in a trust region, taught by the exact gradient through them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,25 +47,34 @@ class AdamSteps(PriorSteps):
                 f"num_steps={self.num_steps}, batch_size={self.batch_size}."
             )
 
-    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
+    def steps(
+        self,
+        likelihood: Likelihood,
+        support: Sequence[Example],
+        variance: Mapping[str, float] | None = None,
+        *,
+        kept: int | None = None,
+    ) -> Iterator[Step]:
         reset_task(likelihood)
-        variance = variances(likelihood, self.log_var_offset)
+        variance = variances(likelihood, self.log_var_offset) if variance is None else variance
         phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in variance}
         groups = [{"params": [phi[name]], "lr": share**0.5} for name, share in variance.items()]
         optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON)
-        for batch in self.batches(support):
+        for number, batch in enumerate(self.batches(support)):
             nll, gradient, _ = nll_gradient(likelihood, batch, variance)
-            point = clone(phi)
+            whole = kept is None or number < kept
+            point = clone(phi) if whole else {}
             optimizer.step()
-            yield Step(batch, point, gradient, nll)
+            yield Step(batch, point, gradient if whole else {}, nll)
 
-    def walk(self, likelihood: Likelihood, support: Sequence[Example]) -> list[Step]:
-        walked: list[Step] = []
-        for step in self.steps(likelihood, support):  # the first alone is needed whole: the others' tensors are freed
-            walked.append(step._replace(point={}, gradient={}) if walked else step)
-        return walked
+    def walk(
+        self, likelihood: Likelihood, support: Sequence[Example], variance: Mapping[str, float] | None = None
+    ) -> list[Step]:
+        return list(self.steps(likelihood, support, variance, kept=1))  # the way back asks where it began, no more
 
-    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
+    def back(
+        self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors, variance: Mapping[str, float]
+    ) -> tuple[Tensors, dict[str, float]]:
         if not steps:
             return v, dict.fromkeys(v, 0.0)
         phi, start = likelihood.parameters(TASK), steps[0].point

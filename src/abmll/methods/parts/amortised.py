@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from abmll.core.passes import Passes
 from abmll.core.types import META, AdapterSpec, Episode, Example, Likelihood, Method, Metrics, OuterOptimizer
 from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.gradient import GradientAdaptation
-from abmll.methods.parts.prior_steps import PriorSteps, Tensors, means_of, nll_gradient
+from abmll.methods.parts.prior_steps import PriorSteps, Tensors, means_of, nll_gradient, variances
 from abmll.methods.parts.stateless import Stateless
 
 
@@ -64,9 +64,10 @@ class Amortised(Stateless):
         if episode.progress < self.warm_up:
             return self._without_steps(likelihood, episode)
         share = 0.5 if self.symmetric else 1.0
-        metrics = self._with_steps(likelihood, episode.support, episode.query, share)
+        variance = variances(likelihood, self.inner.log_var_offset)
+        metrics = self._with_steps(likelihood, episode.support, episode.query, variance, share)
         if self.symmetric:
-            other = self._with_steps(likelihood, episode.query, episode.support, share)
+            other = self._with_steps(likelihood, episode.query, episode.support, variance, share)
             metrics = {
                 name: (value + other[name]) / (1 if name == "num_tokens" else 2) for name, value in metrics.items()
             }
@@ -80,13 +81,18 @@ class Amortised(Stateless):
         return Passes(float(once + self.inner.examples(query) + support if self.symmetric else once))
 
     def _with_steps(
-        self, likelihood: Likelihood, support: Sequence[Example], query: Sequence[Example], share: float
+        self,
+        likelihood: Likelihood,
+        support: Sequence[Example],
+        query: Sequence[Example],
+        variance: Mapping[str, float],
+        share: float,
     ) -> Metrics:
-        steps = self.inner.walk(likelihood, support)
+        steps = self.inner.walk(likelihood, support, variance)
         theta = likelihood.parameters(META)
         log_vars = means_of(theta)
         query_nll, v, num_tokens = nll_gradient(likelihood, query, log_vars)
-        v, of_log_var = self.inner.back(likelihood, steps, v)
+        v, of_log_var = self.inner.back(likelihood, steps, v, variance)
         metrics = {"inner_loss": steps[-1].nll if steps else 0.0, "nll": query_nll, "num_tokens": float(num_tokens)}
         if steps:
             v = {name: v[name] + self.support_weight * steps[0].gradient[name] for name in v}

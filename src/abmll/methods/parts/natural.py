@@ -72,18 +72,26 @@ class NaturalSteps(PriorSteps):
                 f"num_steps={self.num_steps}, trust={self.trust}, batch_size={self.batch_size}."
             )
 
-    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
+    def steps(
+        self,
+        likelihood: Likelihood,
+        support: Sequence[Example],
+        variance: Mapping[str, float] | None = None,
+        *,
+        kept: int | None = None,
+    ) -> Iterator[Step]:
         reset_task(likelihood)
-        variance = variances(likelihood, self.log_var_offset)
+        variance = variances(likelihood, self.log_var_offset) if variance is None else variance
         phi = likelihood.parameters(TASK)
-        for batch in self.batches(support):
+        for number, batch in enumerate(self.batches(support)):
             nll, gradient, _ = nll_gradient(likelihood, batch, variance)
-            point = clone({name: phi[name] for name in variance})
+            whole = kept is None or number < kept
+            point = clone({name: phi[name] for name in variance}) if whole else {}
             factor, _ = self.factor(nll, gradient, variance)
             with torch.no_grad():
                 for name, share in variance.items():
                     phi[name].sub_(factor * share * gradient[name])
-            yield Step(batch, point, gradient, nll)
+            yield Step(batch, point, gradient if whole else {}, nll)
 
     def factor(self, nll: float, gradient: Mapping[str, Tensor], variance: Mapping[str, float]) -> tuple[float, float]:
         """(c, gᵀσ²g) of a step. c is 1 where the gradient is 0."""
@@ -91,8 +99,9 @@ class NaturalSteps(PriorSteps):
         allowed = self.trust * nll
         return (allowed / (allowed + length) if length else 1.0), length
 
-    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
-        variance = variances(likelihood, self.log_var_offset)
+    def back(
+        self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors, variance: Mapping[str, float]
+    ) -> tuple[Tensors, dict[str, float]]:
         of_log_var = dict.fromkeys(variance, 0.0)
         for step in reversed(steps):
             v, by_log_var = self._before(likelihood, step, v, variance)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import clone, gradients, train_only
+from abmll.core.params import gradients, train_only
 from abmll.core.types import META, TASK, Example, Likelihood
 from abmll.methods.parts.inner import batches_of, examples_of
 
@@ -22,8 +22,8 @@ class Step(NamedTuple):
 
     Attributes:
         batch: the support examples of the step.
-        point: φ before the step.
-        gradient: of the batch's mean NLL at `point`.
+        point: φ before the step; empty if it was not to be kept.
+        gradient: of the batch's mean NLL at `point`; likewise.
         nll: that NLL, in nats.
     """
 
@@ -53,25 +53,46 @@ class PriorSteps(ABC):
     def run(self, likelihood: Likelihood, support: Sequence[Example]) -> float:
         """φ ← θ, then K steps. Returns the last step's NLL in nats, before the step (0 for K = 0)."""
         nll = 0.0
-        for step in self.steps(likelihood, support):
+        for step in self.steps(likelihood, support, kept=0):
             nll = step.nll
         return nll
 
-    def walk(self, likelihood: Likelihood, support: Sequence[Example]) -> list[Step]:
-        """φ ← θ, then K steps, with what the way back needs of each."""
-        return list(self.steps(likelihood, support))
+    def walk(
+        self, likelihood: Likelihood, support: Sequence[Example], variance: Mapping[str, float] | None = None
+    ) -> list[Step]:
+        """φ ← θ, then K steps, with what the way back needs of each. variance: as for `steps`."""
+        return list(self.steps(likelihood, support, variance))
 
     def examples(self, support: int) -> int:
         """How many examples' gradients the steps and the way back take for a support set of this size."""
         return examples_of(self, support)
 
     @abstractmethod
-    def steps(self, likelihood: Likelihood, support: Sequence[Example]) -> Iterator[Step]:
-        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken."""
+    def steps(
+        self,
+        likelihood: Likelihood,
+        support: Sequence[Example],
+        variance: Mapping[str, float] | None = None,
+        *,
+        kept: int | None = None,
+    ) -> Iterator[Step]:
+        """φ ← θ, then one step whenever the next is asked for; each is told after it is taken.
+
+        Args:
+            likelihood: the model.
+            support: labelled rows.
+            variance: σ² of every tensor (`variances`); None asks θ for it.
+            kept: how many steps, from the first, are told with their point and gradient, each a copy of φ; None: all.
+        """
 
     @abstractmethod
-    def back(self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors) -> tuple[Tensors, dict[str, float]]:
-        """From a gradient `v` by φ_K, with TASK at φ_K after `walk`, that by φ_0 and that by every tensor's log σ²."""
+    def back(
+        self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors, variance: Mapping[str, float]
+    ) -> tuple[Tensors, dict[str, float]]:
+        """From a gradient `v` by φ_K, with TASK at φ_K after `walk`, that by φ_0 and that by every tensor's log σ².
+
+        variance: the one that the steps were sized by.
+        """
 
 
 def variances(likelihood: Likelihood, log_var_offset: float) -> dict[str, float]:
@@ -105,7 +126,10 @@ def log_var_of(name: str) -> str:
 def nll_gradient(
     likelihood: Likelihood, examples: Sequence[Example], names: Mapping[str, object]
 ) -> tuple[float, Tensors, int]:
-    """The mean NLL of the examples at TASK, in nats, its gradient by TASK's tensors of these names, and its tokens."""
+    """The mean NLL of the examples at TASK, in nats, its gradient by TASK's tensors of these names, and its tokens.
+
+    The gradient is the tensors' own `.grad`: it lasts, for the next pass makes another.
+    """
     train_only(likelihood, TASK)
     phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in names}
     for name, tensor in likelihood.parameters(TASK).items():
@@ -113,7 +137,7 @@ def nll_gradient(
     with likelihood.terms(examples) as terms:
         nll = terms.nll.mean()
         nll.backward()
-    return float(nll.detach()), clone(gradients(phi)), terms.num_tokens
+    return float(nll.detach()), gradients(phi), terms.num_tokens
 
 
 def dot(first: Tensor, second: Tensor) -> float:

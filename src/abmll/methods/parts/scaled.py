@@ -19,6 +19,9 @@ WEIGHTS = "scale_weights"
 LOW, HIGH, POINTS = -3.0, 5.0, 401
 """The grid of scales: so wide that a prior of `MAX_STD` lies on it, so fine that sums over it are integrals."""
 MAX_STD = 1.0
+SCALE_MEAN, SCALE_STD, SCALE_FOLDS = 0.7, 0.4, 2
+"""The prior of a scale and the folds it is fitted on, wherever nothing else is said. Adaptations to a handful of labels
+are over-confident, so the mean is below 1."""
 
 
 def grid() -> Tensor:
@@ -102,7 +105,7 @@ class CrossFittedScale:
     With two folds it costs two adaptations of half the rows beside the whole one, and no pass at prediction.
 
     adaptation: any.
-    mean, std: of the prior on a. Adaptations to a handful of labels are over-confident, so the mean is below 1.
+    mean, std: of the prior on a.
     folds: how many. num_samples: of a sampling posterior, in the folds' predictions.
 
     Source: temperature scaling (Guo et al. 2017, arXiv 1706.04599) on cross-fitted predictions, with a Gaussian prior
@@ -112,9 +115,9 @@ class CrossFittedScale:
     """
 
     adaptation: Adaptation
-    mean: float = 0.7
-    std: float = 0.4
-    folds: int = 2
+    mean: float = SCALE_MEAN
+    std: float = SCALE_STD
+    folds: int = SCALE_FOLDS
     num_samples: int = 10
 
     def __post_init__(self) -> None:

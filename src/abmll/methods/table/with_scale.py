@@ -7,7 +7,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.methods.parts.scaled import CrossFittedScale
+from abmll.methods.parts.scaled import SCALE_FOLDS, SCALE_MEAN, SCALE_STD, CrossFittedScale
 from abmll.methods.table.extended import Factory, extended
 
 SCALE = "+scale"
@@ -30,7 +30,13 @@ def with_scale(name: str, factory: Factory) -> Factory:
     if "scale_mean" in inspect.signature(factory).parameters:
         raise AbmllError(f"{name} has a scale of its own: name it without {SCALE}.")
 
-    def scaled(*, scale_mean: float = 0.7, scale_std: float = 0.4, scale_folds: int = 2, **options: Any) -> Method:
+    def scaled(
+        *,
+        scale_mean: float = SCALE_MEAN,
+        scale_std: float = SCALE_STD,
+        scale_folds: int = SCALE_FOLDS,
+        **options: Any,
+    ) -> Method:
         method = factory(**options)
         return method._replace(adaptation=CrossFittedScale(method.adaptation, scale_mean, scale_std, scale_folds))
 
