@@ -75,28 +75,28 @@ class TestSummary:
     def test_shape(self, summary):
         assert summary.methods == ("abmll", "lora", "reptile")
         assert (summary.tasks, summary.seeds, summary.support_sizes) == (("t0", "t1", "t2"), (0, 1, 2), (16,))
-        assert [(r.method, r.num_tasks, r.num_seeds, r.num_cells) for r in summary.rows] == [
+        assert [(r.method, r.num_tasks, r.num_seeds, r.num_cells) for r in summary.standings] == [
             ("abmll", 3, 3, 9), ("lora", 3, 3, 9), ("reptile", 3, 3, 9),
         ]  # fmt: skip
         assert len(summary.notes) == 1
         assert "There are 3 tasks: too few to tell methods apart" in summary.notes[0]
-        assert summary.row("lora", 16).method == "lora"
-        assert summary.row("lora", 4) is None
+        assert summary.standing("lora", 16).method == "lora"
+        assert summary.standing("lora", 4) is None
 
     def test_means_and_paired_differences(self, summary):
         def mean(method):
             return np.mean([v for (m, _), values in ACCURACY.items() for v in values if m == method])
 
-        for row in summary.rows:
+        for row in summary.standings:
             assert row.estimates["accuracy"].mean == pytest.approx(mean(row.method))
             if row.method != "abmll":
                 difference = row.differences["accuracy"]
                 assert difference.interval.mean == pytest.approx(mean(row.method) - mean("abmll"))
                 assert difference.num_pairs == 9
-        assert summary.row("abmll", 16).differences == {}
+        assert summary.standing("abmll", 16).differences == {}
 
     def test_a_paired_interval_is_narrower_than_the_spread_of_tasks(self, summary):
-        lora = summary.row("lora", 16)
+        lora = summary.standing("lora", 16)
         assert lora.differences["accuracy"].interval.half_width < lora.estimates["accuracy"].half_width / 1.5
 
     def test_interval_of_a_difference_is_the_bootstrap_of_differences(self, summary):
@@ -106,7 +106,7 @@ class TestSummary:
         means = [
             difference[np.ix_(generator.integers(0, 3, 3), generator.integers(0, 3, 3))].mean() for _ in range(4000)
         ]
-        interval = summary.row("lora", 16).differences["accuracy"].interval
+        interval = summary.standing("lora", 16).differences["accuracy"].interval
         assert interval.low == pytest.approx(np.quantile(means, 0.025), abs=0.01)
         assert interval.high == pytest.approx(np.quantile(means, 0.975), abs=0.01)
 
@@ -123,8 +123,10 @@ class TestSummary:
             sums = [sum(itertools.compress(ranks, s)) for s in itertools.product([0, 1], repeat=len(ranks))]
             raw[method] = min(1, 2 * np.mean([s <= w for s in sums]))
         assert raw["lora"] == 0.25  # the smallest p that three tasks can give
-        assert summary.row("lora", 16).differences["accuracy"].p_value == pytest.approx(0.5)
-        assert summary.row("reptile", 16).differences["accuracy"].p_value == pytest.approx(max(0.5, raw["reptile"]))
+        assert summary.standing("lora", 16).differences["accuracy"].p_value == pytest.approx(0.5)
+        assert summary.standing("reptile", 16).differences["accuracy"].p_value == pytest.approx(
+            max(0.5, raw["reptile"])
+        )
 
     def test_mean_ranks(self, summary):
         """Over tasks, seeds averaged first."""
@@ -135,17 +137,17 @@ class TestSummary:
                 better = sum(s > score for s in scores.values())
                 equal = sum(s == score for s in scores.values())
                 ranks[m].append(better + (equal + 1) / 2)
-        for row in summary.rows:
+        for row in summary.standings:
             assert row.ranks["accuracy"] == pytest.approx(np.mean(ranks[row.method]))
-        assert sum(r.ranks["nll"] for r in summary.rows) == pytest.approx(6)
+        assert sum(r.ranks["nll"] for r in summary.standings) == pytest.approx(6)
 
     def test_is_deterministic(self, summary):
         assert repr(summarise(grid())) == repr(summary)
 
     def test_three_tasks_are_too_few_for_a_winner(self):
         two = summarise([c for c in grid() if c.method != "reptile"])
-        assert two.row("lora", 16).differences["nll"].interval.low > 0
-        assert not two.row("lora", 16).differences["nll"].clear
+        assert two.standing("lora", 16).differences["nll"].interval.low > 0
+        assert not two.standing("lora", 16).differences["nll"].clear
         assert two.winners == {}
 
     def test_a_winner_is_clear_of_every_other_by_the_test_that_the_p_values_show(self):
@@ -158,21 +160,21 @@ class TestSummary:
                 cells.append(make_cell(method, 0, f"t{task}", accuracy=level + gain))
         summary = summarise(cells)
         assert summary.winners[16, "accuracy"] == "abmll"
-        assert all(summary.row(m, 16).differences["accuracy"].p_value <= 0.05 for m in ("lora", "reptile"))
+        assert all(summary.standing(m, 16).differences["accuracy"].p_value <= 0.05 for m in ("lora", "reptile"))
         without = summarise([c for c in cells if c.method != "abmll"], baseline="lora")
-        assert without.row("reptile", 16).differences["accuracy"].p_value > 0.05
+        assert without.standing("reptile", 16).differences["accuracy"].p_value > 0.05
         assert (16, "accuracy") not in without.winners
 
     def test_metrics_without_a_better_end_have_no_winner_and_no_rank(self):
         summary = summarise(grid(), metrics=("entropy",))
         assert summary.winners == {}
-        assert summary.rows[0].ranks == {}
+        assert summary.standings[0].ranks == {}
 
     def test_support_sizes_are_separate(self):
         summary = summarise([*grid(64), *grid(4)])
         assert summary.support_sizes == (4, 64)
-        assert [r.support_size for r in summary.rows] == [4, 4, 4, 64, 64, 64]
-        assert summary.row("lora", 4).estimates == summary.row("lora", 64).estimates
+        assert [r.support_size for r in summary.standings] == [4, 4, 4, 64, 64, 64]
+        assert summary.standing("lora", 4).estimates == summary.standing("lora", 64).estimates
 
 
 def test_a_summary_of_some_metrics_is_that_part_of_the_summary_of_all():
@@ -207,7 +209,7 @@ class TestLevels:
 
         def beats(accuracies):
             cells = [make_cell(task=f"t{i}", accuracy=a) for i, a in enumerate(accuracies)]
-            return summarise(cells).rows[0].beats_uniform
+            return summarise(cells).standings[0].beats_uniform
 
         assert beats([0.9] * 8)
         assert not beats([0.5] * 8)
@@ -218,7 +220,7 @@ class TestLevels:
         cells = [make_cell("lora", task=f"t{i}") for i in range(8)]
         flat = [replace(c, method="uniform", log_probs=torch.full_like(c.log_probs, math.log(0.5))) for c in cells]
         summary = summarise([*cells, *flat], baseline="lora")
-        row = summary.row("uniform", 16)
+        row = summary.standing("uniform", 16)
         assert row.against_uniform.interval.mean == pytest.approx(0, abs=1e-7)
         assert row.estimates["nll"].mean == pytest.approx(summary.mean_levels(16).uniform_nll)
 
@@ -233,29 +235,29 @@ class TestUnequalSets:
         cells = [c for c in grid() if (c.method, c.task) != ("lora", "t2")]
         summary = summarise(cells)
         assert any("lora lacks 3 of 9 (task, seed) cells with 16 support examples" in note for note in summary.notes)
-        difference = summary.row("lora", 16).differences["accuracy"]
+        difference = summary.standing("lora", 16).differences["accuracy"]
         assert difference.num_pairs == 6
         shared = [np.mean(np.subtract(ACCURACY["lora", t], ACCURACY["abmll", t])) for t in ("t0", "t1")]
         assert difference.interval.mean == pytest.approx(np.mean(shared))
-        assert summary.row("lora", 16).num_cells == 6
+        assert summary.standing("lora", 16).num_cells == 6
 
     def test_a_lacking_seed_is_left_out_of_the_ranks_of_all(self):
         """Otherwise lora, without the seed that is hard for everybody, would be ranked first."""
         accuracy = {("abmll", 0): 0.9, ("abmll", 1): 0.3, ("lora", 0): 0.8}
         cells = [make_cell(m, s, t, accuracy=a) for (m, s), a in accuracy.items() for t in ("t0", "t1")]
         summary = summarise(cells)
-        assert [row.ranks["accuracy"] for row in summary.rows] == [1.0, 2.0]
+        assert [row.ranks["accuracy"] for row in summary.standings] == [1.0, 2.0]
 
     def test_missing_baseline_cells_are_told_too(self):
         summary = summarise([c for c in grid() if (c.method, c.seed, c.task) != ("abmll", 0, "t1")])
         assert any("abmll lacks 1 of 9" in note for note in summary.notes)
-        assert summary.row("lora", 16).differences["accuracy"].num_pairs == 8
+        assert summary.standing("lora", 16).differences["accuracy"].num_pairs == 8
 
     def test_other_query_examples_are_not_paired(self):
         other = [c for c in grid(prefix="x") if c.method == "lora"]
         summary = summarise([*(c for c in grid() if c.method != "lora"), *other])
         assert any("evaluated on different query examples in 9 (task, seed) cells" in note for note in summary.notes)
-        difference = summary.row("lora", 16).differences["accuracy"]
+        difference = summary.standing("lora", 16).differences["accuracy"]
         assert difference.num_pairs == 0
         assert math.isnan(difference.interval.mean)
         assert math.isnan(difference.p_value)
@@ -266,13 +268,13 @@ class TestUnequalSets:
         accuracies = {("abmll", 0): 1.0, ("abmll", 1): 0.7, ("lora", 0): 0.5, ("lora", 1): 0.5}
         cells = [make_cell(method, seed, accuracy=a) for (method, seed), a in accuracies.items()]
         summary = summarise(cells, metrics=("auroc",))
-        assert summary.row("lora", 16).differences["auroc"].num_pairs == 1
-        assert summary.row("abmll", 16).estimates["auroc"].mean == 0.5
+        assert summary.standing("lora", 16).differences["auroc"].num_pairs == 1
+        assert summary.standing("abmll", 16).estimates["auroc"].mean == 0.5
 
     def test_method_absent_at_one_support_size(self):
         summary = summarise([*grid(4), *(c for c in grid(16) if c.method != "lora")])
         assert "lora was not evaluated with 16 support examples." in summary.notes
-        assert summary.row("lora", 16) is None
+        assert summary.standing("lora", 16) is None
 
     def test_what_holds_at_several_support_sizes_is_told_once(self):
         cells = [c for size in (4, 16, 64) for c in grid(size) if (c.method, c.task) != ("lora", "t2")]
@@ -286,7 +288,7 @@ class TestUnequalSets:
         assert "no predictions of abmll" in summary.notes[0]
         assert "one seed" in summary.notes[1]
         assert "one task" in summary.notes[2]
-        assert summary.rows[0].differences == {}
+        assert summary.standings[0].differences == {}
 
 
 class TestErrors:

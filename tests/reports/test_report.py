@@ -271,7 +271,7 @@ def test_values_appear_on_hover_in_every_figure(page, source):
     titles = re.findall(r"<title>([^<]*)</title>", source)
     cells = fake_cells(methods=("abmll",), seeds=(0, 1), support_sizes=(4, 16))
     summary = summarise(cells)
-    expected = mean_and_half_width(summary.row("abmll", 16).estimates["nll"])
+    expected = mean_and_half_width(summary.standing("abmll", 16).estimates["nll"])
     assert f"abmll, 16 examples: {expected}" in titles
     assert any(title.startswith("confidence 0.") and "predictions (" in title for title in titles)
     assert any(re.fullmatch(r"abmll: error rate [\d.]+% of the surest 50%", title) for title in titles)

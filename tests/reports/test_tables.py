@@ -67,11 +67,11 @@ def test_columns_are_aligned(summary):
 
 def test_winner_is_starred_and_bold_only_with_colour(summary):
     assert summary.winners[4, "nll"] == "abmll"
-    estimate = notation.mean_and_half_width(summary.row("abmll", 4).estimates["nll"])
+    estimate = notation.mean_and_half_width(summary.standing("abmll", 4).estimates["nll"])
     assert f"{estimate} *" in text_table(summary, color=False)
     assert re.search(rf"\x1b\[1m *{re.escape(estimate)} \*\x1b\[0m", text_table(summary, color=True))
     assert f"**{estimate}**" in markdown_table(summary)
-    other = notation.mean_and_half_width(summary.row("lora", 4).estimates["nll"])
+    other = notation.mean_and_half_width(summary.standing("lora", 4).estimates["nll"])
     assert f"**{other}**" not in markdown_table(summary)
 
 
@@ -86,7 +86,7 @@ def test_markdown_escapes_and_counts_columns(summary):
 
 def test_losses_name_the_better_method_and_how_sure_it_is(summary):
     sentences = losses(summary)
-    row = summary.row("reptile", 64)
+    row = summary.standing("reptile", 64)
     interval = row.differences["ece"].interval
     assert interval.high < 0
     expected = (
@@ -97,8 +97,8 @@ def test_losses_name_the_better_method_and_how_sure_it_is(summary):
     for sentence in sentences:  # nothing is admitted that is not so
         metric = {"accuracy": "accuracy", "NLL": "nll", "ECE": "ece", "Brier": "brier"}[sentence.split()[6]]
         size = int(re.search(r"with (\d+) support", sentence)[1])
-        base = summary.row("abmll", size).estimates[metric].mean
-        assert summary.row(sentence.split()[3], size).estimates[metric].mean < base
+        base = summary.standing("abmll", size).estimates[metric].mean
+        assert summary.standing(sentence.split()[3], size).estimates[metric].mean < base
 
 
 def test_wins_and_losses_cover_every_metric_once(summary):
@@ -135,7 +135,9 @@ def test_the_tables_ranks_are_those_of_the_critical_difference(lacking):
     cells = [c for c in fake_cells(seeds=(0, 1), support_sizes=(4,)) if (c.method, c.seed, c.task) not in lacking]
     summary = summarise(cells)
     found = ranking(summary, 4)
-    assert dict(zip(found.methods, found.mean_ranks, strict=True)) == {r.method: r.ranks["nll"] for r in summary.rows}
+    assert dict(zip(found.methods, found.mean_ranks, strict=True)) == {
+        r.method: r.ranks["nll"] for r in summary.standings
+    }
 
 
 def with_uniform(cells):
@@ -155,7 +157,7 @@ def test_a_table_in_which_nothing_beats_uniform_says_so_in_its_first_line(table)
     cells = [blunted(c) for c in fake_cells(support_sizes=(4,), methods=("abmll", "lora"))]
     summary = summarise(with_uniform(cells))
     first = table(summary).splitlines()[0]
-    level = notation.number(summary.row("uniform", 4).estimates["nll"].mean)
+    level = notation.number(summary.standing("uniform", 4).estimates["nll"].mean)
     assert first.startswith("Nothing here beats uniform: with 4 support examples no method has a clearly lower NLL")
     assert f"than {level}," in first
     assert "abmll †" in table(summary)

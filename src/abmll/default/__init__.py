@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from abmll.data.suite import Suite
     from abmll.default.concepts import Concept, Word
-    from abmll.default.tasks import Row, Ruled
+    from abmll.default.tasks import Judgement, Ruled
 
 NAME = "abmll/default"
 """What adapters record as their base model: a name instead of the path of an installation."""
@@ -107,16 +107,16 @@ def find_suite(
     Raises:
         AbmllError: As `load_suite`; for an unknown name with all names that there are.
     """
-    from abmll.core.errors import AbmllError, unknown_name
-    from abmll.data.suite import load_suite, shipped_suites
+    from abmll.core.errors import AbmllError
+    from abmll.data.suite import load_suite, no_such_suite, shipped_suites
 
     if name in SUITES:
         if held_out:
             raise AbmllError(f"[data] held_out: the {name} suite has its own split. Remove held_out.")
         return SUITES[str(name)]()
     path, known = Path(name), {**SUITES, **shipped_suites()}
-    if not path.exists() and len(path.parts) == 1 and not path.suffix and name not in known:
-        raise unknown_name("suite", str(name), known)
+    if not path.exists() and str(name) not in known:
+        raise no_such_suite(name, known)
     return load_suite(name, folder=folder, held_out=held_out, seed=seed)
 
 
@@ -125,7 +125,7 @@ def _suite(name: str, seed: int, drawn: Mapping[str, Sequence[Ruled] | Sequence[
     from abmll.data.suite import Suite
     from abmll.data.task import Task
 
-    def rows_of(task: Ruled | Concept) -> Sequence[Row | Word]:
+    def rows_of(task: Ruled | Concept) -> Sequence[Judgement | Word]:
         return task.rows
 
     splits = {

@@ -72,8 +72,8 @@ COUNTS = {
 """How many tasks of which family each split holds. No train or validation task is a gift task."""
 
 
-class Row(NamedTuple):
-    """One row of a task: the description, the true probability of each choice, and the choice that was drawn."""
+class Judgement(NamedTuple):
+    """What a person makes of a thing: its description, each choice's probability, the one that was drawn."""
 
     thing: Thing
     prompt: str
@@ -89,7 +89,7 @@ class Ruled(NamedTuple):
     question: str
     choices: tuple[str, ...]
     rule: dict[str, float]
-    rows: tuple[Row, ...]
+    rows: tuple[Judgement, ...]
 
 
 class Ceiling(NamedTuple):
@@ -110,7 +110,7 @@ def draw_rule(rng: Random, kinds: tuple[str, ...]) -> dict[str, float]:
 def draw_task(rng: Random, name: str, family: Family, num_rows: int, taken: set[str]) -> Ruled:
     """A task of `num_rows` rows, whose descriptions are not among those `taken` and join them."""
     rule = draw_rule(rng, family.kinds)
-    rows: list[Row] = []
+    rows: list[Judgement] = []
     while len(rows) < num_rows:
         thing = draw_thing(rng, KINDS[rng.choice(family.kinds)])
         prompt = describe(rng, thing)
@@ -118,7 +118,7 @@ def draw_task(rng: Random, name: str, family: Family, num_rows: int, taken: set[
             continue
         taken.add(prompt)
         probs = tuple(choice_probs(score(thing, rule), len(family.choices)))
-        rows.append(Row(thing, prompt, probs, draw_choice(rng, probs)))
+        rows.append(Judgement(thing, prompt, probs, draw_choice(rng, probs)))
     return Ruled(name, family.label, family.question, family.choices, rule, tuple(rows))
 
 

@@ -39,10 +39,10 @@ class Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method at one support size. Mappings are by metric name; `ranks` are the mean ranks of `ranking`.
+class Standing:
+    """How one method stands at one support size. Mappings are by metric name; `ranks` are the mean ranks of `ranking`.
 
-    against_uniform: the row's NLL minus that of the uniform distribution on the same query examples.
+    against_uniform: the method's NLL minus that of the uniform distribution on the same query examples.
     """
 
     method: str
@@ -61,13 +61,13 @@ class Row:
         return self.against_uniform.interval.mean < 0 and (self.against_uniform.clear or self.num_tasks < MIN_TASKS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """Means over tasks × seeds with 95 % intervals, paired differences to a baseline, ranks, and what to
     beware of.
 
     cells: every one of `METRICS`, also those not summarised, for each cell.
-    rows: sorted by support size, then in the methods' order of appearance, the baseline first and the other
+    standings: sorted by support size, then in the methods' order of appearance, the baseline first and the other
         `REFERENCES` last.
     winners: (support size, metric) -> the best method, where its difference to every other is clear, Holm-corrected
         over these.
@@ -82,10 +82,15 @@ class Summary:
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     cells: Mapping[CellKey, Mapping[str, float]]
-    rows: tuple[Row, ...]
+    standings: tuple[Standing, ...]
     winners: Mapping[tuple[int, str], str]
     levels: Mapping[tuple[int, str, int], Levels]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        methods, sizes = ", ".join(self.methods), ", ".join(map(str, self.support_sizes))
+        scope = f"{len(self.tasks)} tasks, seeds {', '.join(map(str, self.seeds))}, support sizes {sizes}"
+        return f"Summary({methods}; against {self.baseline}; {scope})"
 
     def mean_levels(self, support_size: int, task: str | None = None) -> Levels:
         """Chance and majority averaged over the (task, seed) cells of a support size, or of one task there."""
@@ -93,23 +98,23 @@ class Summary:
             found for (size, name, _), found in self.levels.items() if size == support_size and task in (None, name)
         )
 
-    def row(self, method: str, support_size: int) -> Row | None:
-        """The row of a method at a support size, None if it was not evaluated there."""
-        return next((r for r in self.rows if (r.method, r.support_size) == (method, support_size)), None)
+    def standing(self, method: str, support_size: int) -> Standing | None:
+        """How a method stands at a support size, None if it was not evaluated there."""
+        return next((s for s in self.standings if (s.method, s.support_size) == (method, support_size)), None)
 
     def only(self, metrics: Sequence[str]) -> Summary:
         """The same summary of some of its metrics: what `summarise` gives for them. Raises KeyError for others."""
-        rows = tuple(
+        standings = tuple(
             replace(
-                row,
-                estimates={metric: row.estimates[metric] for metric in metrics},
-                differences={m: row.differences[m] for m in metrics if m in row.differences},
-                ranks={m: row.ranks[m] for m in metrics if m in row.ranks},
+                one,
+                estimates={metric: one.estimates[metric] for metric in metrics},
+                differences={m: one.differences[m] for m in metrics if m in one.differences},
+                ranks={m: one.ranks[m] for m in metrics if m in one.ranks},
             )
-            for row in self.rows
+            for one in self.standings
         )
         winners = {key: method for key, method in self.winners.items() if key[1] in metrics}
-        return replace(self, metrics=tuple(metrics), rows=rows, winners=winners)
+        return replace(self, metrics=tuple(metrics), standings=standings, winners=winners)
 
     def values(self, metric: str, support_size: int, methods: Sequence[str]) -> np.ndarray:
         """(methods, tasks, seeds): a metric of every cell, NaN where there is none."""
@@ -178,7 +183,7 @@ class _Summariser:
 
     def summary(self) -> Summary:
         self._note_scope()
-        rows, winners = [], {}
+        standings, winners = [], {}
         for size in self.support_sizes:
             methods = [m for m in self.methods if self.present[size, m].any()]
             self._note_missing(size, methods)
@@ -189,8 +194,10 @@ class _Summariser:
                 present = self.present[size, method]
                 estimates = {m: self._interval(self.values[size, method][i]) for i, m in enumerate(self.metrics)}
                 counts = int(present.any(1).sum()), int(present.any(0).sum()), int(present.sum())
-                rows.append(
-                    Row(method, size, estimates, differences[method], ranks[method], against_uniform[method], *counts)
+                standings.append(
+                    Standing(
+                        method, size, estimates, differences[method], ranks[method], against_uniform[method], *counts
+                    )
                 )
             for metric in self.metrics:
                 best = self._winner(size, methods, metric)
@@ -204,7 +211,7 @@ class _Summariser:
             self.tasks,
             self.seeds,
             self.numbers,
-            tuple(rows),
+            tuple(standings),
             winners,
             self.levels,
             self._all_notes(),
@@ -260,7 +267,7 @@ class _Summariser:
         return result
 
     def _against_uniform(self, size: int, methods: list[str]) -> dict[str, Difference]:
-        """The cells themselves say what uniform would have: its row need not be there."""
+        """The cells themselves say what uniform would have: it need not be among the methods."""
         shape = len(self.tasks), len(self.seeds)
         pairs = {method: np.full(shape, np.nan) for method in methods}
         for key, numbers in self.numbers.items():

@@ -41,7 +41,7 @@ class Published(Schema):
         return self
 
 
-class Row(Schema):
+class Contender(Schema):
     """One method of the table: the name and options that run it here, and how it differs from the published one."""
 
     method: str
@@ -76,7 +76,7 @@ class Protocol(Schema):
     parameters: float = Field(gt=0)
     metrics: list[TableMetric]
     run: dict[str, Any]
-    rows: dict[str, Row]
+    rows: dict[str, Contender]
     experiments: list[Experiment]
     differs: list[str] = Field(default_factory=list)
     open: list[str] = Field(default_factory=list)
@@ -92,7 +92,7 @@ class Protocol(Schema):
                 )
         return self
 
-    def rows_of(self, experiment: Experiment) -> dict[str, Row]:
+    def rows_of(self, experiment: Experiment) -> dict[str, Contender]:
         """The methods of one experiment; all of the table's if it names none."""
         return {name: self.rows[name] for name in experiment.rows or self.rows}
 

@@ -31,7 +31,7 @@ from abmll.pipeline.cost_model import (
 )
 from abmll.pipeline.evaluate import PREDICTIONS
 from abmll.pipeline.pool import Failure
-from abmll.pipeline.protocol import Experiment, Protocol, Published, Row, merged, read_protocol
+from abmll.pipeline.protocol import Contender, Experiment, Protocol, Published, merged, read_protocol
 from abmll.training.progress import progress_bar
 
 TABLE = "reproduction.json"
@@ -42,7 +42,7 @@ class Planned:
     """One experiment of a protocol, ready to run. rows: by their names in the table."""
 
     experiment: Experiment
-    rows: dict[str, Row]
+    rows: dict[str, Contender]
     config: RunConfig
     words: tuple[str, ...] = ()
 

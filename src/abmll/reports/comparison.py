@@ -15,7 +15,7 @@ from abmll.evaluation.predictions import Cell, read_cells
 from abmll.evaluation.queries import QUERIES, read_queries
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.statistics import Interval
-from abmll.evaluation.summary import Row, Summary, summarise
+from abmll.evaluation.summary import Standing, Summary, summarise
 from abmll.reports.costs import COLUMNS, Cost, cost_of, without_dashes
 from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.per_task import RANKED, ranking
@@ -34,9 +34,9 @@ class ComparisonTable:
         self.summary: Summary = summarise(cells, baseline, QUALITY)
         self.costs: dict[tuple[str, int], Cost] = {}
         self.aurocs = ood_intervals(cells)
-        for row in self.summary.rows:
-            own = [c for c in cells if (c.method, c.support_size) == (row.method, row.support_size)]
-            self.costs[row.method, row.support_size] = cost_of(own)
+        for standing in self.summary.standings:
+            own = [c for c in cells if (c.method, c.support_size) == (standing.method, standing.support_size)]
+            self.costs[standing.method, standing.support_size] = cost_of(own)
         self.rankings = {size: ranking(self.summary, size) for size in self.summary.support_sizes}
 
     def markdown(self, about: Sequence[str] = ()) -> str:
@@ -69,64 +69,64 @@ class ComparisonTable:
         marks = legend_of_marks(self.summary)
         return "\n\n".join([*first, *blocks, legend, *marks, *self.summary.notes]) + "\n"
 
-    def _rows(self, size: int) -> list[Row]:
-        return [row for row in self.summary.rows if row.support_size == size]
+    def _standings(self, size: int) -> list[Standing]:
+        return [standing for standing in self.summary.standings if standing.support_size == size]
 
     def _quality(self, size: int, best: str) -> list[list[str]]:
         rows = [["Method", *(f"{METRICS[m].label} {METRICS[m].arrow}" for m in QUALITY)]]
-        for row in self._rows(size):
+        for standing in self._standings(size):
             texts = []
             for metric in QUALITY:
-                text = mean_and_half_width(row.estimates[metric])
-                wins = self.summary.winners.get((size, metric)) == row.method
+                text = mean_and_half_width(standing.estimates[metric])
+                wins = self.summary.winners.get((size, metric)) == standing.method
                 texts.append(best.format(text) if wins else text)
-            rows.append([marked(row), *texts])
+            rows.append([marked(standing), *texts])
         return rows
 
     def _cost(self, size: int) -> list[list[str]]:
         header = ["Method", *(f"{label} ↑" for label, _ in SCORES.values()), f"Rank ({METRICS[RANKED].label})"]
         rows = [[*header, *COLUMNS]]
-        for row in self._rows(size):
-            key = row.method, size
+        for standing in self._standings(size):
+            key = standing.method, size
             aurocs = map(mean_and_half_width, self.aurocs[key].values())
-            rows.append([row.method, *aurocs, number(row.ranks[RANKED], 2), *self.costs[key].texts])
+            rows.append([standing.method, *aurocs, number(standing.ranks[RANKED], 2), *self.costs[key].texts])
         return without_dashes(rows)
 
     def _differences(self, size: int) -> list[list[str]]:
         rows = [["Method", *(f"{METRICS[m].label} {METRICS[m].arrow}" for m in TESTED)]]
-        for row in self._rows(size):
-            if row.differences:
+        for standing in self._standings(size):
+            if standing.differences:
                 texts = []
                 for metric in TESTED:
-                    difference = row.differences[metric]
+                    difference = standing.differences[metric]
                     p = p_value(difference.p_value)
                     texts.append(mean_and_bounds(difference.interval) + (f", {p}" if p else ""))
-                rows.append([row.method, *texts])
+                rows.append([standing.method, *texts])
         return rows
 
     def record(self) -> dict[str, Any]:
         """Every number in full, for JSON: NaN is None."""
         rows = []
-        for row in self.summary.rows:
-            key = row.method, row.support_size
+        for standing in self.summary.standings:
+            key = standing.method, standing.support_size
             rows.append(
                 {
-                    "method": row.method,
-                    "support_size": row.support_size,
-                    "num_tasks": row.num_tasks,
-                    "num_seeds": row.num_seeds,
-                    **{name: _interval(value) for name, value in {**row.estimates, **self.aurocs[key]}.items()},
+                    "method": standing.method,
+                    "support_size": standing.support_size,
+                    "num_tasks": standing.num_tasks,
+                    "num_seeds": standing.num_seeds,
+                    **{name: _interval(value) for name, value in {**standing.estimates, **self.aurocs[key]}.items()},
                     "differences": {
                         name: {**_interval(d.interval), "p_value": _finite(d.p_value), "num_pairs": d.num_pairs}
-                        for name, d in row.differences.items()
+                        for name, d in standing.differences.items()
                     },
                     "against_uniform": {
-                        **_interval(row.against_uniform.interval),
-                        "p_value": _finite(row.against_uniform.p_value),
-                        "num_pairs": row.against_uniform.num_pairs,
-                        "beats": row.beats_uniform,
+                        **_interval(standing.against_uniform.interval),
+                        "p_value": _finite(standing.against_uniform.p_value),
+                        "num_pairs": standing.against_uniform.num_pairs,
+                        "beats": standing.beats_uniform,
                     },
-                    "mean_ranks": {name: _finite(rank) for name, rank in row.ranks.items()},
+                    "mean_ranks": {name: _finite(rank) for name, rank in standing.ranks.items()},
                     "cost": vars(self.costs[key]),
                 }
             )

@@ -180,18 +180,18 @@ def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> st
     with _figure(4.2, 2.7) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
-            rows = [r for r in summary.rows if r.method == method]
+            own = [s for s in summary.standings if s.method == method]
             shift = 0.05 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
-            x = [place[r.support_size] + shift for r in rows]
-            means = np.array([r.estimates[metric].mean for r in rows])
-            low = np.array([r.estimates[metric].low for r in rows])
-            high = np.array([r.estimates[metric].high for r in rows])
+            x = [place[s.support_size] + shift for s in own]
+            means = np.array([s.estimates[metric].mean for s in own])
+            low = np.array([s.estimates[metric].low for s in own])
+            high = np.array([s.estimates[metric].high for s in own])
             style = look[method]
             axes.vlines(x, low, high, color=style.color, linewidth=1.1, alpha=0.75)
             axes.plot(x, means, color=style.color, linestyle=style.dash, marker=style.marker)
-            for place_, row in zip(x, rows, strict=True):
-                text = f"{method}, {row.support_size} examples: {mean_and_half_width(row.estimates[metric])}"
-                tips.point(axes, place_, row.estimates[metric].mean, text)
+            for place_, standing in zip(x, own, strict=True):
+                text = f"{method}, {standing.support_size} examples: {mean_and_half_width(standing.estimates[metric])}"
+                tips.point(axes, place_, standing.estimates[metric].mean, text)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set(xlabel="support examples", ylabel=_metric_label(metric))
         axes.set_xlim(-0.35, len(sizes) - 0.65)

@@ -26,7 +26,7 @@ def task_tables(cells: Sequence[Cell], summary: Summary, size: int, held_out: Co
     """For the template: methods, groups of tasks (families in `held_out` first), and one table of means a metric."""
     family = {c.task: c.family for c in cells if c.support_size == size}
     tasks = sorted(family, key=lambda task: (family[task] not in held_out, family[task], task))
-    methods = [row.method for row in summary.rows if row.support_size == size]
+    methods = [standing.method for standing in summary.standings if standing.support_size == size]
     groups = [
         {
             "family": name,
@@ -61,8 +61,8 @@ def task_means(summary: Summary, metric: str, size: int, tasks: Sequence[str], m
 
 
 def ranking(summary: Summary, size: int, metric: str = RANKED) -> Ranking | None:
-    """The ranking of the methods of one support size; its mean ranks are those of the summary's rows."""
-    methods = [row.method for row in summary.rows if row.support_size == size]
+    """The ranking of the methods of one support size; its mean ranks are those of the summary."""
+    methods = [standing.method for standing in summary.standings if standing.support_size == size]
     shared = shared_task_means(summary.values(metric, size, methods))
     return rank_methods(methods, shared, METRICS[metric].better == "higher")
 

@@ -187,31 +187,31 @@ def _span(values: set[int]) -> str:
 
 def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]:
     rows = []
-    for row in summary.rows:
-        if row.support_size != size:
+    for standing in summary.standings:
+        if standing.support_size != size:
             continue
         entries = []
         for metric in summary.metrics:
-            difference = row.differences.get(metric)
+            difference = standing.differences.get(metric)
             entries.append(
                 {
                     "metric": METRICS[metric],
-                    "value": mean_and_half_width(row.estimates[metric]),
-                    "best": summary.winners.get((size, metric)) == row.method,
+                    "value": mean_and_half_width(standing.estimates[metric]),
+                    "best": summary.winners.get((size, metric)) == standing.method,
                     "difference": mean_and_bounds(difference.interval) if difference else "",
                     "clear": bool(difference and difference.clear),
                     "p_value": p_value(difference.p_value) if difference else "",
-                    "rank": number(row.ranks[metric], 2) if metric in row.ranks else "",
+                    "rank": number(standing.ranks[metric], 2) if metric in standing.ranks else "",
                 }
             )
-        seconds = statistics.median(c.seconds for c in cells if c.method == row.method and c.support_size == size)
+        seconds = statistics.median(c.seconds for c in cells if c.method == standing.method and c.support_size == size)
         rows.append(
             {
-                "method": row.method,
-                "name": marked(row),
+                "method": standing.method,
+                "name": marked(standing),
                 "entries": entries,
                 "seconds": f"{seconds:.3g}",
-                "cells": row.num_cells,
+                "cells": standing.num_cells,
             }
         )
     return {"size": size, "counts": counts(summary, size), "rows": rows, "levels": levels_line(summary, size)}
@@ -236,20 +236,20 @@ def _costs(cells: Sequence[Cell], summary: Summary, size: int) -> list[list[str]
     knows.
     """
     rows = []
-    for row in summary.rows:
-        own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
-        if row.support_size == size and any("stored_bytes" in cell.extra for cell in own):
-            rows.append([row.method, *costs.cost_of(own).texts])
+    for standing in summary.standings:
+        own = [c for c in cells if (c.method, c.support_size) == (standing.method, size)]
+        if standing.support_size == size and any("stored_bytes" in cell.extra for cell in own):
+            rows.append([standing.method, *costs.cost_of(own).texts])
     return costs.without_dashes([["Method", *costs.LONG_COLUMNS], *rows]) if rows else []
 
 
 def _domains(cells: Sequence[Cell], summary: Summary, aurocs: Aurocs, size: int) -> list[list[str]]:
     """Per method: name and out-of-domain AUROC by each score; nothing without tasks of both kinds."""
     rows = []
-    for row in summary.rows:
-        own = [c for c in cells if (c.method, c.support_size) == (row.method, size)]
-        if row.support_size == size and len({bool(c.extra.get("held_out_family")) for c in own}) == 2:
-            rows.append([row.method, *map(mean_and_half_width, aurocs[row.method, size].values())])
+    for standing in summary.standings:
+        own = [c for c in cells if (c.method, c.support_size) == (standing.method, size)]
+        if standing.support_size == size and len({bool(c.extra.get("held_out_family")) for c in own}) == 2:
+            rows.append([standing.method, *map(mean_and_half_width, aurocs[standing.method, size].values())])
     return rows
 
 

@@ -17,12 +17,12 @@ OPTIONS = {"num_steps": "Inner steps", "learning_rate": "Inner rate", "outer_lea
 def settings(
     run_info: Mapping[str, Any], training_logs: Mapping[str, Path], methods: Sequence[str]
 ) -> dict[str, Any] | None:
-    """For the template: facts of the run, and one row a method; None if nothing is known of the run.
+    """For the template: facts of the run, and one line a method; None if nothing is known of the run.
 
     Args:
         run_info: With "setting" and "options", as `config.about` gives them.
         training_logs: Run name to training.jsonl; a name that begins with a method's is of that method.
-        methods: The rows.
+        methods: In this order.
     """
     options: Mapping[str, Mapping[str, Any]] = run_info.get("options", {})
     seconds = {method: _seconds(method, training_logs) for method in methods}

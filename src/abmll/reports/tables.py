@@ -49,8 +49,8 @@ def markdown_table(summary: Summary) -> str:
 
 
 def counts(summary: Summary, size: int) -> str | None:
-    """ "10 tasks × 3 seeds" if that holds for all rows of a support size."""
-    found = {(r.num_tasks, r.num_seeds, r.num_cells) for r in summary.rows if r.support_size == size}
+    """ "10 tasks × 3 seeds" if that holds for all methods of a support size."""
+    found = {(r.num_tasks, r.num_seeds, r.num_cells) for r in summary.standings if r.support_size == size}
     tasks, seeds, cells = next(iter(found))
     if len(found) > 1 or tasks * seeds != cells:
         return None
@@ -75,20 +75,20 @@ def _difference_title(summary: Summary, size: int) -> str:
 def _mean_rows(summary: Summary, size: int, best: Mark, other: Mark) -> list[list[str]]:
     unequal = counts(summary, size) is None
     rows = [["Method", *_header(summary), *(["Cells"] if unequal else [])]]
-    for row in summary.rows:
-        if row.support_size == size:
-            marks = [best if summary.winners.get((size, m)) == row.method else other for m in summary.metrics]
-            texts = [mean_and_half_width(row.estimates[m]) for m in summary.metrics]
+    for standing in summary.standings:
+        if standing.support_size == size:
+            marks = [best if summary.winners.get((size, m)) == standing.method else other for m in summary.metrics]
+            texts = [mean_and_half_width(standing.estimates[m]) for m in summary.metrics]
             cells = [mark(text) for mark, text in zip(marks, texts, strict=True)]
-            rows.append([marked(row), *cells, *([str(row.num_cells)] if unequal else [])])
+            rows.append([marked(standing), *cells, *([str(standing.num_cells)] if unequal else [])])
     return rows
 
 
 def _difference_rows(summary: Summary, size: int, show: Callable[[Difference], str]) -> list[list[str]]:
     rows = [["Method", *_header(summary)]]
-    for row in summary.rows:
-        if row.support_size == size and row.differences:
-            rows.append([row.method, *(show(row.differences[m]) for m in summary.metrics)])
+    for standing in summary.standings:
+        if standing.support_size == size and standing.differences:
+            rows.append([standing.method, *(show(standing.differences[m]) for m in summary.metrics)])
     return rows
 
 

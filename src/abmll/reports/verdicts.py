@@ -6,7 +6,7 @@ import math
 
 from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.references import UNIFORM, is_rival
-from abmll.evaluation.summary import MIN_TASKS, Row, Summary
+from abmll.evaluation.summary import MIN_TASKS, Standing, Summary
 from abmll.reports.notation import number, signed
 
 MARK = "†"
@@ -17,9 +17,11 @@ def nothing_beats_uniform(summary: Summary) -> list[str]:
     """One sentence for each support size at which no method has a clearly lower NLL than uniform."""
     sentences = []
     for size in summary.support_sizes:
-        rows = [row for row in summary.rows if row.support_size == size and row.method != UNIFORM]
-        if rows and not any(row.beats_uniform for row in rows):
-            clearly = "" if rows[0].num_tasks < MIN_TASKS else "clearly "
+        found = [
+            standing for standing in summary.standings if standing.support_size == size and standing.method != UNIFORM
+        ]
+        if found and not any(standing.beats_uniform for standing in found):
+            clearly = "" if found[0].num_tasks < MIN_TASKS else "clearly "
             sentences.append(
                 f"Nothing here beats uniform: with {size} support examples no method has a {clearly}lower NLL than "
                 f"{number(summary.mean_levels(size).uniform_nll)}, that of giving every choice of a row the same "
@@ -28,14 +30,14 @@ def nothing_beats_uniform(summary: Summary) -> list[str]:
     return sentences
 
 
-def marked(row: Row) -> str:
+def marked(standing: Standing) -> str:
     """The method's name, with `MARK` where it does not beat uniform."""
-    return row.method if row.method == UNIFORM or row.beats_uniform else f"{row.method} {MARK}"
+    return standing.method if standing.method == UNIFORM or standing.beats_uniform else f"{standing.method} {MARK}"
 
 
 def legend_of_marks(summary: Summary) -> list[str]:
-    """What `MARK` means, if a row has it."""
-    found = any(marked(row) != row.method for row in summary.rows)
+    """What `MARK` means, if a method has it."""
+    found = any(marked(standing) != standing.method for standing in summary.standings)
     return [f"{MARK} does not beat uniform: no clearly lower NLL on the same cells."] if found else []
 
 
@@ -49,24 +51,24 @@ def wins(summary: Summary, size: int) -> list[str]:
     """One sentence for each metric on which the baseline has the best mean at a support size: the next best, and
     whether the difference is clear.
     """
-    base = summary.row(summary.baseline, size)
-    others = [r for r in summary.rows if r.support_size == size and r.method != summary.baseline]
+    base = summary.standing(summary.baseline, size)
+    others = [r for r in summary.standings if r.support_size == size and r.method != summary.baseline]
     if base is None or not others:
         return []
     sentences = []
     for metric in summary.metrics:
         sign = {"higher": 1, "lower": -1, None: 0}[METRICS[metric].better]
         gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
-        gain, row = max(gains, key=lambda pair: pair[0], default=(1.0, base))
+        gain, standing = max(gains, key=lambda pair: pair[0], default=(1.0, base))
         if sign and gain <= 0:
-            interval = row.differences[metric].interval
+            interval = standing.differences[metric].interval
             bounds = f"{signed(interval.low)} to {signed(interval.high)}"
-            clear = "" if row.differences[metric].clear else "; the two cannot be told apart"
+            clear = "" if standing.differences[metric].clear else "; the two cannot be told apart"
             spread = "one cell only" if math.isnan(interval.low) else f"95 % interval {bounds}{clear}"
             mean = number(base.estimates[metric].mean)
             sentences.append(
                 f"{METRICS[metric].label}: {summary.baseline} has the best mean, {mean}; "
-                f"next is {row.method}, {signed(interval.mean)} ({spread})."
+                f"next is {standing.method}, {signed(interval.mean)} ({spread})."
             )
     return sentences
 
@@ -75,32 +77,32 @@ def losses(summary: Summary) -> list[str]:
     """One sentence for each metric and support size where the baseline is not best: what beats it, by how much."""
     sentences = []
     for size in summary.support_sizes:
-        base = summary.row(summary.baseline, size)
+        base = summary.standing(summary.baseline, size)
         if base is None:
             continue
-        others = [r for r in summary.rows if r.support_size == size and r.method != summary.baseline]
+        others = [r for r in summary.standings if r.support_size == size and r.method != summary.baseline]
         for metric in summary.metrics:
             better = METRICS[metric].better
             if better is None:
                 continue
             sign = 1 if better == "higher" else -1
             gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
-            gain, row = max(gains, key=lambda pair: pair[0] if pair[0] > 0 else 0, default=(0.0, base))
+            gain, standing = max(gains, key=lambda pair: pair[0] if pair[0] > 0 else 0, default=(0.0, base))
             if gain > 0:
-                sentences.append(_loss(summary, row, metric, better))
+                sentences.append(_loss(summary, standing, metric, better))
     return sentences
 
 
-def _loss(summary: Summary, row: Row, metric: str, better: str) -> str:
-    interval = row.differences[metric].interval
+def _loss(summary: Summary, standing: Standing, metric: str, better: str) -> str:
+    interval = standing.differences[metric].interval
     bounds = sorted((abs(interval.low), abs(interval.high)))
-    if row.differences[metric].clear:
+    if standing.differences[metric].clear:
         certainty = f"95 % interval {number(bounds[0])} to {number(bounds[1])}"
     elif math.isnan(interval.low):
         certainty = "no interval: one cell only"
     else:
         certainty = "the two cannot be told apart"
     return (
-        f"On this suite {row.method} has {better} {METRICS[metric].label} than {summary.baseline} by "
-        f"{number(abs(interval.mean))} with {row.support_size} support examples ({certainty})."
+        f"On this suite {standing.method} has {better} {METRICS[metric].label} than {summary.baseline} by "
+        f"{number(abs(interval.mean))} with {standing.support_size} support examples ({certainty})."
     )
