@@ -24,8 +24,8 @@ HOMES = {
     "LICENSE": "LICENSE",
 }
 """Single files of the repository, and their pages."""
-FOLDERS = ("benchmarks/results", "examples")
-"""Folders whose files are pages, or files to look at, of the same names."""
+KEPT = ("benchmarks/*.toml", "benchmarks/results/**/*", "examples/**/*")
+"""Files that are pages, or files to look at, of the same names."""
 EXAMPLES = "examples/index.md"
 FILE = re.compile(r"^( *```\w+) file=(\S+)$", re.MULTILINE)
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)\s]*\))")
@@ -35,8 +35,8 @@ LANGUAGES = {"sbatch": "bash", "sh": "bash"}
 def sources() -> dict[str, str]:
     """Page or file of the site, by the repository's file that it is made from."""
     found = dict(HOMES)
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for pattern in KEPT:
+        for path in sorted(ROOT.glob(pattern)):
             if path.is_file():
                 found[path.relative_to(ROOT).as_posix()] = path.relative_to(ROOT).as_posix()
     return found
