@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
 
     from abmll.data.episodes import evaluation_episode
     from abmll.evaluation.calibration import entropy, mixture, nll
-    from abmll.methods.parts.scaled import ScaledPosterior, grid
+    from abmll.methods.parts.scaled import ScaledPosterior
 
     for task, size in itertools.product(tasks, SIZES):
         episode = evaluation_episode(task, seed, size, num_query, max_support=max(SIZES))
@@ -47,9 +46,8 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
             "expected entropy": float(torch.stack([entropy(one.exp()).mean() for one in samples]).mean()),
         }
         if isinstance(posterior, ScaledPosterior):
-            mean = (posterior.weights * grid()).sum()
-            variance = float((posterior.weights * (grid() - mean).square()).sum())
-            found |= {"mean of a": float(mean), "deviation of a": math.sqrt(variance)}
+            mean, deviation = posterior.scale
+            found |= {"mean of a": mean, "deviation of a": deviation}
             point = posterior.without_scale().predict(episode.query, 1)
             found["NLL of the mean φ, without a scale"] = float(nll(point, targets))
         for name, value in found.items():
@@ -62,8 +60,8 @@ def acquisition(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
 
     from abmll.core.seeds import derive_seed
     from abmll.data.episodes import evaluation_episode
+    from abmll.evaluation.acquisition import doubt
     from abmll.evaluation.calibration import accuracy, mixture, nll
-    from abmll.pipeline.acquire import worth
 
     adaptation, likelihood = learner.method.adaptation, learner.likelihood
     for task in tasks:
@@ -71,7 +69,7 @@ def acquisition(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
         start, pool = list(episode.support[:START]), list(episode.support[START:])
         targets = torch.tensor([row.known_target for row in episode.query])
         samples = adaptation.adapt(likelihood, start).predict(pool, 16).double().log_softmax(-1)
-        chosen: dict[str, Any] = {way: worth(samples, way).argsort(descending=True, stable=True) for way in WAYS}
+        chosen: dict[str, Any] = {way: doubt(samples, way).argsort(descending=True, stable=True) for way in WAYS}
         for draw in range(RANDOM_DRAWS):
             generator = torch.Generator().manual_seed(derive_seed("acquire", task.name, seed, draw))
             chosen[f"random {draw}"] = torch.randperm(len(pool), generator=generator)
@@ -104,10 +102,10 @@ def interval(by_task: Mapping[str, Sequence[float]]) -> str:
     """Mean and 95 % bootstrap interval over tasks."""
     import numpy as np
 
-    means = np.array([np.mean(values) for values in by_task.values()])
-    draws = np.random.default_rng(0).choice(means, (2000, len(means))).mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{means.mean():.3f} [{low:.3f}, {high:.3f}]"
+    from abmll.evaluation.statistics import bootstrap_interval
+
+    found = bootstrap_interval(np.array([[np.mean(values)] for values in by_task.values()]))
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def difference(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> str:

@@ -9,22 +9,31 @@ import torch
 from typer.testing import CliRunner
 
 from abmll.cli import app
+from abmll.core.errors import AbmllError
 from abmll.data.task import Task
+from abmll.evaluation.acquisition import doubt
+from abmll.learner import Prediction
 from abmll.pipeline import adapt_run, train_run
-from abmll.pipeline.acquire import worth
 from tests.pipeline.stages import read_lines, run_config, write_csv
 from tests.tiny_tasks import tiny_task
 
 
 def test_scores_against_their_definitions():
     probs = torch.tensor([[[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]], [[0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]], dtype=torch.float64)
-    margin = worth(probs.log(), "margin").tolist()
+    margin = doubt(probs.log(), "margin").tolist()
     assert margin == pytest.approx([0.0, 0.0])  # averaged, both rows are undecided
-    disagreement = worth(probs.log(), "mutual-information").tolist()
+    disagreement = doubt(probs.log(), "mutual-information").tolist()
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     assert disagreement == pytest.approx([math.log(2) - entropy, 0.0])
     surer = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]], dtype=torch.float64).log()
-    assert worth(surer, "margin").argsort(descending=True).tolist() == [1, 2, 0]
+    assert doubt(surer, "margin").argsort(descending=True).tolist() == [1, 2, 0]
+    prediction = Prediction(surer, [("no", "yes")] * 3)
+    assert prediction.margin.tolist() == pytest.approx([0.8, 0.2, 0.6], abs=1e-6)
+    assert prediction.least_sure(2) == [1, 2]
+    with pytest.raises(AbmllError, match="the posterior gives one prediction, not several that differ"):
+        prediction.least_sure(2, "mutual-information")
+    with pytest.raises(AbmllError, match='by = "entropy": must be one of: margin, mutual-information'):
+        prediction.least_sure(2, "entropy")  # type: ignore[arg-type]
 
 
 def test_the_rows_to_label_next(base, suite, tmp_path):

@@ -253,6 +253,12 @@ def test_new_rows_need_neither_question_nor_choices(adapter, tmp_path):
     (tmp_path / "one.csv").write_text("text,label\nthe cat,yes\nthe mat,yes\n")
     judged = read_lines(predict_run(adapted, tmp_path / "one.csv", tmp_path / "one_answers.jsonl"))
     assert [answer["correct"] for answer in judged] == [answer["prediction"] == "yes" for answer in answers]
+    for name in ("rows", "one"):
+        table = predict_run(adapted, tmp_path / f"{name}.csv", tmp_path / f"{name}_answers.csv")
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["text"] for row in rows] == ["the cat", "the mat"]
+        assert [row["prediction"] for row in rows] == [answer["prediction"] for answer in answers]
 
 
 def test_a_csv_of_answers_keeps_the_columns_of_the_file_and_labels_say_what_they_are_worth(adapted, files, tmp_path):
@@ -278,6 +284,8 @@ def test_adapting_says_rows_classes_seconds_and_whether_it_helps(adapter, files,
     )
     after, zero_shot, uniform = map(float, found.groups())
     assert uniform == pytest.approx(math.log(2), abs=1e-3)
+    with pytest.raises(AbmllError, match=r"a folder keeps none\. Adapt anew"):
+        Learner.load(tmp_path / "a").posterior().cross_validate()
     warned = [sentence for sentence, warning in said if warning]
     assert bool(warned) == (len(said) == 3)
     if abs(after - min(zero_shot, uniform)) > 2e-3:

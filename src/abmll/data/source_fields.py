@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ from abmll.data.readers import parse_task
 from abmll.data.spec import TaskSpec, read_spec, spec_files
 
 
-def rows_fields(path: Path, count: int) -> list[Mapping[str, Any]]:
-    """The fields of the first `count` examples that `read_task` makes of a file, in the same order."""
+def rows_fields(path: Path, count: int, known_choices: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """The fields of the first `count` examples that `read_task` makes of a file, in the same order.
+
+    known_choices: those that the file was read with; without them, a file that names none has no examples.
+    """
     fields = _fields_by_line(path)
-    return [fields.get(placed.line, {}) for placed in parse_task(path, labelled=False).placed[:count]]
+    placed = parse_task(path, labelled=False, known_choices=known_choices).placed
+    return [fields.get(one.line, {}) for one in placed[:count]]
 
 
 def _fields_by_line(path: Path) -> Mapping[int, Mapping[str, Any]]:

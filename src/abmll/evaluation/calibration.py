@@ -188,6 +188,12 @@ def entropy(probs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
     return terms.sum(1)
 
 
+def margin(probs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
+    """The probability of each example's most probable choice less that of its second, in [0, 1]."""
+    first, second = torch.topk(_checked_probs(probs), 2, dim=-1).values.unbind(-1)
+    return first - second
+
+
 def mutual_information(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N"]:
     """H(mean_s p_s) - mean_s H(p_s) of each example, in nats, in [0, log S]: what the posterior samples
     disagree on.

@@ -57,7 +57,7 @@ class CellKey(NamedTuple):
     support_size: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cell:
     """All predictions of one method, trained and adapted with one seed, on one task from one support size.
 
@@ -84,6 +84,11 @@ class Cell:
     log_probs: Tensor
     seconds: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        samples, rows, _ = self.log_probs.shape
+        adapted = f"from {self.support_size} examples, seed {self.seed}"
+        return f"Cell({self.method} on {self.task!r}, {adapted}: {rows} rows, {samples} samples)"
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__

@@ -11,6 +11,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.finite import require_finite_predictions
 from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import Posterior
+from abmll.evaluation.cross_validation import Help, cross_validated
 from abmll.learner.attachment import working
 from abmll.learner.given import TaskRows, names_of, rows_to_predict
 from abmll.learner.labels import Label
@@ -63,6 +64,30 @@ class TaskPosterior:
         labels = self.task.labels if self.task is not None else None
         names = names_of(rows, labels)
         return Prediction(log_probs, names, ids=[row.id for row in rows], targets=[row.target for row in rows])
+
+    def cross_validate(self, *, seed: int = 0) -> Help | None:
+        """What adapting is worth on the rows it was done with: each is answered after adapting to others of them.
+
+        Takes four times the adaptation.
+
+        Args:
+            seed: of the adaptations' noise.
+
+        Returns:
+            The NLL so found beside that of the model as it is and of a uniform distribution; `.helps` says whether it
+            is below both. None for fewer than 8 rows, which say nothing.
+
+        Raises:
+            AbmllError: If the posterior was loaded: a folder keeps no rows.
+        """
+        require({"seed": int}, {"seed": seed})
+        if self.task is None or not self.task.rows:
+            raise AbmllError(
+                "the rows that this posterior was adapted to are not known: a folder keeps none. Adapt anew."
+            )
+        likelihood, adaptation = self.learner.likelihood, self.learner.method.adaptation
+        with working(self.learner), seeded(derive_seed("cross-validation", seed)):
+            return cross_validated(likelihood, adaptation, self.task.rows)
 
     def save(self, directory: str | Path) -> Path:
         """Writes the posterior as an adapter folder that `abmll.load`, `abmll predict` and PEFT read.

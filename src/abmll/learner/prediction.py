@@ -10,7 +10,9 @@ from torch import Tensor
 
 from abmll.core.errors import AbmllError
 from abmll.evaluation import calibration
+from abmll.evaluation.acquisition import Score, least_sure
 from abmll.learner.labels import Label
+from abmll.rules import Count, require
 
 
 class Prediction:
@@ -74,6 +76,25 @@ class Prediction:
     def mutual_information(self) -> Tensor:
         """(rows,) in nats: the part of `entropy` that is the posterior samples' disagreement; more labels lower it."""
         return calibration.mutual_information(self.log_probs).to(self.log_probs.dtype)
+
+    @cached_property
+    def margin(self) -> Tensor:
+        """(rows,): the probability of the most probable answer less that of the second."""
+        return calibration.margin(self._mixture).to(self.log_probs.dtype)
+
+    def least_sure(self, count: int, by: Score = "margin") -> list[int]:
+        """The positions of the `count` rows that the posterior is least sure of, first: those to label next, perhaps.
+
+        Args:
+            count: how many.
+            by: "margin", the two most probable answers closest to each other; or "mutual-information", the posterior's
+                samples most at odds, which needs a method whose samples differ.
+
+        Raises:
+            AbmllError: For mutual information where all samples agree.
+        """
+        require({"count": Count, "by": Score}, {"count": count, "by": by})
+        return least_sure(self.log_probs.double().log_softmax(-1), count, by)
 
     @cached_property
     def samples(self) -> Tensor:

@@ -163,7 +163,6 @@ class _Worker:
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
         self._command, self._log, self._env = list(command), log, dict(env)
         self._process: subprocess.Popen[str] | None = None
-        self._stopped = False
 
     def perform(self, request: Mapping[str, Any]) -> dict[str, str]:
         try:

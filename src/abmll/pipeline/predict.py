@@ -13,11 +13,10 @@ from abmll.config import RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
 from abmll.core.folders import hold, require_room
-from abmll.core.seeds import derive_seed, seeded
 from abmll.core.types import TASK, Example
 from abmll.data.source_fields import rows_fields
 from abmll.evaluation.answers import csv_table, worth
-from abmll.evaluation.cross_validation import FOLDS, cross_validated
+from abmll.evaluation.cross_validation import FOLDS, Help
 from abmll.learner import Learner
 from abmll.learner.folder import task_of
 from abmll.learner.given import labelled_rows, rows_to_predict
@@ -93,7 +92,7 @@ def adapt_run(
             posterior = learner.adapt(support, seed=seed)
             tell(f"Adapted to {_counted(support.rows)} in {posterior.seconds or 0.0:.1f} s", False)
             if check:
-                _tell_help(learner, support.rows, seed, tell)
+                _tell_help(posterior.cross_validate(seed=seed), tell)
         return posterior.save(out) if ranks.is_first else out
 
 
@@ -112,10 +111,8 @@ def _counted(rows: Sequence[Example]) -> str:
     return f"{len(rows)} rows of {len(rows[0].choices)} classes ({classes}{more})"
 
 
-def _tell_help(learner: Learner, support: Sequence[Example], seed: int, tell: Tell) -> None:
-    """Says what adapting is worth on these rows, and warns where it is worth nothing."""
-    with seeded(derive_seed("cross-validation", seed)):
-        found = cross_validated(learner.likelihood, learner.method.adaptation, support)
+def _tell_help(found: Help | None, tell: Tell) -> None:
+    """Says what adapting is worth, and warns where it is worth nothing."""
     if found is None:
         tell(f"Too few rows to say whether adapting helps ({2 * FOLDS} are needed).", False)
         return
@@ -148,7 +145,8 @@ def predict_run(
     """
     config = model_of(adapter, overrides)
     card = read_card(adapter)
-    rows = rows_to_predict(file, task_of(card.task))
+    task = task_of(card.task)
+    rows = rows_to_predict(file, task)
     ranks = join_ranks(config)
     ranks.first(lambda: require_usable(config, card.prompt_format, [(str(file), rows)], out.parent, alone=False))
     learner = load_learner(config, adapter, method)
@@ -156,7 +154,8 @@ def predict_run(
         prediction = learner.posterior().predict(rows, num_samples, seed=seed)
     if ranks.is_first:
         if out.suffix.lower() == ".csv":
-            write_whole(out, csv_table(prediction.rows(), rows_fields(file, len(rows))))
+            words = () if task is None or task.labels is None else task.labels.words
+            write_whole(out, csv_table(prediction.rows(), rows_fields(file, len(rows), words)))
         else:
             write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prediction.rows()))
         if said := worth(rows, prediction.log_probs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,14 +96,14 @@ def try_run(
     return Trial(tuple(cells), "\n\n".join([text_table(summary).rstrip(), *_words(summary, cells, queries)]))
 
 
-def _judges(name: str, learner: Learner, config: RunConfig) -> Iterator[tuple[str, Callable[..., Iterator[Cell]]]]:
+def _judges(name: str, learner: Learner, config: RunConfig) -> Iterator[tuple[str, Callable[..., Iterable[Cell]]]]:
     """The method itself, then the references."""
-    yield name, partial(evaluate, learner.likelihood, learner.method)
+    yield name, learner.evaluate
     for reference in REFERENCES:
         if reference != name:
             method = build_method(reference)
             if needs_model(method):
-                yield reference, partial(evaluate, build_learner(config, reference, seed=0).likelihood, method)
+                yield reference, build_learner(config, reference, seed=0).evaluate
             else:
                 yield reference, partial(evaluate, NoModel(), method)
 
@@ -121,10 +121,10 @@ def _require_enough(task: Task, support_size: int) -> None:
 def _words(summary: Summary, cells: Sequence[Cell], queries: Queries) -> list[str]:
     """The verdict in a sentence or two, and the surest mistakes."""
     (size,), name = summary.support_sizes, summary.baseline
-    row, zero_shot = summary.row(name, size), summary.row("pretrained", size)
-    assert row is not None
+    standing, zero_shot = summary.standing(name, size), summary.standing("pretrained", size)
+    assert standing is not None
     assert zero_shot is not None
-    nll, before = row.estimates["nll"].mean, zero_shot.estimates["nll"].mean
+    nll, before = standing.estimates["nll"].mean, zero_shot.estimates["nll"].mean
     uniform = summary.mean_levels(size).uniform_nll
     if nll < min(before, uniform):
         verdict = f"Adapting to {size} of your rows helps: NLL {number(nll)}, zero-shot {number(before)}."
