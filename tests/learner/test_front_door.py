@@ -87,6 +87,19 @@ def test_many_tasks_on_one_model(learner, posterior, tmp_path):
         other.load_posterior(folders[0])
 
 
+def test_a_fresh_learner_on_the_same_named_model_loads_a_posterior(tmp_path):
+    def learner():
+        base = tiny_llama(layers=1)
+        base.config._name_or_path = base.name_or_path = "some/model"
+        return learner_of("lora", model=base)
+
+    own, other = learner(), learner()
+    assert repr(other).startswith("Learner(lora on some/model, ")
+    adapted = own.adapt(TEXTS, LABELS)
+    loaded = other.load_posterior(adapted.save(tmp_path / "a"))
+    assert torch.equal(loaded.predict(TEXTS).log_probs, adapted.predict(TEXTS).log_probs)
+
+
 def test_a_posterior_of_another_learner_is_not_saved_by_this_one(posterior, tmp_path):
     with pytest.raises(AbmllError, match="the posterior of task 'films' is of another learner"):
         learner_of("lora").save(tmp_path / "x", posterior=posterior)
@@ -126,6 +139,16 @@ def test_gradients_are_on_where_they_are_needed(learner):
         with off():
             found = learner.adapt(TEXTS, LABELS)
         assert all(torch.equal(found.mean()[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_posterior_says_whether_adapting_helps(learner, posterior):
+    before = posterior.predict(TEXTS).log_probs
+    found = posterior.cross_validate()
+    assert found == posterior.cross_validate()
+    assert found.num_rows == 12
+    assert found.helps == (found.adapted < min(found.zero_shot, found.uniform))
+    assert torch.equal(posterior.predict(TEXTS).log_probs, before)
+    assert learner.adapt(TEXTS[:4], LABELS[:4]).cross_validate() is None
 
 
 def test_threads_get_the_answers_of_their_own_posterior(learner):
@@ -176,7 +199,13 @@ def test_meta_train_takes_what_a_run_file_says():
         ({"learning_rate": "0.1"}, 'learning_rate = "0.1": must be a number, above 0. Write 0.1 without quotes'),
         ({"schedule": "cos"}, 'schedule = "cos": must be one of: constant, linear, cosine'),
         ({"support_size": 0}, "support_size = 0: must be a whole number, at least 1"),
-        ({"stepz": 3}, r"meta_train has no option stepz\. Options: num_steps"),
+        (
+            {"stepz": 3},
+            r"meta_train has no option stepz\. Options: num_steps.*, learning_rate, schedule, max_grad_norm",
+        ),
+        ({"num_step": 3}, r"meta_train has no option num_step\. Did you mean 'num_steps'\?"),
+        ({"on_step": 3}, r"on_step is int: it must be a function"),
+        ({"validate": "accuracy"}, r"validate is str: it must be a function"),
         ({"training": abmll.Training(), "num_steps": 3}, r"give num_steps in training=Training\(\.\.\.\)"),
     ],
 )
@@ -193,8 +222,10 @@ def test_what_cannot_be_trained_on(learner):
         learner.meta_train([unlabelled])
     with pytest.raises(AbmllError, match="has no label"):
         learner.evaluate([unlabelled], support_sizes=[2]).table()
-    with pytest.raises(AbmllError, match="unknown suite 'no-such-suite'"):
+    with pytest.raises(AbmllError, match=r"unknown suite 'no-such-suite'.* Nor is there a folder of this name"):
         learner.meta_train("no-such-suite")
+    with pytest.raises(AbmllError, match="there is no suite at no-such-folder: give a folder of tasks"):
+        learner.meta_train("no-such-folder/")
 
 
 def test_an_evaluation_is_lazy_kept_and_added_up(learner, tmp_path, monkeypatch):
@@ -225,6 +256,12 @@ def test_every_thing_says_what_it_is(posterior, learner):
     assert len(repr(tiny_task())) < 200
     assert "24 rows" in repr(tiny_task())
     assert len(repr(abmll.Suite("s", train=(tiny_task(),)))) < 200
+    assert repr(posterior.inner).startswith("AdapterPosterior(a point, ")
+    assert repr(learner.likelihood).startswith("CausalLMLikelihood(LlamaForCausalLM, PromptFormat(answer='text'")
+    evaluation = learner.evaluate([tiny_task()], support_sizes=[2], num_query=4)
+    assert repr(evaluation.cells[0]).startswith("Cell(lora on ")
+    assert repr(evaluation.cells[0]).endswith(", from 2 examples, seed 0: 4 rows, 1 samples)")
+    assert repr(evaluation.summary()) == "Summary(lora; against lora; 1 tasks, seeds 0, support sizes 2)"
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,11 @@ def test_state_round_trip_continues_identically(method, likelihood, episodes):
 
 
 def test_posterior_state_is_tensors_only(method, likelihood, episodes):
-    state = method.adaptation.adapt(likelihood, episodes[0].support).state_dict()
+    posterior = method.adaptation.adapt(likelihood, episodes[0].support)
+    told, state = repr(posterior), posterior.state_dict()
+    assert told.startswith(type(posterior).__name__)
+    assert " at 0x" not in told
+    assert len(told) < 200, "it says what it is, not all that it holds"
     assert state
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert all(

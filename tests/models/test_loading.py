@@ -12,6 +12,7 @@ from abmll import Learner, PromptFormat, models
 from abmll.config import parse_config
 from abmll.core.errors import AbmllError
 from abmll.models import precision
+from abmll.models.loading import _told
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import tiny_tasks
 
@@ -80,6 +81,8 @@ def test_the_processors_answer_is_a_flag_of_torch():
 def test_a_wrong_type_and_a_model_that_is_not_there_are_told(tmp_path):
     with pytest.raises(AbmllError, match=r"dtype is 'int3'\. Choose one of: auto, float32, bfloat16, float16"):
         models.load("default", dtype="int3")
+    with pytest.raises(AbmllError, match=r"'smolm2' .*: offline\. Did you mean 'smollm2'"), _told("model", "smolm2"):
+        raise OSError("offline")
     with pytest.raises(AbmllError, match=r"cannot load model '.*nothing' .* a registered name \(\"smollm2\"\)"):
         models.load(str(tmp_path / "nothing"))
     with pytest.raises(AbmllError, match=r"cannot load the tokenizer of model '.*nothing'"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -167,11 +167,17 @@ def _find(suite: str | Path) -> tuple[Path, bool]:
         return path, False
     if str(suite) in shipped:
         return shipped[str(suite)], True
-    if path.suffix or len(path.parts) > 1:
-        raise AbmllError(
+    raise no_such_suite(suite, shipped)
+
+
+def no_such_suite(suite: str | Path, known: Iterable[str]) -> AbmllError:
+    """The error for what is neither a folder, nor a file, nor one of the names that are known."""
+    path = Path(suite)
+    if path.suffix or len(path.parts) > 1 or str(suite).endswith(("/", os.sep)):
+        return AbmllError(
             f"there is no suite at {path}: give a folder of tasks, a suite TOML, or a shipped suite's name"
         )
-    raise unknown_name("suite", str(suite), shipped)
+    return AbmllError(f"{unknown_name('suite', str(suite), known)} Nor is there a folder of this name here.")
 
 
 def read_suite_spec(path: Path) -> SuiteSpec:

@@ -53,6 +53,9 @@ class CausalLMLikelihood:
         self._substituted: Callable[..., Any] | None = None
         self._stacked = False
 
+    def __repr__(self) -> str:
+        return f"CausalLMLikelihood({type(self.model.get_base_model()).__name__}, {self.prompt!r})"
+
     def settle(self, examples: Sequence[Example]) -> None:
         """Replaces answer = "auto" by what the model can do, found on examples as it stands; else does nothing.
 

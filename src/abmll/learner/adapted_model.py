@@ -11,7 +11,7 @@ from abmll.adapters.library import begin_alike
 from abmll.adapters.spec import peft_config
 from abmll.config.schema import AdapterConfig
 from abmll.core.seeds import derive_seed, seeded
-from abmll.core.types import META, TASK, Method
+from abmll.core.types import META, Method
 from abmll.data.task import Task
 from abmll.language import CausalLMLikelihood, PromptFormat
 from abmll.language.letters import letters_fit, some_of_each
@@ -85,6 +85,12 @@ class AdaptedModel:
         return self.likelihood.model
 
     @property
+    def base_name(self) -> str | None:
+        """The language model's name or folder; None if it has none."""
+        # of META, which is attached first: PEFT notes it in a second adapter only when that is saved
+        return self.model.peft_config[META].base_model_name_or_path or None
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.likelihood.tokenizer
@@ -114,8 +120,7 @@ class AdaptedModel:
         return self
 
     def __repr__(self) -> str:
-        base = self.model.get_base_model()
-        name = self.model.peft_config[TASK].base_model_name_or_path or type(base).__name__
+        name = self.base_name or type(self.model.get_base_model()).__name__
         count = sum(parameter.numel() for parameter in self.likelihood.parameters(META).values())
         trained = f"meta-trained for {self.trained_steps} steps" if self.trained_steps else "not meta-trained here"
         return f"Learner({self.name} on {name}, {count:,} adapter parameters, {trained})"

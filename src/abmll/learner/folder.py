@@ -51,8 +51,7 @@ def write_folder(
         role=role,
         method=learner.name,
         options=options,
-        # PEFT notes it in the second adapter only when that is saved
-        base_model=config.base_model_name_or_path or learner.model.peft_config[META].base_model_name_or_path,
+        base_model=learner.base_name,
         dtype=str(learner.model.get_base_model().dtype).removeprefix("torch."),
         prompt=PromptConfig(**asdict(learner.prompt)),
         adapter=AdapterConfig(
@@ -72,11 +71,10 @@ def write_folder(
 
 def require_same(learner: Learner, directory: Path, card: Card) -> None:
     """Raises AbmllError if the folder's posterior is not of this learner's model, method, options and prompt."""
-    own = learner.model.peft_config[TASK]
     differences = [
         f"{what} is {theirs!r} there and {ours!r} here"
         for what, theirs, ours in (
-            ("the base model", card.base_model, own.base_model_name_or_path),
+            ("the base model", card.base_model, learner.base_name),
             ("the method", card.method, learner.name),
             *((f"option {key}", card.options.get(key), value) for key, value in learner._chosen.resolved().items()),
             ("the prompt", card.prompt_format, learner.prompt),

@@ -129,6 +129,9 @@ class Learner(AdaptedModel):
             schedule=schedule,
             max_grad_norm=max_grad_norm,
         )
+        for name, given in {"on_step": on_step, "validate": validate}.items():
+            if given is not None and not callable(given):
+                raise AbmllError(f"{name} is {type(given).__name__}: it must be a function.")
         if tasks is None and from_adapters is None:
             raise AbmllError("meta_train needs tasks to train on, or from_adapters=[…], folders of trained LoRAs.")
         if from_adapters is not None and resume:

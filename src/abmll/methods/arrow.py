@@ -15,6 +15,7 @@ from abmll.core.passes import Passes
 from abmll.core.types import TASK, AdapterSpec, Example, Gate, Likelihood, Method, OuterOptimizer
 from abmll.methods.parts.inner import InnerLoop, InnerOptimizer
 from abmll.methods.parts.library import LoraPerTask, library, library_of
+from abmll.methods.parts.posterior import counted
 from abmll.methods.parts.space import ADAM_RATE, Choice, LogUniform, searched
 
 PROTOTYPE = "prototype"
@@ -94,6 +95,10 @@ class ArrowPosterior:
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**clone(self._theta), **{f"{PROTOTYPE}.{name}": t.clone() for name, t in self._prototypes.items()}}
+
+    def __repr__(self) -> str:
+        count = max((len(directions) for directions in self._prototypes.values()), default=0)
+        return f"ArrowPosterior(a library of {count} LoRAs, {counted(self._theta)})"
 
 
 @torch.no_grad()

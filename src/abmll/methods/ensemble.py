@@ -106,6 +106,9 @@ class EnsemblePosterior:
             for name, tensor in member.state_dict().items()
         }
 
+    def __repr__(self) -> str:
+        return f"EnsemblePosterior({len(self.members)} members, each {self.members[0]!r})"
+
 
 @searched(learning_rate=ADAM_RATE, noise=Choice((0.3, 1.0, 3.0)), bootstrap=Choice((False, True)))
 def ensemble(

@@ -98,6 +98,9 @@ class InContextPosterior:
         """The inner posterior's tensors, and the demonstrations as bytes of JSON."""
         return {**self._posterior.state_dict(), DEMONSTRATIONS: _encode(self.demonstrations)}
 
+    def __repr__(self) -> str:
+        return f"InContextPosterior({len(self.demonstrations)} demonstrations before {self._posterior!r})"
+
 
 def _encode(examples: Sequence[Example]) -> Tensor:
     """(bytes,) uint8, the UTF-8 of a JSON list; demonstrations have none of their own."""

@@ -89,3 +89,7 @@ class FrequencyPosterior:
         """The counts as bytes of JSON."""
         code = json.dumps(self._counts, ensure_ascii=False).encode()
         return {COUNTS: torch.tensor(list(code), dtype=torch.uint8)}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{choice} {count}" for choice, count in list(self._counts.items())[:10])
+        return f"FrequencyPosterior({shown}{', …' if len(self._counts) > 10 else ''})"

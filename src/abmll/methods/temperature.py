@@ -141,6 +141,9 @@ class TemperaturePosterior:
         temperature = torch.tensor(self.temperature, dtype=torch.float64)
         return {**self._posterior.state_dict(), TEMPERATURE: temperature}
 
+    def __repr__(self) -> str:
+        return f"TemperaturePosterior(temperature {self.temperature:.3g} of {self._posterior!r})"
+
 
 @searched(learning_rate=ADAM_RATE, holdback=Choice((0.25, 0.5)), prior_std=LogUniform(0.3, 3.0))
 def temperature(

@@ -11,7 +11,7 @@ import torch
 
 from abmll import default
 from abmll.adapters.kind import check_kind
-from abmll.core.errors import AbmllError, shown
+from abmll.core.errors import AbmllError, nearest, shown
 from abmll.core.notices import tell
 from abmll.models.precision import DTYPES, chosen_type
 from abmll.models.registry import PREFIX, find, registered
@@ -163,8 +163,10 @@ def _told(what: str, name: str) -> Iterator[None]:
         first = str(error).strip().partition("\n")[0][:300]
         kind = "" if isinstance(error, (OSError, ValueError, ImportError)) and first else f"{type(error).__name__}: "
         known = ", ".join(f'"{one}"' for one in registered())
+        near = nearest(name, [*registered(), *EMBEDDED], cutoff=0.75)
+        hint = f"Did you mean {near!r}? " if near else ""
         raise AbmllError(
-            f"cannot load {what} {shown(name)} ([model] name): {kind}{first.rstrip('.') or 'no reason given'}. Give a "
-            "Hugging Face name, the path of a folder with config.json, safetensors weights and a tokenizer, a "
+            f"cannot load {what} {shown(name)} ([model] name): {kind}{first.rstrip('.') or 'no reason given'}. {hint}"
+            "Give a Hugging Face name, the path of a folder with config.json, safetensors weights and a tokenizer, a "
             f'registered name ({known}), or "default" for the model in the package.'
         ) from error

@@ -31,3 +31,11 @@ class AdapterPosterior:
 
     def state_dict(self) -> dict[str, Tensor]:
         return clone(self._params)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'a Gaussian' if self._sample else 'a point'}, {counted(self._params)})"
+
+
+def counted(params: Mapping[str, Tensor]) -> str:
+    """How many numbers there are, in words."""
+    return f"{sum(tensor.numel() for tensor in params.values()):,} numbers"

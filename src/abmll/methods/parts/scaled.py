@@ -162,6 +162,12 @@ class ScaledPosterior:
         """What is scaled."""
         return self._posterior
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of p(a | support)."""
+        mean = (self.weights * grid()).sum()
+        return float(mean), math.sqrt(float((self.weights * (grid() - mean).square()).sum()))
+
     def scales(self, count: int) -> Tensor:
         """`count` scales of equal weight, (count,): the means of as many equal slices of p(a | support).
 
@@ -186,3 +192,7 @@ class ScaledPosterior:
 
     def state_dict(self) -> dict[str, Tensor]:
         return {**self._posterior.state_dict(), WEIGHTS: self.weights.clone()}
+
+    def __repr__(self) -> str:
+        mean, deviation = self.scale
+        return f"ScaledPosterior(scale {mean:.2f} ± {deviation:.2f} of {self._posterior!r})"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from abmll.core.params import assign, clone, placed, train_only, with_prefix, zero_grad
 from abmll.core.types import TASK, Example, Likelihood
+from abmll.methods.parts.posterior import counted
 
 
 class WeightDistribution(Protocol):
@@ -46,6 +47,10 @@ class WeightPosterior:
 
     def state_dict(self) -> dict[str, Tensor]:
         return clone(self.distribution.state_dict())
+
+    def __repr__(self) -> str:
+        kind = type(self.distribution).__name__
+        return f"{type(self).__name__}({kind} about a mean of {counted(self.distribution.mean)})"
 
 
 class DiagonalGaussian:
