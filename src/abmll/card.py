@@ -12,7 +12,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from abmll.config.first_defaults import ADDED_LATER, FIRST_DEFAULTS
+from abmll.config.first_defaults import ADDED_LATER, FIRST_DEFAULTS, name_today
 from abmll.config.schema import AdapterConfig, ModelConfig, PromptConfig
 from abmll.core.documents import read_json
 from abmll.core.errors import AbmllError, Unreadable
@@ -130,10 +130,7 @@ def read_card(directory: Path) -> Card:
         raise _damaged(path, "; ".join(dict.fromkeys(_finding(item) for item in error.errors()))) from error
     if kept == 1:
         card = card.model_copy(update={"options": FIRST_DEFAULTS.get(card.method, {}) | card.options})
-    if card.method == "abmll" and "kl_weight" in card.options:
-        card = card.model_copy(update={"method": "abmll-output"})  # as it was called when it was the only one
-    if card.method == "abmll" and "trust" in card.options:
-        card = card.model_copy(update={"method": "abmll-natural"})  # the same, the next time
+    card = card.model_copy(update={"method": name_today(card.method, card.options)})
     card = card.model_copy(update={"options": ADDED_LATER.get(card.method, {}) | card.options})
     # A method from outside is not looked up for its name's sake: that would run its module's code.
     if is_built_in(card.method) and (wrong := option_faults(card.method, card.options)):

@@ -81,19 +81,19 @@ def breach(name: str, value: Any, rule: str) -> str:
     """The message for a value that breaks a rule: what was found, what is possible, and what was perhaps meant."""
     hint = ""
     if rule.startswith("one of: ") and isinstance(value, str):
-        hint = nearest(value, rule.removeprefix("one of: ").split(", "))
+        hint = perhaps(value, rule.removeprefix("one of: ").split(", "))
     elif rule.startswith("a list of") and not isinstance(value, (list, tuple, dict)):
-        hint = f" Write {name.rpartition('.')[2]} = [{shown(value)}]"
+        hint = f" Write {name.rpartition('.')[2]} = [{in_toml(value)}]"
     elif isinstance(value, str) and rule.startswith(("a whole number", "a number", "true or false")):
         bare = value.strip().lower()
         if bare in ("true", "false") or bare.replace(".", "", 1).lstrip("-").isdigit():
             hint = f" Write {bare} without quotes"
         elif bare in ("yes", "no", "on", "off") and rule == "true or false":
             hint = f" Write {'true' if bare in ('yes', 'on') else 'false'}"
-    return f"{name} = {shown(value)}: must be {rule}.{hint}".rstrip(".")
+    return f"{name} = {in_toml(value)}: must be {rule}.{hint}".rstrip(".")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def perhaps(name: str, known: Sequence[str]) -> str:
     """ " Did you mean 'adamw'?" if one of `known` is near; capitals and the kind of dash do not count."""
 
     def plain(text: str) -> str:
@@ -104,7 +104,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {by_plain[near[0]]!r}?" if near else ""
 
 
-def shown(value: Any) -> str:
+def in_toml(value: Any) -> str:
     """A value as a message quotes it: in TOML, on one line, and cut where it gets long."""
     text = " ".join(toml_value(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from abmll.cli.arguments import Overrides, Quiet, require_one_process
+from abmll.cli.arguments import Overrides, Quiet, aligned, require_one_process
 from abmll.cli.comparison import Jobs
 from abmll.cli.group import complain
 
@@ -79,7 +79,7 @@ def _tell_estimates(table: Protocol, planned: Sequence[Planned], found: Sequence
         tasks = "+".join(map(str, one.tasks))
         numbers = (str(one.rows), str(one.seeds), f"{one.steps:,}", f"{one.trained:,.0f}", f"{one.predicted:,.0f}")
         rows.append((one.experiment, tasks, *numbers, _time(one.hours), f"{one.gigabytes:,.1f}"))
-    for line in _aligned(rows):
+    for line in aligned(rows):
         typer.echo(line)
     hours = sum(one.hours for one in found)
     memory = max(one.gigabytes for one in found)
@@ -112,7 +112,7 @@ def _tell_lines(table: Protocol, lines: Sequence[Line]) -> None:
             (line.experiment, line.published.row, line.published.metric, ours, shown, gap, line.published.status)
         )
     typer.echo(f"{table.title}\n{table.source}\n")
-    for text in _aligned(rows):
+    for text in aligned(rows):
         typer.echo(text)
     typer.echo(
         "\n± ours: standard deviation over seeds. " + "; ".join(f"{key}: {words}" for key, words in STATUS.items())
@@ -130,8 +130,3 @@ def _tell_differences(table: Protocol, planned: Sequence[Planned]) -> None:
             typer.echo(f"\n{title}")
             for one in words:
                 typer.echo(f"  {one}")
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -5,6 +5,7 @@ Cards of format 1 kept only the options that were set, cards of format 2 keep al
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 _FIVE_SGD = {"num_steps": 5, "optimizer": "sgd", "batch_size": None}
@@ -12,6 +13,16 @@ _TWENTY = {"num_steps": 20, "learning_rate": 0.003, "batch_size": None}
 _FROM_MULTITASK = {"start": "multitask", "outer_learning_rate": None}
 _ABMLL = {"num_steps": 5, "learning_rate": 0.001, "optimizer": "adamw", "batch_size": None}
 _ABMLL |= {"outer_learning_rate": 0.005, "kl_weight": 1e-4, "log_var_offset": -4.0, "log_var_bound": 4.0}
+
+_ONCE_ABMLL = {"kl_weight": "abmll-output", "trust": "abmll-natural"}
+"""What was called `abmll` when it was the only one, and what was after it, by an option that it alone has."""
+
+
+def name_today(method: str, options: Collection[str]) -> str:
+    """The name of a card's method, which was another one when it was written, perhaps."""
+    found = (name for option, name in _ONCE_ABMLL.items() if option in options)
+    return next(found, method) if method == "abmll" else method
+
 
 ADDED_LATER: dict[str, dict[str, Any]] = {"abmll-natural": {"warm_up": 0.0, "symmetric": False}}
 """Options that a method got after cards of format 2 were written with it, as it was without them."""

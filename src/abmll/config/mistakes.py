@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from abmll.config.fields import field_entries, sections
 from abmll.config.methods import known_options
 from abmll.core.errors import AbmllError
-from abmll.rules import breach, shown
+from abmll.rules import breach, in_toml
 
 
 class Mistake(NamedTuple):
@@ -34,7 +34,7 @@ def mistakes_of(error: ValidationError, data: Mapping[str, Any]) -> list[Mistake
         # The location goes on with a list's index or a union's branch: cut it back to the field.
         depth = next((n for n in (2, 1) if ".".join(location[:n]) in rules), None)
         if depth is None:
-            found[path] = Mistake(path, f"{path} = {shown(item['input'])}: must be a table, written as [{path}]")
+            found[path] = Mistake(path, f"{path} = {in_toml(item['input'])}: must be a table, written as [{path}]")
             continue
         field = ".".join(location[:depth])
         value: Any = data
@@ -60,7 +60,7 @@ def option_mistakes(method: Any) -> list[Mistake]:
     shared = {key: value for key, value in options.items() if key not in own}
     for key in own:
         if names and key not in {*names, *unusable}:
-            text = f"[method.options.{key}]: this run does not use {key}; method.name is {shown(name)}"
+            text = f"[method.options.{key}]: this run does not use {key}; method.name is {in_toml(name)}"
             found.append(Mistake(f"method.options.{key}", text))
     for key in shared:
         if names and not any(key in known_options(one) for one in names):
@@ -130,7 +130,7 @@ def _unknown(path: str, value: Any) -> str:
         hint = f" Did you mean {near[0]}?"
     else:
         hint = f" Fields {f'of [{table}]' if table else 'outside a table'}: {', '.join(siblings)}"
-    return f"{path} = {shown(value)}: no such field.{hint}"
+    return f"{path} = {in_toml(value)}: no such field.{hint}"
 
 
 def _leaf(path: str) -> str:

@@ -16,7 +16,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods import METHODS, is_built_in, is_method, method_factory, unknown_method
 from abmll.methods.table.options import defaults_of, made, option_mistakes
-from abmll.rules import plain, raise_all, shown
+from abmll.rules import in_toml, plain, raise_all
 
 OBJECT = "custom"
 """What a method that was given as an object is called."""
@@ -99,9 +99,9 @@ def method_of_card(card: Card, directory: Path, given: str | Method | Callable[.
                 f"cannot use the adapter card {directory / CARD}: {unknown_method('method', card.method)}."
             )
         raise AbmllError(
-            f"the adapter in {directory} is of a method from outside abmll, {shown(card.method)}, and loading it would "
-            f"run that module's code. If you trust it, name it: abmll.load(folder, method={card.method!r}), or on the "
-            f"command line --method {card.method}."
+            f"the adapter in {directory} is of a method from outside abmll, {in_toml(card.method)}, and loading it "
+            "would run that module's code. If you trust it, name it: "
+            f"abmll.load(folder, method={card.method!r}), or on the command line --method {card.method}."
         )
     if isinstance(given, str) and given != card.method:
         raise AbmllError(f"the adapter in {directory} was made by method {card.method!r}, not by {given!r}.")

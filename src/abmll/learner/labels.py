@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abmll.core.errors import AbmllError
-from abmll.rules import plain, shown
+from abmll.rules import in_toml, plain
 
 Label = str | int | float | bool
 """What a user calls an answer."""
@@ -51,7 +51,7 @@ class Labels:
         if isinstance(name, str) and name in self.words:
             return self.words.index(name)
         raise AbmllError(
-            f"labels[{row}] is {shown(name)}, which is none of the classes: {', '.join(map(shown, self.names))}."
+            f"labels[{row}] is {in_toml(name)}, which is none of the classes: {', '.join(map(in_toml, self.names))}."
         )
 
 
@@ -59,7 +59,7 @@ def checked_label(label: Any, row: int) -> Label:
     """A label as plain Python has it. Raises: AbmllError for what can be no label: nothing, a fraction, a list."""
     name = plain(label)
     if (isinstance(name, float) and (not math.isfinite(name) or name != int(name))) or name is None:
-        what = "missing" if name is None or (isinstance(name, float) and math.isnan(name)) else shown(name)
+        what = "missing" if name is None or (isinstance(name, float) and math.isnan(name)) else in_toml(name)
         cure = "Leave the row out, or label it." if what == "missing" else "Labels are classes: texts or whole numbers."
         raise AbmllError(f"labels[{row}] is {what}. {cure}")
     if not isinstance(name, (str, int, float, bool)):
@@ -88,7 +88,7 @@ def labels_of(found: Sequence[Any], classes: Sequence[Any] | Mapping[Any, str] |
         names = tuple(_class(label) for label in classes)
         for label, word in classes.items():
             if not isinstance(word, str):
-                raise AbmllError(f"classes[{label!r}] is {shown(word)}: the word that the model reads must be text.")
+                raise AbmllError(f"classes[{label!r}] is {in_toml(word)}: the word that the model reads must be text.")
         return Labels(names, tuple(classes.values()))
     if classes is not None:
         names = tuple(_class(label) for label in classes)
@@ -112,7 +112,7 @@ def labels_of(found: Sequence[Any], classes: Sequence[Any] | Mapping[Any, str] |
 def _class(label: Any) -> Label:
     name = plain(label)
     if name is None or not isinstance(name, (str, int, float, bool)):
-        raise AbmllError(f"classes holds {shown(name)}: a class is text, a whole number, or true or false.")
+        raise AbmllError(f"classes holds {in_toml(name)}: a class is text, a whole number, or true or false.")
     return name
 
 

@@ -11,7 +11,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.data.episodes import EpisodeSampler, Order, Size
 from abmll.data.task import Task
-from abmll.rules import Schedule, nearest, plain, require, rules_of
+from abmll.rules import Schedule, perhaps, plain, require, rules_of
 from abmll.training.settings import Training
 
 
@@ -74,7 +74,7 @@ def meta_training(
     unknown = [name for name in fields if name not in rules_of(Training)]
     if unknown:
         known = list(dict.fromkeys([*rules_of(Training), *rules_of(EpisodesConfig), *outer]))
-        hint = nearest(unknown[0], known) if len(unknown) == 1 else ""
+        hint = perhaps(unknown[0], known) if len(unknown) == 1 else ""
         raise AbmllError(f"meta_train has no option {', '.join(unknown)}.{hint} Options: {', '.join(known)}.")
     sizes = {"support_size": support_size, "query_size": query_size}
     whole = {name: size for name, size in sizes.items() if not isinstance(size, tuple)}

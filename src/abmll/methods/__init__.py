@@ -39,7 +39,7 @@ from abmll.methods.table.outside import announced, load_factory
 from abmll.methods.temperature import temperature
 from abmll.methods.tfb import tfb
 from abmll.methods.uniform import uniform
-from abmll.rules import nearest, raise_all, shown
+from abmll.rules import in_toml, perhaps, raise_all
 
 METHODS: dict[str, Callable[..., Method]] = {
     "uniform": uniform,
@@ -124,7 +124,7 @@ def unknown_method(field: str, name: str) -> str:
     """The message for a name that no method has, found in `field`."""
     known = method_names()
     more = ", ".join(f"NAME{ending}" for ending in ENDINGS)
-    return f"{field} = {shown(name)}: no such method.{nearest(name, known)} Methods: {', '.join(known)}; and {more}"
+    return f"{field} = {in_toml(name)}: no such method.{perhaps(name, known)} Methods: {', '.join(known)}; and {more}"
 
 
 __all__ = ["METHODS", "build_method", "is_built_in", "is_method", "method_factory", "method_names", "unknown_method"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from abmll.config import RunConfig, dump_toml, load_config, provenance
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.nested import flat
 
 RUN_FILE = "run.toml"
 PROVENANCE = "provenance.json"
@@ -34,7 +34,7 @@ def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str])
     if not path.is_file():
         return
     earlier = load_config(path)
-    before, after = _flat(earlier.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    before, after = flat(earlier.model_dump(mode="json")), flat(config.model_dump(mode="json"))
     both = set(earlier.method.names) & set(config.method.names)
     free = [*free, *(f"method.options.{name}" for name in {*earlier.method.names, *config.method.names} - both)]
     changed = [
@@ -47,11 +47,3 @@ def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str])
             f"{directory} holds results of other settings: {'; '.join(changed)}. Set them back to go on with it, or "
             "give another folder with -o."
         )
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.rules import breach, breaches, nearest, plain, rules_of
+from abmll.rules import breach, breaches, perhaps, plain, rules_of
 
 RESERVED = frozenset(
     (
@@ -51,7 +51,7 @@ def option_mistakes(name: str, factory: Callable[..., Any], options: Mapping[str
 def unknown_option(option: str, methods: Sequence[str], known: Sequence[str]) -> str:
     """The message for an option that none of the methods has; `known` are those they have."""
     has = f" Options: {', '.join(sorted(known))}" if known else " It takes none"
-    return f"{option}: {' or '.join(methods)} has no such option.{nearest(option, known)}{has}"
+    return f"{option}: {' or '.join(methods)} has no such option.{perhaps(option, known)}{has}"
 
 
 def refusal(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> str | None:

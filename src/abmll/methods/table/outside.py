@@ -15,7 +15,7 @@ from typing import Any
 
 from abmll.core.errors import AbmllError
 from abmll.core.types import Method
-from abmll.rules import rules_of, shown
+from abmll.rules import in_toml, rules_of
 
 GROUP = "abmll.methods"
 """The group of entry points: `[project.entry-points."abmll.methods"]` in a package's pyproject.toml."""
@@ -51,7 +51,7 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
         or not path
         or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")])
     ):
-        raise AbmllError(f"method = {shown(name)}: {value!r} is not of the form package.module:factory.")
+        raise AbmllError(f"method = {in_toml(name)}: {value!r} is not of the form package.module:factory.")
     try:
         with _working_folder():
             found: Any = importlib.import_module(module_name)
@@ -60,18 +60,18 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
         if isinstance(error, ModuleNotFoundError) and error.name in (module_name, module_name.partition(".")[0]):
             cure = " Install it, put its folder on PYTHONPATH, or start in that folder."
         raise AbmllError(
-            f"method = {shown(name)}: cannot import {module_name!r} ({type(error).__name__}: {error}).{cure}"
+            f"method = {in_toml(name)}: cannot import {module_name!r} ({type(error).__name__}: {error}).{cure}"
         ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise AbmllError(
-                f"method = {shown(name)}: {module_name!r} has no {path!r}. Name the function that makes the method."
+                f"method = {in_toml(name)}: {module_name!r} has no {path!r}. Name the function that makes the method."
             )
         found = getattr(found, part)
     if not callable(found) or rules_of(found).get("return") is not Method:
         # os.system is a function too: nothing is called that does not say that it makes a method
         raise AbmllError(
-            f"method = {shown(name)}: {value} is no function that makes a method. Name the one that does; its head "
+            f"method = {in_toml(name)}: {value} is no function that makes a method. Name the one that does; its head "
             "must say so: def factory(...) -> abmll.Method."
         )
     factory: Callable[..., Any] = found
