@@ -32,7 +32,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")}
 REFERENCE = "\n".join(text for name, text in PAGES.items() if "/reference/" in name)
 RUN_BY = {  # pages whose Python is run by a test of their own
     "README.md": "tests/test_readme.py",
@@ -117,6 +117,13 @@ def test_every_local_link_leads_to_a_file_of_the_site():
             if "://" not in target and meant.is_file():
                 name = meant.relative_to(ROOT).as_posix()
                 assert name in hook["sources"]() or name.startswith("docs/"), f"{page}: {target}"
+
+
+def test_every_environment_variable_is_one_that_something_reads():
+    read = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    for page, text in PAGES.items():
+        for name in re.findall(r"\bABMLL_[A-Z_]+\b", text):
+            assert name in read, f"{page}: {name}"
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
