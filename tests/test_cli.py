@@ -225,7 +225,7 @@ def rendered(monkeypatch) -> list:
     """What the report was asked to show."""
     calls: list = []
 
-    def render_report(predictions, out, training_logs, run_info, *, queries):
+    def render_report(predictions, out, training_logs, run_info, baseline, queries):
         calls.append((read_cells(predictions), out, training_logs, run_info))
         return out
 
@@ -272,6 +272,17 @@ def test_report_refuses_evaluations_that_contradict_each_other(rendered):
     told = refused("report", one, two)
     assert "a/predictions.jsonl and b/predictions.jsonl hold different predictions" in told
     assert rendered == []
+
+
+def test_report_takes_differences_to_what_is_named(rendered):
+    path = predictions("a", cell("lora"), cell("reptile"))
+    result = run("report", path, "--baseline", "reptile")
+    assert result.exit_code == 0, result.output
+    assert "difference to reptile on the same tasks and seeds" in result.stdout
+    assert "unknown baseline 'reptil'. Did you mean 'reptile'? Choose one of: lora, reptile" in refused(
+        "report", path, "--baseline", "reptil", "--overwrite"
+    )
+    assert len(rendered) == 1
 
 
 @pytest.mark.parametrize("damage", ["{", "[1]", "3", "[" * 10_000, '{"a": NaN}'])
@@ -513,7 +524,7 @@ def test_compare_without_a_run_file_has_the_defaults(pipeline):
     assert run("compare", "default").exit_code == 0
     (_, config, out, baseline, budget, jobs, progress) = pipeline.calls[0]
     assert config == RunConfig()
-    assert (out, baseline, budget, jobs, progress) == (config.output, "abmll", None, 1, True)
+    assert (out, baseline, budget, jobs, progress) == (config.output, None, None, 1, True)
 
 
 def test_what_failed_is_named_at_the_end_with_status_1(pipeline):

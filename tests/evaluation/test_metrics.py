@@ -43,6 +43,11 @@ def grid(support_size=16, **changes):
     ]
 
 
+def whole(summary):
+    """All that a summary holds, NaN included."""
+    return repr(vars(summary))
+
+
 class TestCellMetrics:
     def test_has_every_metric_from_its_formula(self):
         generator = torch.Generator().manual_seed(0)
@@ -142,7 +147,7 @@ class TestSummary:
         assert sum(r.ranks["nll"] for r in summary.standings) == pytest.approx(6)
 
     def test_is_deterministic(self, summary):
-        assert repr(summarise(grid())) == repr(summary)
+        assert whole(summarise(grid())) == whole(summary)
 
     def test_three_tasks_are_too_few_for_a_winner(self):
         two = summarise([c for c in grid() if c.method != "reptile"])
@@ -181,7 +186,7 @@ def test_a_summary_of_some_metrics_is_that_part_of_the_summary_of_all():
     cells = [c for c in grid() if (c.method, c.task) != ("lora", "t2")]
     every = ("entropy", "brier", "accuracy", "auroc", "nll", "ece")
     for chosen in (HEADLINE, ("entropy",), ()):
-        assert repr(summarise(cells, metrics=every).only(chosen)) == repr(summarise(cells, metrics=chosen))
+        assert whole(summarise(cells, metrics=every).only(chosen)) == whole(summarise(cells, metrics=chosen))
 
 
 class TestLevels:
@@ -283,12 +288,23 @@ class TestUnequalSets:
         assert "lora lacks 3 of 9 (task, seed) cells with 4, 16 and 64 support examples" in notes[1]
 
     def test_absent_baseline_one_seed_and_one_task_are_told(self):
-        summary = summarise([make_cell("lora"), make_cell("reptile", accuracy=0.5)])
-        assert len(summary.notes) == 3
+        summary = summarise([make_cell("lora"), make_cell("reptile", accuracy=0.5)], "abmll")
+        assert len(summary.notes) == 2
         assert "no predictions of abmll" in summary.notes[0]
-        assert "one seed" in summary.notes[1]
-        assert "one task" in summary.notes[2]
+        assert summary.notes[1] == "There is one task and one seed: there are no intervals."
         assert summary.standings[0].differences == {}
+        one_seed = summarise([make_cell(task=f"t{i}") for i in range(2)])
+        assert [note.partition(":")[0] for note in one_seed.notes] == ["There is one seed"]
+        one_task = summarise([make_cell(seed=seed) for seed in range(2)])
+        assert [note.partition(":")[0] for note in one_task.notes] == ["There is one task"]
+
+    def test_where_nobody_says_the_baseline_is_abmll_else_the_first_that_is_no_reference(self):
+        assert summarise(grid()).baseline == "abmll"
+        cells = [make_cell(name, task=f"t{i}") for name in ("uniform", "reptile", "lora") for i in range(2)]
+        summary = summarise(cells)
+        assert summary.baseline == summary.methods[0] == "reptile"
+        assert summary.standing("lora", 16).differences
+        assert summarise([make_cell("pretrained")]).baseline == "pretrained"
 
 
 class TestErrors:

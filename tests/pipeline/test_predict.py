@@ -17,8 +17,10 @@ from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
 from abmll.data.task import Task
+from abmll.evaluation.predictions import Cell
 from abmll.learner import Learner
 from abmll.pipeline import adapt_run, predict_run, train_run
+from abmll.pipeline.trial import paired_gain
 from tests.pipeline.rank_jobs import job
 from tests.pipeline.stages import read_lines, run_config, write_csv
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -300,7 +302,7 @@ def test_one_file_is_tried_on_rows_that_were_not_adapted_to(base, adapter, files
         result = CliRunner().invoke(app, ["try", str(path), *words, "--support", "8", "--seeds", "2"])
         assert result.exit_code == 0, result.output
         assert "8 support examples, 1 task × 2 seeds" in result.stdout
-        assert re.search(r"Adapting to 8 of your rows (helps|does not help): ", result.stdout)
+        assert re.search(r"Adapting to 8 of your rows (helps|may help|does not help): ", result.stdout)
         for method in ("uniform", "label-frequency", "pretrained"):
             assert re.search(rf"^{method}\b", result.stdout, re.MULTILINE)
     assert {p.name for p in tmp_path.iterdir()} == {"reviews.csv"}, "nothing is written"
@@ -308,3 +310,21 @@ def test_one_file_is_tried_on_rows_that_were_not_adapted_to(base, adapter, files
     assert few.exit_code != 0
     assert "too few to adapt to 16" in few.stderr
     assert "which model?" in CliRunner().invoke(app, ["try", str(path)]).stderr
+
+
+def test_a_gain_is_told_with_its_error_and_every_row_counts_once():
+    def cell(method, seed, ids, right):
+        probs = torch.tensor([[p, 1 - p] for p in right], dtype=torch.float64)
+        return Cell(method, seed, "t", "t", 4, ids, torch.zeros(len(ids), dtype=torch.int64), probs.log()[None])
+
+    before, after = {"a": 0.5, "b": 0.4, "c": 0.7}, {"a": 0.9, "b": 0.6, "c": 0.6}
+    cells = [
+        cell(method, seed, ids, [table[one] for one in ids])
+        for method, table in (("pretrained", before), ("lora", after))
+        for seed, ids in ((0, ["a", "b"]), (1, ["b", "c"]))
+    ]
+    gains = [math.log(after[one] / before[one]) for one in "abc"]
+    gain, error, count = paired_gain(cells, "lora", "pretrained")
+    assert gain == pytest.approx(sum(gains) / 3, rel=1e-5)
+    assert error == pytest.approx(float(torch.tensor(gains).std() / math.sqrt(3)), rel=1e-5)
+    assert count == 3

@@ -16,7 +16,7 @@ from abmll.config import about_run, parse_config
 from abmll.config.methods import default_options
 from abmll.core.errors import AbmllError
 from abmll.evaluation.summary import summarise
-from abmll.reports import costs, figures, learning
+from abmll.reports import costs, figures, learning, notation
 from abmll.reports.notation import mean_and_half_width
 from abmll.reports.report import render_report
 from tests.reports.reports_fake import TASKS, fake_cells, write_cells, write_training_log
@@ -171,10 +171,11 @@ def test_admits_what_it_does_not_win(tmp_path, undrawn):
     ids=["one cell", "no baseline"],
 )
 def test_small_inputs(tmp_path, grid):
-    source = render_report(write_cells(tmp_path / "p.jsonl", fake_cells(**grid)), tmp_path / "r.html").read_text()
+    predictions = write_cells(tmp_path / "p.jsonl", fake_cells(**grid))
+    source = render_report(predictions, tmp_path / "r.html", baseline="abmll").read_text()
     text = Page(source).text
     assert "Before comparing" in text
-    assert "There is one seed" in text
+    assert ("There is one task and one seed" if len(grid["tasks"]) == 1 else "There is one seed") in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
     assert ("More support examples" in text) == (len(grid["support_sizes"]) > 1)
 
@@ -305,6 +306,19 @@ def test_what_was_run_stands_at_the_top(tmp_path, undrawn):
     assert f"{300 * 0.2:.3g}" in text, "seconds of training, from the log"
     assert f"{default_options('abmll')['outer_learning_rate']:g}" in text
     assert "chance" in text
+    info |= about_run(parse_config({"data": {"suite": "s", "max_rows": 48}, "adapter": {"upper_layers": 8}}))
+    info |= {"command": ["abmll", "report", "my file"], "commit": None}
+    text = Page(render_report(predictions, tmp_path / "r.html", logs, info).read_text()).text
+    assert "at most 48 rows a task" in text
+    assert "all-linear, the last 8 blocks" in text
+    assert "abmll report 'my file'" in text
+    assert "None" not in text
+
+
+def test_small_amounts_are_not_written_as_powers_of_ten():
+    assert [notation.amount(value) for value in (0, 2.15e-05, 0.0139, 1.2345, 999.4, 5091.3, 2e6)] == [
+        "0", "< 0.001", "0.0139", "1.23", "999", "5091", "2000000"
+    ]  # fmt: skip
 
 
 def test_kl_is_shown_per_token_with_a_word_on_it(tmp_path):

@@ -115,7 +115,7 @@ def test_no_verdict_without_a_rival():
     summary = summarise(fake_cells(support_sizes=(4,), methods=("abmll",)))
     assert losses(summary) == wins(summary, 4) == []
     assert "difference to" not in text_table(summary)
-    no_baseline = summarise(fake_cells(support_sizes=(4,), methods=("lora",)))
+    no_baseline = summarise(fake_cells(support_sizes=(4,), methods=("lora",)), "abmll")
     assert losses(no_baseline) == wins(no_baseline, 4) == []
     assert "no predictions of abmll" in text_table(no_baseline)
 

@@ -77,8 +77,13 @@ def compare(
         Path | None, typer.Option("--tuned", metavar="FILE", help="Options that `abmll tune` wrote.")
     ] = None,
     baseline: Annotated[
-        str, typer.Option("--baseline", metavar="METHOD", help="What the paired tests are against.")
-    ] = "abmll",
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="METHOD",
+            help="What the paired tests are against  [default: abmll, else the first that is no reference]",
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from abmll.cli.arguments import Overwrite, existing_file, free_path
 from abmll.core.documents import read_json, read_toml
-from abmll.core.errors import AbmllError
+from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.notices import tell
 
 OURS = ("title", "held_out_families", "setting", "options")
@@ -28,6 +28,14 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The HTML file to write.")] = Path(
         "report.html"
     ),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="METHOD",
+            help="What differences are taken to  [default: abmll, else the first that is no reference]",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make an HTML report from predictions.
@@ -47,18 +55,28 @@ def report(
 
     with merged(predictions) as file:
         queries = {key: query for path in predictions for key, query in read_queries(path.parent / QUERIES).items()}
-        written = render_report(file, out, training_logs(predictions), run_info(predictions), queries=queries)
-        print_table(file)
+        if baseline is not None:
+            _require_method(file, baseline)
+        written = render_report(file, out, training_logs(predictions), run_info(predictions), baseline, queries)
+        print_table(file, baseline)
     typer.echo(f"\nReport: {written}")
 
 
-def print_table(predictions: Path) -> None:
+def _require_method(predictions: Path, name: str) -> None:
+    from abmll.evaluation.predictions import index
+
+    methods = {key.method for key in index(predictions)}
+    if name not in methods:
+        raise unknown_name("baseline", name, methods)
+
+
+def print_table(predictions: Path, baseline: str | None = None) -> None:
     """The table of means and paired differences, on standard output."""
     from abmll.evaluation.predictions import read_cells
     from abmll.evaluation.summary import summarise
     from abmll.reports.tables import text_table
 
-    typer.echo(text_table(summarise(read_cells(predictions))).rstrip())
+    typer.echo(text_table(summarise(read_cells(predictions), baseline)).rstrip())
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 UNIFORM = "uniform"
 REFERENCES = (UNIFORM, "label-frequency", "pretrained")
 """They stand at the end of every table: one that knows nothing, one that never reads a row, one without labels."""
@@ -9,6 +11,17 @@ WITHOUT_ROWS = frozenset({UNIFORM, "label-frequency"})
 """Those that never read a row: what they say is calibrated for the very reason that it says nothing."""
 CALIBRATION = frozenset({"ece", "adaptive_ece", "mce"})
 """Metrics that such a method is best at, so that it is no rival there."""
+
+
+BASELINE = "abmll"
+
+
+def baseline_of(methods: Collection[str]) -> str:
+    """What others are compared with where nobody says: `BASELINE`, else the first method that is no reference."""
+    if BASELINE in methods:
+        return BASELINE
+    own = (method for method in methods if method not in REFERENCES)
+    return next(own, next(iter(methods), BASELINE))
 
 
 def is_rival(method: str, metric: str) -> bool:

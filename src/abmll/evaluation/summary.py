@@ -13,7 +13,7 @@ from abmll.evaluation.levels import Levels, levels_of, mean_levels
 from abmll.evaluation.metrics import HEADLINE, METRICS, cell_metrics
 from abmll.evaluation.predictions import Cell, CellKey
 from abmll.evaluation.ranking import mean_ranks, shared_task_means
-from abmll.evaluation.references import REFERENCES, UNIFORM, is_rival
+from abmll.evaluation.references import REFERENCES, UNIFORM, baseline_of, is_rival
 from abmll.evaluation.statistics import Interval, bootstrap_interval, holm, seed_means, wilcoxon_signed_rank
 
 ALPHA = 0.05
@@ -128,7 +128,7 @@ class Summary:
 
 def summarise(
     cells: Iterable[Cell],
-    baseline: str = "abmll",
+    baseline: str | None = None,
     metrics: Sequence[str] = HEADLINE,
     num_draws: int = 2000,
     seed: int = 0,
@@ -139,6 +139,8 @@ def summarise(
     A method with missing cells keeps its own mean, is named in `notes`, and is compared only on the cells it
     shares.
 
+    baseline: the method that differences are taken to; None: `baseline_of` the methods.
+
     Raises: AbmllError if there is no cell or a metric is unknown.
     """
     cells = list(cells)
@@ -147,6 +149,7 @@ def summarise(
             raise unknown_name("metric", metric, METRICS)
     if not cells:
         raise AbmllError("no cells to summarise: the predictions are empty.")
+    baseline = baseline or baseline_of(dict.fromkeys(cell.method for cell in cells))
     return _Summariser(cells, baseline, tuple(metrics), num_draws, seed).summary()
 
 
@@ -297,11 +300,13 @@ class _Summariser:
     def _note_scope(self) -> None:
         if self.baseline not in self.methods:
             self.notes.append(f"There are no predictions of {self.baseline}: no paired differences are given.")
-        if len(self.seeds) == 1:
+        if len(self.seeds) == len(self.tasks) == 1:
+            self.notes.append("There is one task and one seed: there are no intervals.")
+        elif len(self.seeds) == 1:
             self.notes.append("There is one seed: the intervals show variation over tasks only.")
-        if len(self.tasks) == 1:
+        elif len(self.tasks) == 1:
             self.notes.append("There is one task: the intervals show variation over seeds only.")
-        elif len(self.tasks) < MIN_TASKS and len(self.methods) > 1:
+        if 1 < len(self.tasks) < MIN_TASKS and len(self.methods) > 1:
             self.notes.append(
                 f"There are {len(self.tasks)} tasks: too few to tell methods apart, so nothing is marked as best (the "
                 f"test needs {MIN_TASKS})."

@@ -50,13 +50,13 @@ class Evaluation:
         """Means over tasks and seeds with their intervals, and paired differences to a method.
 
         Args:
-            baseline: the method that others are compared with; by default the first.
+            baseline: the method that others are compared with; by default "abmll" if it is there, else the first.
 
         Raises:
             AbmllError: If there is no cell.
         """
         cells = self.cells
-        return summarise(cells, baseline or (cells[0].method if cells else ""))
+        return summarise(cells, baseline)
 
     def table(self, baseline: str | None = None, *, markdown: bool = False) -> str:
         """The summary as a table for a terminal, or in Markdown."""

@@ -16,6 +16,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.folders import hold
 from abmll.data.suite import Suite
 from abmll.evaluation.predictions import index, read_cells
+from abmll.evaluation.references import baseline_of
 from abmll.methods import is_method, method_factory
 from abmll.pipeline.build import fetch_model, load_tasks
 from abmll.pipeline.evaluate import (
@@ -80,7 +81,7 @@ def compare_run(
     config: RunConfig,
     out: Path,
     *,
-    baseline: str = "abmll",
+    baseline: str | None = None,
     budget: Budget | None = None,
     jobs: int = 1,
     progress: bool = True,
@@ -90,9 +91,13 @@ def compare_run(
     A unit is one method with one seed: its meta-training, then all tasks and support sizes. A unit that fails leaves
     the others alone; what it finished is kept, and the next call goes on from there.
 
+    baseline: what the paired tests are against, and whose a budget without a number is; None: `baseline_of` the
+        methods.
+
     Raises: AbmllError for settings that differ from those of the cells in `out`, and if not one cell was made.
     """
     config = with_references(config)
+    baseline = baseline or baseline_of(config.method.names)
     if budget is not None:
         config = _with_budget(config, budget, baseline)
     findings = Findings()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 
 from abmll.card import read_card
 from abmll.config import RunConfig
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
 from abmll.data.task import Task
+from abmll.evaluation.calibration import mixture
 from abmll.evaluation.evaluate import evaluate
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.queries import Queries, queries_of
@@ -118,6 +121,31 @@ def _require_enough(task: Task, support_size: int) -> None:
         )
 
 
+def paired_gain(cells: Sequence[Cell], name: str, other: str) -> tuple[float, float, int]:
+    """By how much `name` has a lower NLL than `other` on the same rows.
+
+    Returns:
+        The mean over rows in nats, its standard error, and how many rows there are. A row that several seeds ask counts
+        once, by its mean: it is the same row.
+    """
+    gains: dict[str, list[float]] = {}
+    theirs = {(cell.task, cell.seed): cell for cell in cells if cell.method == other}
+    for cell in cells:
+        if cell.method == name:
+            both = zip(cell.ids, row_nll(theirs[cell.task, cell.seed]), row_nll(cell), strict=True)
+            for row, before, after in both:
+                gains.setdefault(row, []).append(before - after)
+    means = [fmean(values) for values in gains.values()]
+    error = stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+    return fmean(means), error, len(means)
+
+
+def row_nll(cell: Cell) -> list[float]:
+    """The NLL of each row of a cell in nats."""
+    chosen = mixture(cell.log_probs.double().log_softmax(-1)).gather(1, cell.targets[:, None])
+    return [-value for value in chosen.squeeze(1).tolist()]
+
+
 def _words(summary: Summary, cells: Sequence[Cell], queries: Queries) -> list[str]:
     """The verdict in a sentence or two, and the surest mistakes."""
     (size,), name = summary.support_sizes, summary.baseline
@@ -126,8 +154,14 @@ def _words(summary: Summary, cells: Sequence[Cell], queries: Queries) -> list[st
     assert zero_shot is not None
     nll, before = standing.estimates["nll"].mean, zero_shot.estimates["nll"].mean
     uniform = summary.mean_levels(size).uniform_nll
+    gain, error, num_rows = paired_gain(cells, name, "pretrained")
     if nll < min(before, uniform):
         verdict = f"Adapting to {size} of your rows helps: NLL {number(nll)}, zero-shot {number(before)}."
+        if gain < 2 * error:
+            verdict = (
+                f"Adapting to {size} of your rows may help: NLL {number(nll)}, zero-shot {number(before)}; on "
+                f"{num_rows} rows that is within the noise. Give more rows, or draw more often (--seeds)."
+            )
     else:
         better = "the model as it is" if before <= uniform else "giving every choice alike"
         verdict = (

@@ -30,7 +30,7 @@ TESTED = ("accuracy", "nll", "ece", "brier")
 class ComparisonTable:
     """Everything that is said of a predictions file in which methods are compared. Deterministic."""
 
-    def __init__(self, cells: Sequence[Cell], baseline: str = "abmll") -> None:
+    def __init__(self, cells: Sequence[Cell], baseline: str | None = None) -> None:
         self.summary: Summary = summarise(cells, baseline, QUALITY)
         self.costs: dict[tuple[str, int], Cost] = {}
         self.aurocs = ood_intervals(cells)

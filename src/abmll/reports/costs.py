@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abmll.evaluation.predictions import Cell
+from abmll.reports.notation import amount
 
 DASH = "–"
 """What is not known."""
@@ -61,8 +62,8 @@ def cost_of(cells: Sequence[Cell]) -> Cost:
 
 
 def _scaled(value: float | None, unit: int) -> str:
-    """`value` in units of `unit`, three digits; a dash if it is not known."""
-    return DASH if value is None else f"{value / unit:.3g}" if value < 1000 * unit else f"{value / unit:.0f}"
+    """`value` in units of `unit`; a dash if it is not known."""
+    return DASH if value is None else amount(value / unit)
 
 
 def without_dashes(rows: list[list[str]]) -> list[list[str]]:

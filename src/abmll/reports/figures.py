@@ -24,7 +24,7 @@ from abmll.evaluation.metrics import METRICS
 from abmll.evaluation.predictions import Cell
 from abmll.evaluation.ranking import Ranking
 from abmll.evaluation.summary import Summary
-from abmll.reports.learning import Curve
+from abmll.reports.learning import WORDS, Curve
 from abmll.reports.notation import mean_and_half_width
 
 # Matplotlib knows no CSS variables: it draws in these stand-ins, which `_svg` replaces.
@@ -215,7 +215,7 @@ def learning_curve(title: str, curves: Sequence[Curve], look: Look, limits: tupl
                 step, value = curve.steps[place], curve.smooth[place]
                 tips.point(axes, step, value, f"{curve.run}, step {step:.0f}: {value:.4g}")
         axes.set_ylim(*limits)
-        axes.set(xlabel="outer step", ylabel=curves[0].quantity.replace("_", " "))
+        axes.set(xlabel="outer step", ylabel=WORDS.get(curves[0].quantity, curves[0].quantity))
         axes.grid(axis="y")
         return _svg(
             figure, f"learning-{title}-{curves[0].quantity}", f"{curves[0].quantity} of {title} while training", tips

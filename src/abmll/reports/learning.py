@@ -19,6 +19,8 @@ USUAL_KL = "compare it with other runs of the same model, not across models."
 """What values are usual, for people who see the curve."""
 LOSSES = ("loss", "query_nll", "nll", "inner_loss")
 """The loss of a log line: the first of these fields that it has."""
+WORDS = {"nll": "NLL", "query_nll": "NLL of the query", "inner_loss": "loss of the inner loop"}
+"""What a log's fields are called on an axis, where not by their own names."""
 LARGEST_LOG = 2**30
 """Bytes of the largest log that is drawn."""
 

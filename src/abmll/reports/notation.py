@@ -17,6 +17,13 @@ def number(value: float, digits: int = 3) -> str:
     return (text.lstrip("-") if float(text) == 0 else text).replace("-", MINUS)
 
 
+def amount(value: float) -> str:
+    """Seconds, MiB and the like: three digits, whole from 1000 on, and no more than that of very small ones."""
+    if 0 < abs(value) < 0.001:
+        return "< 0.001"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """As `number`, with a plus sign before positive numbers."""
     text = number(value, digits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import jinja2
 
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
+from abmll.core.nested import flat
 from abmll.core.notices import tell
 from abmll.evaluation import calibration, domains
 from abmll.evaluation.metrics import METRICS
@@ -20,7 +22,7 @@ from abmll.evaluation.statistics import Interval
 from abmll.evaluation.summary import Summary, summarise
 from abmll.reports import costs, figures, learning, per_task
 from abmll.reports.mistakes import confident_mistakes, confusions
-from abmll.reports.notation import mean_and_bounds, mean_and_half_width, number, p_value
+from abmll.reports.notation import amount, mean_and_bounds, mean_and_half_width, number, p_value
 from abmll.reports.settings import settings
 from abmll.reports.tables import counts
 from abmll.reports.verdicts import legend_of_marks, levels_line, losses, marked, nothing_beats_uniform, wins
@@ -36,7 +38,7 @@ def render_report(
     out: Path,
     training_logs: Mapping[str, Path] = NO_LOGS,
     run_info: Mapping[str, Any] = NO_INFO,
-    baseline: str = "abmll",
+    baseline: str | None = None,
     queries: Queries | None = None,
 ) -> Path:
     """Writes the report of a predictions file to `out` and returns it. Equal input gives equal bytes.
@@ -46,7 +48,8 @@ def render_report(
     run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
         the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"];
         "setting" and "options" are those of `config.about`.
-    baseline: the method that differences are taken to.
+    baseline: the method that differences are taken to; None: "abmll" if it is there, else the first that is no
+        reference.
     queries: the texts of the query examples; None reads those that lie beside the predictions.
 
     The file is written whole or not at all; nothing in it is loaded from elsewhere.
@@ -106,7 +109,9 @@ def _context(
     }
     held_out = {c.family for c in cells if c.extra.get("held_out_family")} | set(run_info.get("held_out_families", ()))
     shown_elsewhere = ("title", "held_out_families", "setting", "options")
-    info = {key: value for key, value in run_info.items() if key not in shown_elsewhere}
+    info = {key: value for key, value in run_info.items() if key not in shown_elsewhere and value is not None}
+    if isinstance(info.get("command"), list):
+        info["command"] = shlex.join(map(str, info["command"]))
     peak = figures.peak_share(pooled)
     return {
         "title": run_info.get("title") or "Accuracy and calibration on held-out tasks",
@@ -146,7 +151,7 @@ def _context(
         ],
         "learning": _learning_panels(curves, summary, looks),
         "info": {key: value for key, value in info.items() if not isinstance(value, Mapping)},
-        "folded_info": {key: _flat(value) for key, value in info.items() if isinstance(value, Mapping)},
+        "folded_info": {key: flat(value) for key, value in info.items() if isinstance(value, Mapping)},
         "definitions": [METRICS[m] for m in summary.metrics],
     }
 
@@ -210,7 +215,7 @@ def _table(cells: Sequence[Cell], summary: Summary, size: int) -> dict[str, Any]
                 "method": standing.method,
                 "name": marked(standing),
                 "entries": entries,
-                "seconds": f"{seconds:.3g}",
+                "seconds": amount(seconds),
                 "cells": standing.num_cells,
             }
         )
@@ -269,17 +274,6 @@ def _learning_panels(
             figure = figures.learning_curve(name, chosen, looks.get(name, other), limits[quantity])
             panels.append({"name": name, "runs": str(len(chosen)), "figure": figure})
     return panels
-
-
-def _flat(info: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in info.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _environment() -> jinja2.Environment:

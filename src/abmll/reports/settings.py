@@ -9,6 +9,7 @@ from typing import Any
 
 from abmll.reports.costs import DASH, without_dashes
 from abmll.reports.learning import training_seconds
+from abmll.reports.notation import amount
 
 OPTIONS = {"num_steps": "Inner steps", "learning_rate": "Inner rate", "outer_learning_rate": "Outer rate"}
 """The options of a method that have a column of their own."""
@@ -32,7 +33,7 @@ def settings(
     for method in methods:
         own = options.get(method, {})
         columns = [f"{own[key]:g}" if own.get(key) is not None else DASH for key in OPTIONS]
-        spent = f"{statistics.mean(seconds[method]):.3g}" if seconds[method] else DASH
+        spent = amount(statistics.mean(seconds[method])) if seconds[method] else DASH
         others = ", ".join(f"{key} = {value}" for key, value in own.items() if key not in OPTIONS) or DASH
         rows.append([method, *columns, spent, others])
     header, *body = without_dashes(rows)

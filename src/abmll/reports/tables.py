@@ -28,10 +28,12 @@ def text_table(summary: Summary, color: bool | None = None) -> str:
         differences = _difference_rows(summary, size, _starred_difference)
         if len(differences) > 1:
             blocks.append(f"{_difference_title(summary, size)}\n{aligned_rows(differences, bold)}")
-    legend = (
-        "± half of the 95 % interval. * p ≤ 0.05 by Wilcoxon's signed-rank test over tasks, Holm-corrected: "
-        f"against {summary.baseline} for a difference, against every other method for a mean."
-    )
+    legend = "± half of the 95 % interval."
+    if len(summary.methods) > 1:
+        legend += (
+            " * p ≤ 0.05 by Wilcoxon's signed-rank test over tasks, Holm-corrected: "
+            f"against {summary.baseline} for a difference, against every other method for a mean."
+        )
     return "\n\n".join([*blocks, legend, *legend_of_marks(summary), *_remarks(summary)]) + "\n"
 
 
