@@ -37,8 +37,9 @@ class _Part(BaseModel):
 class CardTask(_Part):
     """The task that a posterior was adapted to.
 
-    choices: the words of its classes, none if every row brings its own.
-    labels: what the user calls the classes, where that is something else.
+    Attributes:
+        choices: the words of its classes, none if every row brings its own.
+        labels: what the user calls the classes, where that is something else.
     """
 
     name: str = ""
@@ -67,10 +68,11 @@ class CardPosterior(_Part):
 class Card(_Part):
     """What stands in a card.
 
-    version: of the abmll that wrote it; "" before format 2.
-    options: all options of the method, those that were left at their defaults too.
-    base_model: name or folder of the language model; None if it had none.
-    dtype: of the base model's weights.
+    Attributes:
+        version: of the abmll that wrote it; "" before format 2.
+        options: all options of the method, those that were left at their defaults too.
+        base_model: name or folder of the language model; None if it had none.
+        dtype: of the base model's weights.
     """
 
     format: int = CARD_FORMAT
@@ -104,8 +106,9 @@ def card_file(card: Card) -> bytes:
 def read_card(directory: Path) -> Card:
     """The card beside a saved adapter, its options complete.
 
-    Raises: AbmllError if it is missing or damaged, was written by a newer version, or holds a value that is of no use:
-    all of them are told at once.
+    Raises:
+        AbmllError: If it is missing or damaged, was written by a newer version, or holds a value that is of no use: all
+            of them are told at once.
     """
     path = directory / CARD
     if not path.exists():

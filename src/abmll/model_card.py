@@ -21,8 +21,9 @@ _LONGEST_LIST = 20
 def model_card(card: Card, *, gaussian: bool, num_loras: int = 1) -> bytes:
     """The README.md that belongs to a card.
 
-    gaussian: whether the adapter itself is a Gaussian, so that its mean lies apart.
-    num_loras: how many LoRAs stand side by side in it.
+    Args:
+        gaussian: whether the adapter itself is a Gaussian, so that its mean lies apart.
+        num_loras: how many LoRAs stand side by side in it.
     """
     base = card.base_model or ""
     front = ["library_name: peft", "tags:", "- abmll", "- lora", "- meta-learning", "- uncertainty"]

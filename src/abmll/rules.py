@@ -154,7 +154,8 @@ def require_fields(instance: Any) -> None:
 def rules_of(source: Callable[..., Any] | type) -> dict[str, Any]:
     """The rules of a function's arguments or of a class's fields: its annotations.
 
-    Raises: AbmllError if they name what does not exist.
+    Raises:
+        AbmllError: If they name what does not exist.
     """
     try:
         return get_type_hints(source, include_extras=True)

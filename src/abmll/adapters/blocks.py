@@ -27,7 +27,8 @@ class Blocks(NamedTuple):
 def blocks_of(model: nn.Module) -> Blocks | None:
     """The one list of as many modules as the configuration has hidden layers; None if none or several are.
 
-    model: a plain causal LM, with or without adapter layers in it, but not PEFT's wrapper.
+    Args:
+        model: a plain causal LM, with or without adapter layers in it, but not PEFT's wrapper.
     """
     config: Any = getattr(model, "config", None)
     if config is None:
@@ -46,7 +47,8 @@ def below(model: nn.Module, upper_layers: int) -> str | None:
 
     None if there is none below. An expression, because PEFT takes `layers_to_transform` only beside a list of names.
 
-    Raises: AbmllError if the model has not so many blocks, or no stack of blocks that could be told.
+    Raises:
+        AbmllError: If the model has not so many blocks, or no stack of blocks that could be told.
     """
     blocks = blocks_of(model)
     if blocks is None:
@@ -68,7 +70,8 @@ def below(model: nn.Module, upper_layers: int) -> str | None:
 def untouched(model: Any, blocks: Blocks) -> int:
     """How many blocks lie below everything that adapters change: 0 if one changes something before the blocks.
 
-    model: as for `blocks_of`. A change to the output embeddings comes after all blocks.
+    Args:
+        model: as for `blocks_of`. A change to the output embeddings comes after all blocks.
     """
     count, inside = len(blocks.modules), f"{blocks.path}."
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -88,7 +91,9 @@ def within_trunk(model: Any, config: PeftConfig, unlike: Sequence[str]) -> PeftC
     (ModernBERT's decoder, the RoBERTa family), which sees the scored tokens only and belongs to no block; and some of
     their linear layers answer with something else.
 
-    model: a plain causal LM. unlike: its `unlike_linear`.
+    Args:
+        model: a plain causal LM.
+        unlike: its `unlike_linear`.
     """
     found = copy.deepcopy(config)
     targets = getattr(found, "target_modules", None)
@@ -107,7 +112,8 @@ def within_trunk(model: Any, config: PeftConfig, unlike: Sequence[str]) -> PeftC
 def head_layers(model: Any) -> list[str]:
     """The paths of linear layers behind the last block, but for the output embeddings.
 
-    model: a plain causal LM. Its head is what lies outside the model that transformers calls its base.
+    Args:
+        model: a plain causal LM. Its head is what lies outside the model that transformers calls its base.
     """
     trunk = getattr(model, "base_model", model)
     if trunk is model:

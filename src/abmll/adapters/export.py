@@ -25,7 +25,8 @@ def export_sample(model: PeftModel, role: Role, directory: str | Path, *, seed: 
     name alone: equal seeds are equal samples, and the samples of several seeds are an ensemble that any LoRA server
     can run.
 
-    Raises: AbmllError for an adapter whose Gaussian is not over weights.
+    Raises:
+        AbmllError: For an adapter whose Gaussian is not over weights.
     """
     tensors = {name: tensor.detach() for name, tensor in adapter_parameters(model, role).items()}
     config = model.peft_config[role]

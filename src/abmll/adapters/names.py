@@ -51,7 +51,8 @@ def check_adapter_name(model: nn.Module, name: str) -> None:
 def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
     """Refuses a target that matches nothing, where PEFT goes on as long as one of several matches.
 
-    Raises: AbmllError that names the nearest layers and lists all that can be adapted.
+    Raises:
+        AbmllError: That names the nearest layers and lists all that can be adapted.
     """
     targets = getattr(config, "target_modules", None)
     if targets is None:

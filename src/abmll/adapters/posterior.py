@@ -22,7 +22,8 @@ _REMEDY = "Adapt to the task again."
 def packed_posterior(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, str]:
     """The file of a posterior's tensors, and its SHA-256 for `load_posterior`.
 
-    metadata: strings for whoever opens the file without its folder.
+    Args:
+        metadata: strings for whoever opens the file without its folder.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     content = save(tensors, metadata=dict(metadata))
@@ -32,10 +33,12 @@ def packed_posterior(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 def load_posterior(directory: Path, digest: str) -> dict[str, Tensor]:
     """The tensors of such a file in `directory`.
 
-    digest: what `packed_posterior` returned with it. Without it, another task's file of the same method would answer
-        without a sign.
+    Args:
+        digest: what `packed_posterior` returned with it. Without it, another task's file of the same method would
+            answer without a sign.
 
-    Raises: AbmllError if the file is missing, damaged or another one.
+    Raises:
+        AbmllError: If the file is missing, damaged or another one.
     """
     path = directory / POSTERIOR
     if not path.exists():

@@ -50,7 +50,8 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     Works for `AbmllConfig` and `peft.LoraConfig`. A float16 or bfloat16 base gets float32 adapters. The base model
     is changed in place, as PEFT does, and its own parameters are frozen.
 
-    Raises: AbmllError if the model already has adapters, has not the target modules, or is no causal language model.
+    Raises:
+        AbmllError: If the model already has adapters, has not the target modules, or is no causal language model.
     """
     if isinstance(base_model, PeftModel) or any(isinstance(m, BaseTunerLayer) for m in base_model.modules()):
         raise AbmllError(
@@ -91,7 +92,8 @@ def adapter_parameters(model: PeftModel, role: str) -> dict[str, nn.Parameter]:
 
     The keys are those of the adapter's saved file.
 
-    Raises: AbmllError if the model has no such adapter.
+    Raises:
+        AbmllError: If the model has no such adapter.
     """
     if role not in model.peft_config:
         raise AbmllError(
@@ -127,10 +129,12 @@ def save_adapter(
     Written whole or not at all: everything goes to a temporary sibling, is flushed to disk, and takes the place of
     `directory` by renaming. Other files in `directory` stay (they are linked into the new folder).
 
-    sidecars: further files of the folder, by name; None removes one that an earlier adapter left there.
+    Args:
+        sidecars: further files of the folder, by name; None removes one that an earlier adapter left there.
 
-    Raises: AbmllError for parameters that are not finite, and if the folder cannot be written; what was there before
-        is still there then.
+    Raises:
+        AbmllError: For parameters that are not finite, and if the folder cannot be written; what was there before is
+            still there then.
     """
     directory = Path(os.path.abspath(directory))
     parameters = adapter_parameters(model, role)  # raises for an unknown role before anything is written
@@ -176,8 +180,9 @@ def _save(model: PeftModel, role: Role, directory: Path, sidecars: Mapping[str, 
 def load_adapter(model: PeftModel, role: Role, directory: str | Path) -> None:
     """Copies a saved adapter into one of the model's, in place. Reads safetensors only, never a pickle.
 
-    Raises: AbmllError if a file is missing or damaged, holds nan or infinity, or does not fit the model's adapter;
-    the model is then unchanged.
+    Raises:
+        AbmllError: If a file is missing or damaged, holds nan or infinity, or does not fit the model's adapter; the
+            model is then unchanged.
     """
     directory = Path(directory)
     parameters = adapter_parameters(model, role)

@@ -20,8 +20,10 @@ def peft_config(
 ) -> PeftConfig:
     """The PEFT configuration of a method's adapter: `LoraConfig` for points, `AbmllConfig` for Gaussians.
 
-    r, lora_alpha: of each LoRA, where the method has several side by side.
-    exclude_modules: a regular expression of what not to adapt (`adapters.blocks.below`).
+    Args:
+        r: of each LoRA, where the method has several side by side.
+        lora_alpha: likewise.
+        exclude_modules: a regular expression of what not to adapt (`adapters.blocks.below`).
     """
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     if spec.kind == "abmll":

@@ -30,9 +30,13 @@ class Product(NamedTuple):
 def stacked(model: PeftModel, params: Mapping[str, Tensor]) -> Iterator[None]:
     """Until the block ends, the model adds params[name][t], at its mean, to the t-th of T equal blocks of rows.
 
-    params: for every parameter of TASK its values for the T tasks, (T, *shape); a batch has T·n questions, whose rows
-    the open stochastic pass tells apart where they are more. Outside of such a pass the model is the base model.
-    Raises: AbmllError for an adapter that adds more than a product of two matrices (dropout, DoRA, biases).
+    Args:
+        params: for every parameter of TASK its values for the T tasks, (T, *shape); a batch has T·n questions, whose
+            rows the open stochastic pass tells apart where they are more. Outside of such a pass the model is the base
+            model.
+
+    Raises:
+        AbmllError: For an adapter that adds more than a product of two matrices (dropout, DoRA, biases).
     """
     names = {id(parameter): name for name, parameter in adapter_parameters(model, TASK).items()}
     with ExitStack() as stack:

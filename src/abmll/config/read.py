@@ -25,7 +25,8 @@ NO_LINE = sys.maxsize
 def parse_overrides(overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> RunConfig:
     """The defaults with overrides applied, as `load_config` applies them to a file. Raises AbmllError likewise.
 
-    defaults: nested dicts that stand in place of the fields' own defaults.
+    Args:
+        defaults: nested dicts that stand in place of the fields' own defaults.
     """
     return _check_overridden(copy.deepcopy(dict(defaults or {})), "", COMMAND_LINE, overrides)
 

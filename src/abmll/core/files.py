@@ -61,7 +61,8 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 
     Devices and pipes (/dev/null, /dev/stdout) are written to as they stand.
 
-    Raises: AbmllError if it cannot be written; what was there before is still there then.
+    Raises:
+        AbmllError: If it cannot be written; what was there before is still there then.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -20,7 +20,8 @@ _REMEDY = (
 def require_finite_posterior(posterior: Posterior, adapted_to: str) -> None:
     """Raises AbmllError naming the first tensor of a posterior that holds NaN, or of its mean that is not finite.
 
-    adapted_to: what it was adapted to, in words, such as "task 'new'".
+    Args:
+        adapted_to: what it was adapted to, in words, such as "task 'new'".
     """
     for kind, tensors, bad in (
         ("its mean", posterior.mean() or {}, lambda tensor: ~tensor.isfinite()),

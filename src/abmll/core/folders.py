@@ -31,7 +31,8 @@ def hold(folder: Path) -> Iterator[None]:
     The system lets go of the lock when its process dies, however it dies: nothing stale is left to be removed. Within
     one process a folder may be held several times over.
 
-    Raises: AbmllError if another process holds it (the message says which) or the folder cannot be written.
+    Raises:
+        AbmllError: If another process holds it (the message says which) or the folder cannot be written.
     """
     place = Path(os.path.realpath(folder))
     if place in _held:

@@ -30,7 +30,8 @@ def model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
     Every call returns new objects, so that adapters attached to one do not reach another.
 
-    Raises: AbmllError if the files are missing from the installation.
+    Raises:
+        AbmllError: If the files are missing from the installation.
     """
     from abmll.core.errors import AbmllError
 
@@ -51,8 +52,9 @@ def model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 def suite(seed: int = 0, num_rows: int = 300) -> Suite:
     """The generated suite: 24 train, 6 validation and 10 test tasks, of which 5 are of a family of their own.
 
-    seed: other seeds give other rules and rows (the embedded numbers in the documentation are for seed 0).
-    num_rows: rows of each task.
+    Args:
+        seed: other seeds give other rules and rows (the embedded numbers in the documentation are for seed 0).
+        num_rows: rows of each task.
     """
     from abmll.default.tasks import ruled_tasks
 

@@ -50,8 +50,8 @@ def mixture(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N C"]:
 
     log (1/S) Σ_s p_s: probabilities are averaged, never logits.
 
-    Raises: AbmllError if a value is NaN or positive, a distribution does not sum to 1, or a dimension is
-    empty.
+    Raises:
+        AbmllError: If a value is NaN or positive, a distribution does not sum to 1, or a dimension is empty.
     """
     log_probs = _checked_log_probs(log_probs)
     return torch.logsumexp(log_probs, dim=0) - math.log(len(log_probs))
@@ -62,7 +62,8 @@ def nll(log_probs: Float[Tensor, "S N C"], targets: Int[Tensor, "N"]) -> Float[T
 
     -(1/N) Σ_n [logsumexp_s log p_s(y_n) - log S]; at most the mean of the samples' own NLLs (Jensen).
 
-    Raises: AbmllError as `mixture`, or if a target is out of range or names an absent choice.
+    Raises:
+        AbmllError: As `mixture`, or if a target is out of range or names an absent choice.
     """
     log_mean = mixture(log_probs)
     _check_targets(log_mean, targets)
@@ -215,7 +216,8 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Mean confidence and accuracy in `num_bins` equal-width bins of confidence over [0, 1].
 
-    Raises: AbmllError for num_bins < 1, an unknown `bin_edges`, or invalid probabilities or targets.
+    Raises:
+        AbmllError: For num_bins < 1, an unknown `bin_edges`, or invalid probabilities or targets.
     """
     _check_bins(num_bins)
     if bin_edges not in ("right", "left"):

@@ -44,7 +44,8 @@ def ood_aurocs(cells: Sequence[Cell], score: Score) -> np.ndarray:
     """(held-out tasks, seeds): the AUROC of each held-out task's queries against those of every known task, averaged
     over the known tasks of the same seed; NaN where there is none.
 
-    cells: of one method and one support size. A task is held out if its cell says `held_out_family`.
+    Args:
+        cells: of one method and one support size. A task is held out if its cell says `held_out_family`.
     """
     seeds = sorted({cell.seed for cell in cells})
     held_out = list(dict.fromkeys(cell.task for cell in cells if cell.extra.get("held_out_family")))

@@ -43,13 +43,13 @@ def evaluate(
     methods are compared on the same examples. Support size 0 predicts with θ as it is (`zero_shot_of`); methods
     that ask no model (`needs_model`) then have nothing to go by, and predict uniformly.
 
-    name: the method's name in the predictions.
-    known_families: families that meta-training saw; tasks of others are marked `held_out_family`.
-    done: cells to leave out, because a predictions file holds them.
-    adaptation_seconds: adapt with as many gradient steps as fit into these seconds (one number for each support size
-        or one for all); their number, measured for each cell, is in its `extra["num_steps"]`.
-
-    order: of the rows of a task; see `evaluation_episode`.
+    Args:
+        name: the method's name in the predictions.
+        known_families: families that meta-training saw; tasks of others are marked `held_out_family`.
+        done: cells to leave out, because a predictions file holds them.
+        adaptation_seconds: adapt with as many gradient steps as fit into these seconds (one number for each support
+            size or one for all); their number, measured for each cell, is in its `extra["num_steps"]`.
+        order: of the rows of a task; see `evaluation_episode`.
 
     Every cell's `extra` has `prediction_seconds`, `peak_memory_bytes` (of adaptation and prediction), `stored_bytes`
     (of the posterior) and, where all rows have the same, the `choices` that the columns stand for.

@@ -13,10 +13,11 @@ from abmll.evaluation.predictions import Cell
 class Levels(NamedTuple):
     """Of the query examples of one cell, or averaged over cells.
 
-    chance: accuracy of guessing, the mean over rows of one over the number of choices.
-    majority: accuracy of always giving the commonest right answer of these very rows: with hindsight. For rows with
-        choices of their own, the commonest place among them.
-    uniform_nll: NLL of the uniform distribution in nats, the mean over rows of the log of the number of choices.
+    Attributes:
+        chance: accuracy of guessing, the mean over rows of one over the number of choices.
+        majority: accuracy of always giving the commonest right answer of these very rows: with hindsight. For rows with
+            choices of their own, the commonest place among them.
+        uniform_nll: NLL of the uniform distribution in nats, the mean over rows of the log of the number of choices.
     """
 
     chance: float

@@ -61,17 +61,15 @@ class CellKey(NamedTuple):
 class Cell:
     """All predictions of one method, trained and adapted with one seed, on one task from one support size.
 
-    ids: (examples,) the query examples, unique; cells are compared example by example only where ids are
-    equal.
-    targets: (examples,) int64, the right choice of each.
-    log_probs: (samples, examples, choices) float32 in nats, normalised over choices; absent choices hold
-    -inf.
-    seconds: wall-clock time of adaptation.
-    extra: anything else worth keeping, as JSON; `extra["held_out_family"] = True` marks tasks of an unseen
-    family.
+    Attributes:
+        ids: (examples,) the query examples, unique; cells are compared example by example only where ids are equal.
+        targets: (examples,) int64, the right choice of each.
+        log_probs: (samples, examples, choices) float32 in nats, normalised over choices; absent choices hold -inf.
+        seconds: wall-clock time of adaptation.
+        extra: anything else worth keeping, as JSON; `extra["held_out_family"] = True` marks tasks of an unseen family.
 
-    Raises: AbmllError if shapes disagree, ids repeat, a target is out of range, or log_probs are not
-    normalised.
+    Raises:
+        AbmllError: If shapes disagree, ids repeat, a target is out of range, or log_probs are not normalised.
     """
 
     method: str
@@ -133,7 +131,8 @@ def append_cell(path: Path | str, cell: Cell) -> None:
     The file (and its folder) is made if absent. It is locked while written, where the system can (not on
     Windows). A last line that an earlier process left unfinished is removed with a warning.
 
-    Raises: AbmllError if `extra` is not JSON.
+    Raises:
+        AbmllError: If `extra` is not JSON.
     """
     path = Path(path)
     line = encode_cell(cell)
@@ -153,8 +152,9 @@ def read_cells(path: Path | str) -> list[Cell]:
     """All cells of a predictions file in the order written. A cell that was written twice, identically,
     counts once.
 
-    Raises: AbmllError if there is no file or no cell, a line before the last is damaged, or two lines give
-    different predictions for the same cell. A last line that was cut off is dropped with a warning.
+    Raises:
+        AbmllError: If there is no file or no cell, a line before the last is damaged, or two lines give different
+            predictions for the same cell. A last line that was cut off is dropped with a warning.
     """
     path = Path(path)
     cells: dict[CellKey, Cell] = {}

@@ -25,7 +25,8 @@ MIN_TASKS = 6
 class Difference(NamedTuple):
     """Method minus another one on the (task, seed) pairs that both have, on the same query examples.
 
-    p_value: Wilcoxon's signed-rank test on per-task means, Holm-corrected over the methods of one table.
+    Attributes:
+        p_value: Wilcoxon's signed-rank test on per-task means, Holm-corrected over the methods of one table.
     """
 
     interval: Interval
@@ -42,7 +43,8 @@ class Difference(NamedTuple):
 class Standing:
     """How one method stands at one support size. Mappings are by metric name; `ranks` are the mean ranks of `ranking`.
 
-    against_uniform: the method's NLL minus that of the uniform distribution on the same query examples.
+    Attributes:
+        against_uniform: the method's NLL minus that of the uniform distribution on the same query examples.
     """
 
     method: str
@@ -66,13 +68,14 @@ class Summary:
     """Means over tasks × seeds with 95 % intervals, paired differences to a baseline, ranks, and what to
     beware of.
 
-    cells: every one of `METRICS`, also those not summarised, for each cell.
-    standings: sorted by support size, then in the methods' order of appearance, the baseline first and the other
-        `REFERENCES` last.
-    winners: (support size, metric) -> the best method, where its difference to every other is clear, Holm-corrected
-        over these.
-    levels: (support size, task, seed) -> chance and majority of the query examples there.
-    notes: what a reader must know before comparing (missing cells, unequal query sets, one seed, ...).
+    Attributes:
+        cells: every one of `METRICS`, also those not summarised, for each cell.
+        standings: sorted by support size, then in the methods' order of appearance, the baseline first and the other
+            `REFERENCES` last.
+        winners: (support size, metric) -> the best method, where its difference to every other is clear, Holm-corrected
+            over these.
+        levels: (support size, task, seed) -> chance and majority of the query examples there.
+        notes: what a reader must know before comparing (missing cells, unequal query sets, one seed, ...).
     """
 
     baseline: str
@@ -139,9 +142,11 @@ def summarise(
     A method with missing cells keeps its own mean, is named in `notes`, and is compared only on the cells it
     shares.
 
-    baseline: the method that differences are taken to; None: `baseline_of` the methods.
+    Args:
+        baseline: the method that differences are taken to; None: `baseline_of` the methods.
 
-    Raises: AbmllError if there is no cell or a metric is unknown.
+    Raises:
+        AbmllError: If there is no cell or a metric is unknown.
     """
     cells = list(cells)
     for metric in metrics:

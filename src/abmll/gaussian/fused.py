@@ -35,7 +35,8 @@ def fused_output(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, kl, hyper) of `layer_output.gaussian_output` for x (rows, in_features), base (rows, out_features).
 
-    prior: of the posterior's rank and bound. Differentiable once.
+    Args:
+        prior: of the posterior's rank and bound. Differentiable once.
     """
     plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     output: tuple[Tensor, Tensor, Tensor] = _FusedOutput.apply(plan, x, base, counted, *factors)

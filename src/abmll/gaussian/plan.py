@@ -21,8 +21,11 @@ CONVERTED_ROWS = 256
 class Plan(NamedTuple):
     """What is asked of the layer, and how it is computed.
 
-    request: see `layer_output.gaussian_output`; hyper_prior and prior_only are False without a prior.
-    copies: which rows draw the same noise. wide: the type of the arithmetic. dtype: of the value.
+    Attributes:
+        request: see `layer_output.gaussian_output`; hyper_prior and prior_only are False without a prior.
+        copies: which rows draw the same noise.
+        wide: the type of the arithmetic.
+        dtype: of the value.
     """
 
     request: PassRequest
@@ -117,7 +120,8 @@ def gradients_of_inputs(
     """What a backward pass returns for (plan, x, base, counted, *factors), from the gradients of the inner products
     (rows, inner) and of every B.
 
-    ctx: of an autograd function with these inputs, which keeps plan and base_dtype.
+    Args:
+        ctx: of an autograd function with these inputs, which keeps plan and base_dtype.
     """
     _, needs_x, needs_base, _, *needs = ctx.needs_input_grad
     d_factors: list[Tensor | None] = [None] * len(factors)

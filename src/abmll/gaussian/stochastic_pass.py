@@ -71,8 +71,9 @@ class StochasticPass:
         A layer that runs several times (shared weights, several forward passes) adds up. A recomputation by
         gradient checkpointing does not: it happens inside `backward()`, after the loss has read the first report.
 
-        Raises: AbmllError if the shape does not fit the mask, or if the layer runs without gradient although the
-        pass was opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
+        Raises:
+            AbmllError: If the shape does not fit the mask, or if the layer runs without gradient although the pass was
+                opened with it, which is how reentrant checkpointing silently loses the KL's gradient.
         """
         counted = self.counted(kl.shape, kl.device)
         # summed in a recomputation too, which must save the same tensors as the first run
@@ -90,10 +91,12 @@ class StochasticPass:
     def counted(self, shape: torch.Size, device: torch.device) -> Tensor | None:
         """The mask for a layer's output of this shape, flattened to one entry a row; None counts every row.
 
-        shape: (batch, tokens, out_features), also with axes of size 1 among them (DeepSeek's latent attention), or
-        (batch·tokens, out_features) as some blocks see their tokens (OPT's feed-forward).
+        Args:
+            shape: (batch, tokens, out_features), also with axes of size 1 among them (DeepSeek's latent attention), or
+                (batch·tokens, out_features) as some blocks see their tokens (OPT's feed-forward).
 
-        Raises: AbmllError if it does not fit the mask.
+        Raises:
+            AbmllError: If it does not fit the mask.
         """
         if self.mask is None:
             return None

@@ -59,8 +59,9 @@ def triton_output(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fused.fused_output`, with other noise.
 
-    Raises: AbmllError without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
-    imported), and for float64 on a GPU.
+    Raises:
+        AbmllError: Without triton, on a device that is no GPU (unless TRITON_INTERPRET=1 was set before triton was
+            imported), and for float64 on a GPU.
     """
     plan, factors = plan_of(x, base, posterior, prior, dtype, request, copies)
     _require(base, plan)

@@ -24,7 +24,8 @@ _LOCK = threading.RLock()
 def working(learner: AdaptedModel) -> Iterator[None]:
     """A block that computes with the learner's adapters; other threads wait, and gradients are on in it.
 
-    Raises: AbmllError if the adapters are no longer in the model, or not switched on.
+    Raises:
+        AbmllError: If the adapters are no longer in the model, or not switched on.
     """
     with _LOCK, torch.inference_mode(False), torch.enable_grad():
         require_attached(learner.model, learner.likelihood.parameters(TASK).values())

@@ -93,7 +93,8 @@ def method_factory(name: str) -> Callable[..., Method]:
     with demonstrations, at test time and in training too.
     For a name that is not in the table this imports the module that holds it, which runs that module's code.
 
-    Raises: AbmllError for an unknown name, with the nearest, and for a module that cannot be imported.
+    Raises:
+        AbmllError: For an unknown name, with the nearest, and for a module that cannot be imported.
     """
     if name in METHODS:
         return METHODS[name]

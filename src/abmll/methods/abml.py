@@ -57,9 +57,10 @@ def abml(
 ) -> Method:
     """The original ABML, on the factors of a LoRA: a variational inner loop, differentiated through.
 
-    kl_weight: 1 in the paper, which had to lower it for few-shot tasks; the same in both loops.
-    log_var_offset: initial log-variance of every element; public implementations draw the log of the standard
-        deviation from (-4, -3).
+    Args:
+        kl_weight: 1 in the paper, which had to lower it for few-shot tasks; the same in both loops.
+        log_var_offset: initial log-variance of every element; public implementations draw the log of the standard
+            deviation from (-4, -3).
     """
     inner_objective = Objective(kl_weight, 0.0, "example", sample=True)
     inner = InnerLoop(num_steps, learning_rate, "sgd", batch_size, inner_objective)

@@ -37,12 +37,14 @@ def abmll(
     The prior is learned from what each half of a task's rows says of the other; a posterior over one scale of the
     log-probabilities says how sure to be of a task. Each part is an option, measured in docs/log.md.
 
-    learning_rate: the prior's standard deviation at first, which is the length of a step; learned from then on.
-    variance_rate: how many times faster log-variances learn than means.
-    support_weight: of the support's own NLL at θ in the outer objective.
-    warm_up: the share of the outer steps that take no inner steps yet: half of them for half of the training's time.
-    symmetric: let each half of an episode be the support once; without it an outer step takes half of the time.
-    scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
+    Args:
+        learning_rate: the prior's standard deviation at first, which is the length of a step; learned from then on.
+        variance_rate: how many times faster log-variances learn than means.
+        support_weight: of the support's own NLL at θ in the outer objective.
+        warm_up: the share of the outer steps that take no inner steps yet: half of them for half of the training's
+            time.
+        symmetric: let each half of an episode be the support once; without it an outer step takes half of the time.
+        scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
     if learning_rate <= 0:
         raise AbmllError(f"learning_rate must be above 0, got {learning_rate}.")

@@ -36,14 +36,15 @@ def abmll_natural(
     The better one for small models that were never trained on much, such as the embedded one; on a real language model
     `abmll` is (docs/log.md).
 
-    trust: the share of the NLL that an inner step may promise to take away.
-    variance_rate: how many times faster log-variances learn than means.
-    log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
-    support_weight: of the support's own NLL at θ in the outer objective.
-    gradient: "first_order" spares half of an outer step's time.
-    warm_up: the share of the outer steps that take no inner steps yet, and cost little.
-    symmetric: let each half of an episode be the support once, for twice the time.
-    scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
+    Args:
+        trust: the share of the NLL that an inner step may promise to take away.
+        variance_rate: how many times faster log-variances learn than means.
+        log_var_offset: log σ² of the prior at first; the trust region makes the start matter little.
+        support_weight: of the support's own NLL at θ in the outer objective.
+        gradient: "first_order" spares half of an outer step's time.
+        warm_up: the share of the outer steps that take no inner steps yet, and cost little.
+        symmetric: let each half of an episode be the support once, for twice the time.
+        scale: fit the scale, for two adaptations of half size; scale_mean, scale_std and scale_folds are its own.
     """
     inner = NaturalSteps(num_steps, trust, batch_size, log_var_offset, gradient)
     method = amortised(Amortised(inner, support_weight, warm_up, symmetric), outer_learning_rate, variance_rate)

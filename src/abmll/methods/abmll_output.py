@@ -22,14 +22,15 @@ from abmll.methods.parts.space import ADAM_RATE, OUTER_RATE, Choice, LogUniform,
 class Abmll:
     """Adapts φ from θ on the support set, then moves θ by the gradient of β·KL(φ ‖ θ) - γ·log p(θ).
 
-    inner: the inner loop on the support set.
-    outer: the outer objective; its NLL reaches θ only with `query_gradient`.
-    outer_data: "query" judges φ on the query set; "union" on support ∪ query (ABML's bound); "last_batch" on the
-        inner loop's last batch (as published).
-    query_gradient: also add the first-order gradient of the outer NLL, taken at φ, to θ's gradient (dφ/dθ ≈ 1).
-        The published code has no such path: there, θ follows φ through the KL alone.
-    persistent_optimizer: one inner optimiser whose moments live on across tasks (as published) instead of a fresh
-        one for each episode.
+    Attributes:
+        inner: the inner loop on the support set.
+        outer: the outer objective; its NLL reaches θ only with `query_gradient`.
+        outer_data: "query" judges φ on the query set; "union" on support ∪ query (ABML's bound); "last_batch" on the
+            inner loop's last batch (as published).
+        query_gradient: also add the first-order gradient of the outer NLL, taken at φ, to θ's gradient (dφ/dθ ≈ 1). The
+            published code has no such path: there, θ follows φ through the KL alone.
+        persistent_optimizer: one inner optimiser whose moments live on across tasks (as published) instead of a fresh
+            one for each episode.
 
     Source: arXiv 2508.14285 (algorithm and objective); the published settings are `methods.abmll_paper`.
     """
@@ -138,17 +139,22 @@ def abmll_output(
     It was the default `abmll` of the first version; what it was measured to do stands in docs/log.md. The inner loop
     moves φ's mean only, at the mean, and the posterior's variance is θ's, learned from how φ answers the query sets.
 
-    learning_rate, optimizer: AdamW's steps are as large as its rate whatever the size of model and gradient; plain
-        steps ("sgd") do as well on the package's model at a rate of 0.3, which no other model needs to bear.
-    kl_weight, prior_weight, sample: β, γ and the sampled NLL of the outer objective.
-    kl_schedule: of the outer β; see `Objective`.
-    log_var_bound: how far a log-variance may get from its offset, in nats (of the Gaussian over outputs); without a
-        bound, outer rates of 8e-3 and more overflow.
-    inner_kl_weight, inner_sample: the same for the inner loop, where the paper has β > 0 and a sample.
-    adapts: "all" also moves φ's variance in the inner loop, as published.
-    space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
-        with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound. Weights
-        are small: give a smaller `log_var_offset` with it, such as -10 (a standard deviation of 0.007).
+    Args:
+        learning_rate: AdamW's steps are as large as its rate whatever the size of model and gradient; plain steps
+            ("sgd") do as well on the package's model at a rate of 0.3, which no other model needs to bear.
+        optimizer: likewise.
+        kl_weight: β, γ and the sampled NLL of the outer objective.
+        prior_weight: likewise.
+        sample: likewise.
+        kl_schedule: of the outer β; see `Objective`.
+        log_var_bound: how far a log-variance may get from its offset, in nats (of the Gaussian over outputs); without a
+            bound, outer rates of 8e-3 and more overflow.
+        inner_kl_weight: the same for the inner loop, where the paper has β > 0 and a sample.
+        inner_sample: likewise.
+        adapts: "all" also moves φ's variance in the inner loop, as published.
+        space: what the Gaussian is over. A divergence between weights is one number however many tokens there are, so
+            with "weight" it is counted per example and not per token, and `kl_weight` = 1 is the exact bound. Weights
+            are small: give a smaller `log_var_offset` with it, such as -10 (a standard deviation of 0.007).
     """
     reduction: Reduction = "example" if space == "weight" else "mean"
     inner_objective = Objective(inner_kl_weight, 0.0, reduction, "closed_form", inner_sample)
@@ -166,8 +172,9 @@ def abmll_output(
 def abmll_paper(num_tasks: int = 34, kl_weight: float = 1e-8) -> Method:
     """ABMLL with every published setting (v2/v3 recipe): arXiv 2508.14285 and the authors' code.
 
-    num_tasks: number of training tasks T; the hyper-prior's weight is β / T.
-    kl_weight: β; 1e-8 in the code, 1e-7 in the reviewed text.
+    Args:
+        num_tasks: number of training tasks T; the hyper-prior's weight is β / T.
+        kl_weight: β; 1e-8 in the code, 1e-7 in the reviewed text.
     """
     objective = Objective(kl_weight, kl_weight / num_tasks, "sum", "sample", sample=True)
     inner = InnerLoop(num_steps=5, learning_rate=1e-5, batch_size=2, objective=objective)

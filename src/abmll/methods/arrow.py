@@ -168,10 +168,14 @@ def arrow(
     Takes the memory and disk of `num_loras` LoRAs. A run sets their number to that of its training tasks, unless it is
     given.
 
-    num_loras: one for each training task.
-    num_steps, learning_rate, optimizer, batch_size: of the steps that a LoRA is trained by when its task is visited.
-    top_k: how many LoRAs a token takes.
-    temperature: by which their scores are divided.
+    Args:
+        num_loras: one for each training task.
+        num_steps: of the steps that a LoRA is trained by when its task is visited.
+        learning_rate: likewise.
+        optimizer: likewise.
+        batch_size: likewise.
+        top_k: how many LoRAs a token takes.
+        temperature: by which their scores are divided.
     """
     inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     return Method(

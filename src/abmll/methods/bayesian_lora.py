@@ -24,9 +24,12 @@ from abmll.methods.parts.weights import WeightPosterior, backpropagate_nll
 class BayesianLora:
     """φ = φ0 + prior_std·W for every tensor, W an `InducingMatrix`; its q is learned by the evidence lower bound.
 
-    point: gives φ0, the centre of the prior; θ itself by default.
-    inner: number, size, rate and optimiser of the steps, each on mean NLL + kl_weight / N · KL for N support examples.
-    num_inducing: rows and columns of U. prior_std: of φ around φ0.
+    Attributes:
+        point: gives φ0, the centre of the prior; θ itself by default.
+        inner: number, size, rate and optimiser of the steps, each on mean NLL + kl_weight / N · KL for N support
+            examples.
+        num_inducing: rows and columns of U.
+        prior_std: of φ around φ0.
 
     Source: Lin et al. 2026, arXiv 2601.21003, and its code (9 × 9 inducing variables on A and on B, prior_std 1, all
     initial widths .001 but λ .0001). Deliberate differences: q(V) is Gaussian (no normalising flow), Z is a point,

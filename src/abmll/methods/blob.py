@@ -24,12 +24,15 @@ from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior, backp
 class Blob:
     """q(A) = N(M, Ω²) with Ω = ρ², B a point; each step is one on the NLL, then one of plain SGD on π_i·KL(q ‖ p).
 
-    inner: number, size, rate and optimiser of the NLL's steps on M, ρ and B, starting from θ.
-    prior_std: of p(A) = N(μ, prior_std²). prior_mean: μ, zero as published, or "meta" for θ's A.
-    initial_std: ε; ρ starts uniform in (ε/√2, ε), so that Ω starts at ε²/2 to ε².
-    kl_learning_rate: of the KL's steps. gamma: γ, of the length of the KL's schedule (`schedule_length`).
-    flipout: every example of a batch has its own signs on one shared noise, at one forward pass an example; without
-        it the batch shares one draw and one pass. Both have the same expectation; Flipout's gradient varies less.
+    Attributes:
+        inner: number, size, rate and optimiser of the NLL's steps on M, ρ and B, starting from θ.
+        prior_std: of p(A) = N(μ, prior_std²).
+        prior_mean: μ, zero as published, or "meta" for θ's A.
+        initial_std: ε; ρ starts uniform in (ε/√2, ε), so that Ω starts at ε²/2 to ε².
+        kl_learning_rate: of the KL's steps.
+        gamma: γ, of the length of the KL's schedule (`schedule_length`).
+        flipout: every example of a batch has its own signs on one shared noise, at one forward pass an example; without
+            it the batch shares one draw and one pass. Both have the same expectation; Flipout's gradient varies less.
 
     Source: Wang et al. 2024, arXiv 2406.11675 and its code (ε .05, β = prior_std .2, γ 8, KL rate .01). Deliberate
     differences: both rates are constant (its code warms up and decays), and the weights of an epoch sum to 1.

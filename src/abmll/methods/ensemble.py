@@ -23,12 +23,13 @@ from abmll.methods.parts.space import ADAM_RATE, Choice, searched
 class Ensemble:
     """M members, each adapted on its own from its own start with its own order of the support set.
 
-    adaptation: what a member is; a point or itself a posterior.
-    num_members: M.
-    noise: how far apart the members start: θ_m = (θ + noise·rms(θ)·ε) / √(1 + noise²), tensor by tensor, which keeps
-        every tensor's size. A tensor of zeros (B of a fresh LoRA) stays zero, so members of a fresh LoRA begin
-        as different initialisations of one function. 0 starts all members at θ.
-    bootstrap: each member adapts to a sample of the support set with replacement instead of a permutation of it.
+    Attributes:
+        adaptation: what a member is; a point or itself a posterior.
+        num_members: M.
+        noise: how far apart the members start: θ_m = (θ + noise·rms(θ)·ε) / √(1 + noise²), tensor by tensor, which
+            keeps every tensor's size. A tensor of zeros (B of a fresh LoRA) stays zero, so members of a fresh LoRA
+            begin as different initialisations of one function. 0 starts all members at θ.
+        bootstrap: each member adapts to a sample of the support set with replacement instead of a permutation of it.
 
     Source: Lakshminarayanan et al. 2017, arXiv 1612.01474, without adversarial training; it recommends no bootstrap.
     """

@@ -20,8 +20,9 @@ from abmll.methods.parts.stateless import Stateless
 class Fomaml(Stateless):
     """K inner steps on the support set, then ∇_φ NLL(query) at φ as θ's gradient: dφ/dθ is taken for the identity.
 
-    support_weight: w, adds w times the gradient of the support's NLL at θ, which the first inner step has taken anyway:
-    θ is then good before it is adapted, too. 0 is the method as published.
+    Attributes:
+        support_weight: w, adds w times the gradient of the support's NLL at θ, which the first inner step has taken
+            anyway: θ is then good before it is adapted, too. 0 is the method as published.
 
     Any inner optimiser will do, gradient checkpointing too: no gradient passes through the inner loop.
     Source: Finn et al. 2017, arXiv 1703.03400, section 5.2.
@@ -63,7 +64,8 @@ def fomaml(
 ) -> Method:
     """First-order MAML on a LoRA.
 
-    support_weight: of the support's own NLL at θ in the outer objective; 0 as published.
+    Args:
+        support_weight: of the support's own NLL at θ in the outer objective; 0 as published.
     """
     inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     outer = OuterOptimizer("adamw", outer_learning_rate, "linear")

@@ -46,9 +46,10 @@ def demonstrate(examples: Sequence[Example], pool: Sequence[Example], count: int
 class InContext:
     """Shows k rows of the support set in every query's prompt, and adapts the parameters besides, if asked to.
 
-    adaptation: what the support set does to the parameters; its rows then carry demonstrations too (from the other
-        rows), so that it adapts to the prompts it will be evaluated on.
-    num_demonstrations: k. Rows that do not fit the prompt are left out from the front (`language.prompt`).
+    Attributes:
+        adaptation: what the support set does to the parameters; its rows then carry demonstrations too (from the other
+            rows), so that it adapts to the prompts it will be evaluated on.
+        num_demonstrations: k. Rows that do not fit the prompt are left out from the front (`language.prompt`).
 
     Source: Brown et al. 2020, arXiv 2005.14165; label-balanced choice as a default. With a meta-learner that saw
     demonstrations (`methods.metaicl`) this is MetaICL, or ABMLL's in-context variant.

@@ -32,13 +32,14 @@ Scope = Literal["all", "last_layer"]
 class Laplace:
     """φ* from the point adaptation inside, then q(φ) = N(φ*, (H + λI)^-1).
 
-    point: any adaptation that ends with TASK at a point.
-    structure: of H, the Fisher information (= generalised Gauss-Newton matrix) of the choices over the support set.
-    scope: which tensors are Gaussian; the others stay at φ*.
-    rank: leading directions that a Kronecker factor keeps (Laplace-LoRA: 10); None keeps them all.
-    prior_precision: λ; None takes the one of the greatest evidence on the support set.
-    prior_mean: of the prior N(μ, I/λ), which matters to the evidence alone: zero as published, or "meta" for θ.
-    linearized: predict with logits f(φ*) + J(φ - φ*); else with the network at draws of φ.
+    Attributes:
+        point: any adaptation that ends with TASK at a point.
+        structure: of H, the Fisher information (= generalised Gauss-Newton matrix) of the choices over the support set.
+        scope: which tensors are Gaussian; the others stay at φ*.
+        rank: leading directions that a Kronecker factor keeps (Laplace-LoRA: 10); None keeps them all.
+        prior_precision: λ; None takes the one of the greatest evidence on the support set.
+        prior_mean: of the prior N(μ, I/λ), which matters to the evidence alone: zero as published, or "meta" for θ.
+        linearized: predict with logits f(φ*) + J(φ - φ*); else with the network at draws of φ.
 
     H is that of the probabilities normalised over the choices, dropout off, whatever loss φ* was trained with.
     Source: Yang et al. 2024, arXiv 2308.13111. Deliberate difference: the Kronecker factors come from per-example

@@ -157,10 +157,15 @@ def lorahub(
     Takes the memory and disk of `num_loras` LoRAs. A run sets their number to that of its training tasks, unless it is
     given.
 
-    num_loras: one for each training task.
-    num_steps, learning_rate, optimizer, batch_size: of the steps that a LoRA is trained by when its task is visited.
-    num_evaluations: forward passes over the support set of a new task; three cost about what a gradient step does.
-    bound, l1: of the weights.
+    Args:
+        num_loras: one for each training task.
+        num_steps: of the steps that a LoRA is trained by when its task is visited.
+        learning_rate: likewise.
+        optimizer: likewise.
+        batch_size: likewise.
+        num_evaluations: forward passes over the support set of a new task; three cost about what a gradient step does.
+        bound: of the weights.
+        l1: likewise.
     """
     inner = InnerLoop(num_steps, learning_rate, optimizer, batch_size)
     return Method(

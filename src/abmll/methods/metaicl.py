@@ -19,8 +19,9 @@ from abmll.methods.parts.space import Choice, LogUniform, searched
 class MetaIcl:
     """Another meta-learner on the same episode, with demonstrations from the support set before every row.
 
-    meta_learner: multi-task training makes it MetaICL; ABMLL, its in-context variant.
-    num_demonstrations: k, chosen as in `InContext`; a support row is shown the other rows.
+    Attributes:
+        meta_learner: multi-task training makes it MetaICL; ABMLL, its in-context variant.
+        num_demonstrations: k, chosen as in `InContext`; a support row is shown the other rows.
 
     Source: Min et al. 2022, arXiv 2110.15943 (k = 16, rows drawn at random, the loss on the last row's answer).
     Deliberate difference: demonstrations are chosen evenly over the labels, as at prediction.

@@ -18,8 +18,9 @@ from abmll.methods.reptile import Reptile
 def abmll_v1(num_tasks: int = 34, kl_weight: float = 5e-10, num_steps: int = 10) -> Method:
     """ABMLL by the recipe of version 1: β = 5e-10, inner rate 3e-6, outer rate 1e-5, ten steps at test.
 
-    num_tasks: kept for symmetry with `abmll-paper`; version 1 weighs the hyper-prior by 1e-6 / 5, not by the tasks.
-    num_steps: gradient steps on a new task, on batches of two.
+    Args:
+        num_tasks: kept for symmetry with `abmll-paper`; version 1 weighs the hyper-prior by 1e-6 / 5, not by the tasks.
+        num_steps: gradient steps on a new task, on batches of two.
 
     Source: arXiv 2508.14285v1 and its code.
     """

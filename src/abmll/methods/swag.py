@@ -22,10 +22,12 @@ from abmll.methods.parts.weights import WeightPosterior
 class Swag:
     """One inner loop; from step `start` on, its iterates are the sample that the Gaussian is fitted to.
 
-    inner: the whole trajectory, from θ to the last iterate.
-    start: how many steps pass first. every: steps from one iterate taken to the next.
-    rank: K, how many of the last deviations make the low-rank part; 0 leaves the diagonal alone (SWAG-diagonal).
-    learning_rate: from `start` on, constant and meant to be high enough to move about; None keeps the inner loop's.
+    Attributes:
+        inner: the whole trajectory, from θ to the last iterate.
+        start: how many steps pass first.
+        every: steps from one iterate taken to the next.
+        rank: K, how many of the last deviations make the low-rank part; 0 leaves the diagonal alone (SWAG-diagonal).
+        learning_rate: from `start` on, constant and meant to be high enough to move about; None keeps the inner loop's.
 
     Source: Maddox et al. 2019, arXiv 1902.02476, algorithm 1; on LoRA by Onal et al. 2024, arXiv 2405.03425 (K = 5,
     rate 6e-4 then 1e-4). Deliberate difference: variances by Welford's sum, which cannot come out negative.
@@ -58,7 +60,8 @@ class Swag:
     def with_num_steps(self, num_steps: int) -> Swag:
         """The same with so many steps in all; the two phases keep their shares.
 
-        Raises: AbmllError if they are fewer than `least_steps`.
+        Raises:
+            AbmllError: If they are fewer than `least_steps`.
         """
         start = self.start * num_steps // self.inner.num_steps
         return replace(self, inner=replace(self.inner, num_steps=num_steps), start=start)
@@ -120,8 +123,9 @@ class RunningMoments:
 class SwagGaussian:
     """N(mean, ½ diag(variance) + DᵀD / 2(K - 1)); without deviations N(mean, diag(variance)).
 
-    deviations: name -> (K, *shape), the rows of D. The K coefficients of a draw are the same for all tensors, since
-    D is one matrix over all of them; the diagonal noise is each tensor's own.
+    Attributes:
+        deviations: name -> (K, *shape), the rows of D. The K coefficients of a draw are the same for all tensors, since
+            D is one matrix over all of them; the diagonal noise is each tensor's own.
     """
 
     mean: dict[str, Tensor]

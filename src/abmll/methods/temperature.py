@@ -31,8 +31,10 @@ def scale(log_probs: Tensor, temperature: float) -> Tensor:
 def fit_temperature(log_probs: Tensor, targets: Tensor, prior_std: float | None = None) -> float:
     """The T that minimises the summed NLL of the samples' mixture, plus (log T)²/2·prior_std² if that is given.
 
-    log_probs: (samples, examples, choices). targets: (examples,). In log T: the best of a grid of 65, then golden
-    section between its neighbours. With one sample the NLL has a single minimum in T (it is convex in 1/T).
+    Args:
+        log_probs: (samples, examples, choices).
+        targets: (examples,). In log T: the best of a grid of 65, then golden section between its neighbours. With one
+            sample the NLL has a single minimum in T (it is convex in 1/T).
     """
     log_probs = log_probs.double()
 
@@ -68,10 +70,11 @@ def _golden_section(function: Callable[[float], float], low: float, high: float)
 class TemperatureScaled:
     """Adapts on a part of the support set and fits T to the rest; the query set is never seen.
 
-    adaptation: any; it sees the support set without the rows held back.
-    holdback: their share, at least one row and never all; spread evenly over the support set's order.
-    prior_std: standard deviation of a normal prior on log T; None leaves it out, as published.
-    num_samples: how many samples of a sampling posterior T is fitted to.
+    Attributes:
+        adaptation: any; it sees the support set without the rows held back.
+        holdback: their share, at least one row and never all; spread evenly over the support set's order.
+        prior_std: standard deviation of a normal prior on log T; None leaves it out, as published.
+        num_samples: how many samples of a sampling posterior T is fitted to.
 
     Source: Guo et al. 2017, arXiv 1706.04599, section 4.2. Deliberate difference: the prior, since a handful of rows
     that are all right would ask for T = 0.

@@ -25,10 +25,13 @@ from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior
 class TrainingFreeBayes:
     """A Gaussian on A around the point adaptation's result, its one width σ found by binary search.
 
-    point: any adaptation that ends with TASK at a point.
-    tolerance: ε, how far the loss on the support set (the anchor set) may move, relative to itself.
-    min_sigma, max_sigma: between which σ is looked for. num_iterations: halvings of that interval.
-    num_search_samples: draws that the loss, the NLL of their average probabilities, is taken over.
+    Attributes:
+        point: any adaptation that ends with TASK at a point.
+        tolerance: ε, how far the loss on the support set (the anchor set) may move, relative to itself.
+        min_sigma: between which σ is looked for.
+        max_sigma: likewise.
+        num_iterations: halvings of that interval.
+        num_search_samples: draws that the loss, the NLL of their average probabilities, is taken over.
 
     Source: Shi et al. 2025, arXiv 2412.05723 (ε = 0.3 % of the NLL, 5 halvings, 10 draws; its code searches .001 to
     .015). Deliberate difference: every σ is evaluated by the same noise, so that the search sees one smooth function.

@@ -31,17 +31,20 @@ def load(
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode on its device, and its tokenizer.
 
-    name: "default" for the small model in the package, a registered name (fetched on first use), the path of a folder
-        with config.json, safetensors weights and a tokenizer, or a Hugging Face name.
-    dtype: "float32", "bfloat16", "float16"; or "auto", the model's own type where the device computes in it and else
-        float32, which is then told in a line.
-    device: "auto" takes a GPU if there is one.
-    computes_on: the device that decides about "auto", if the model will be moved from `device` afterwards.
-    revision, attn_implementation: as in transformers.
+    Args:
+        name: "default" for the small model in the package, a registered name (fetched on first use), the path of a
+            folder with config.json, safetensors weights and a tokenizer, or a Hugging Face name.
+        dtype: "float32", "bfloat16", "float16"; or "auto", the model's own type where the device computes in it and
+            else float32, which is then told in a line.
+        device: "auto" takes a GPU if there is one.
+        computes_on: the device that decides about "auto", if the model will be moved from `device` afterwards.
+        revision: as in transformers.
+        attn_implementation: likewise.
 
     Weights come from safetensors only, and no code that lies beside them is run.
 
-    Raises: AbmllError if there is no such model, or it cannot be fetched or read.
+    Raises:
+        AbmllError: If there is no such model, or it cannot be fetched or read.
     """
     if dtype not in DTYPES:
         raise AbmllError(f"dtype is {dtype!r}. Choose one of: {', '.join(DTYPES)}.")

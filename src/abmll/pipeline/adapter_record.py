@@ -22,7 +22,8 @@ ADAPTERS = "adapters.json"
 def adapter_digest(folder: Path) -> str:
     """SHA-256 of an adapter's weights, configuration and card: the same wherever the folder lies.
 
-    Raises: AbmllError if one of the files cannot be read.
+    Raises:
+        AbmllError: If one of the files cannot be read.
     """
     digest = hashlib.sha256()
     for name in (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME, CARD):
@@ -41,8 +42,9 @@ def adapter_digest(folder: Path) -> str:
 def require_same_adapter(out: Path, name: str, adapter: Path | None, done: set[CellKey]) -> None:
     """Raises AbmllError if `out` holds cells of this method that were not made with this adapter.
 
-    adapter: None for methods that are trained within the evaluation.
-    done: the cells in `out`; without one of this method there is nothing to be mixed with.
+    Args:
+        adapter: None for methods that are trained within the evaluation.
+        done: the cells in `out`; without one of this method there is nothing to be mixed with.
     """
     if not any(key.method == name for key in done):
         return

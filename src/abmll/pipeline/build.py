@@ -54,7 +54,8 @@ def fetch_model(config: ModelConfig) -> None:
 def device_of(config: ModelConfig) -> torch.device:
     """Where this process computes; each of several processes on a machine takes a GPU of its own.
 
-    Raises: AbmllError if there is no such GPU.
+    Raises:
+        AbmllError: If there is no such GPU.
     """
     name = str(models.resolve_device("auto")) if config.device == "auto" else config.device
     if not name.startswith("cuda"):
@@ -79,7 +80,8 @@ def device_of(config: ModelConfig) -> torch.device:
 def join_ranks(config: RunConfig) -> Ranks:
     """The ranks that `torchrun` started, or one alone.
 
-    Raises: AbmllError if they cannot be dealt out to whole copies of the model.
+    Raises:
+        AbmllError: If they cannot be dealt out to whole copies of the model.
     """
     ranks = connect(device_of(config.model), Training.rank_timeout) if num_ranks() > 1 else Ranks()
     sharing_ranks(ranks, config.model.shard)
@@ -133,7 +135,8 @@ def build_learner(config: RunConfig, name: str, *, seed: int) -> Learner:
 def load_learner(config: RunConfig, adapter: Path, method: str | None = None) -> Learner:
     """The learner that was saved in `adapter`, on the run's model.
 
-    method: as for `Learner.load`.
+    Args:
+        method: as for `Learner.load`.
     """
     method_of_card(read_card(adapter), adapter, method)  # what it refuses is told before a model loads
     return _placed(config, lambda: Learner.load(adapter, *load_model(config.model), method=method))

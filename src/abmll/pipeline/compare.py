@@ -42,8 +42,9 @@ from abmll.training.progress import progress_bar
 class Budget:
     """What adaptation may cost, for all methods alike.
 
-    kind: "steps" of the inner loop, in meta-training and in adaptation; or "seconds" of adaptation.
-    amount: how many; None takes the baseline's own steps, or the seconds that it needs.
+    Attributes:
+        kind: "steps" of the inner loop, in meta-training and in adaptation; or "seconds" of adaptation.
+        amount: how many; None takes the baseline's own steps, or the seconds that it needs.
     """
 
     kind: Literal["steps", "seconds"]
@@ -67,7 +68,8 @@ class Budget:
 class Comparison:
     """What a comparison left: its table for a terminal and as a Markdown file, its report, and what failed.
 
-    num_units: how many pairs of a method and a seed the comparison has.
+    Attributes:
+        num_units: how many pairs of a method and a seed the comparison has.
     """
 
     text: str
@@ -91,10 +93,12 @@ def compare_run(
     A unit is one method with one seed: its meta-training, then all tasks and support sizes. A unit that fails leaves
     the others alone; what it finished is kept, and the next call goes on from there.
 
-    baseline: what the paired tests are against, and whose a budget without a number is; None: `baseline_of` the
-        methods.
+    Args:
+        baseline: what the paired tests are against, and whose a budget without a number is; None: `baseline_of` the
+            methods.
 
-    Raises: AbmllError for settings that differ from those of the cells in `out`, and if not one cell was made.
+    Raises:
+        AbmllError: For settings that differ from those of the cells in `out`, and if not one cell was made.
     """
     config = with_references(config)
     baseline = baseline or baseline_of(config.method.names)

@@ -37,7 +37,8 @@ def no_word(sentence: str, warning: bool) -> None:
 def model_of(adapter: Path, overrides: Sequence[str]) -> RunConfig:
     """The run that says how to load an adapter's base model: as its card says, but for overrides of [model].
 
-    Raises: AbmllError for a mistake in an override, one of another section, or an adapter that names no model.
+    Raises:
+        AbmllError: For a mistake in an override, one of another section, or an adapter that names no model.
     """
     card = read_card(adapter)
     known = {"dtype": card.asked_dtype} if card.asked_dtype else {}
@@ -73,11 +74,13 @@ def adapt_run(
 ) -> Path:
     """Adapts to a task file's rows (or to `support_size` of them) and writes the task's own adapter folder.
 
-    overrides: of [model], such as "model.device=cpu". Processes that hold one model between them (`model.shard`) do
-    the same, and the first one writes.
-    method: the adapter's method, if it is from outside the package: naming it allows its module to be imported.
-    check: also cross-validate on the support set, which takes four times the adaptation, and warn if it does not help.
-    tell: gets what is said of the adaptation, sentence by sentence; warnings with True beside them.
+    Args:
+        overrides: of [model], such as "model.device=cpu". Processes that hold one model between them (`model.shard`) do
+            the same, and the first one writes.
+        method: the adapter's method, if it is from outside the package: naming it allows its module to be imported.
+        check: also cross-validate on the support set, which takes four times the adaptation, and warn if it does not
+            help.
+        tell: gets what is said of the adaptation, sentence by sentence; warnings with True beside them.
     """
     config = model_of(adapter, overrides)
     support = labelled_rows(task).drawn(support_size, seed)

@@ -87,8 +87,10 @@ def require_usable(
 ) -> None:
     """Raises AbmllError for all that is wrong with rows, device and output folder, before the model is loaded.
 
-    places: rows, with the words that say where they are from. out: of a command that writes nothing, None.
-    alone: whether the folder must be in nobody's hands.
+    Args:
+        places: rows, with the words that say where they are from.
+        out: of a command that writes nothing, None.
+        alone: whether the folder must be in nobody's hands.
     """
     findings = Findings()
     findings.of_device(config.model)

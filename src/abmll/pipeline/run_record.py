@@ -28,7 +28,9 @@ def write_run_record(directory: Path, config: RunConfig, seeds: Sequence[int]) -
 def require_same_run(directory: Path, config: RunConfig, *, free: Sequence[str]) -> None:
     """Raises AbmllError if `directory` holds a run with other settings, whose results ours would be mixed with.
 
-    free: dotted fields (and whole tables) that may differ. Options of methods that only one of the two has, may too.
+    Args:
+        free: dotted fields (and whole tables) that may differ. Options of methods that only one of the two has, may
+            too.
     """
     path = directory / RUN_FILE
     if not path.is_file():

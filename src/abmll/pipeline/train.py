@@ -38,7 +38,8 @@ def train_run(config: RunConfig, *, resume: bool = False, progress: bool = True)
     The output folder gets adapter/, checkpoints/, training.jsonl, run.toml and provenance.json. A method that learns
     nothing across tasks gets the fresh adapter that it adapts from, and no checkpoints and no log.
 
-    Raises: AbmllError, before the model is loaded, for all that is wrong with tasks, rows, device and output folder.
+    Raises:
+        AbmllError: Before the model is loaded, for all that is wrong with tasks, rows, device and output folder.
     """
     (name,) = config.method.names
     learns = build_method(name, **config.method.options_for(name)).meta_learner is not None
@@ -147,7 +148,8 @@ def train_learner(
 ) -> None:
     """Meta-trains a learner by the run's settings; everything goes into `directory`.
 
-    save: also write the adapter folder and what lies beside it.
+    Args:
+        save: also write the adapter folder and what lies beside it.
     """
     meta_train(learner, suite.train, config, seed, directory=directory, resume=resume, progress=progress)
     if save and int(os.environ.get("RANK", "0")) == 0:
@@ -168,7 +170,8 @@ def meta_train(
 ) -> None:
     """The outer loop on `tasks` by the run's settings; without a directory nothing is written.
 
-    num_steps: in place of the run's own.
+    Args:
+        num_steps: in place of the run's own.
     """
     episodes, training = config.episodes, config.training
     own = str(learner.model.get_base_model().dtype).removeprefix("torch.")

@@ -58,7 +58,8 @@ def tuning_tasks(config: RunConfig) -> TuningTasks:
     A suite without validation tasks, as one that is split by `data.held_out`, gives `tune.held_out` of its training
     tasks, in whole families; the trials are then not trained on them.
 
-    Raises: AbmllError if none can be had that way either.
+    Raises:
+        AbmllError: If none can be had that way either.
     """
     suite = load_tasks(config)
     if suite.validation:
@@ -73,7 +74,8 @@ def tune_run(config: RunConfig, out: Path, *, jobs: int = 1, progress: bool = Tr
     Every trial is a line of out/trials.jsonl as soon as it is done; none is ever done twice. Methods run side by side
     on `jobs` processes. Returns the file, and the methods that could not be tuned.
 
-    Raises: AbmllError for tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
+    Raises:
+        AbmllError: For tasks that cannot be read or tuned on, and for an `out` with trials of other settings.
     """
     findings = Findings()
     suite = findings.of(lambda: load_tasks(config))

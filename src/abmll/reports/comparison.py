@@ -42,7 +42,8 @@ class ComparisonTable:
     def markdown(self, about: Sequence[str] = ()) -> str:
         """For a page of documentation: per support size quality, cost, differences and ranks.
 
-        about: paragraphs to stand before the first table, after what must be said first.
+        Args:
+            about: paragraphs to stand before the first table, after what must be said first.
         """
         return self._text(markdown_rows, "### ", "**{}**", about)
 

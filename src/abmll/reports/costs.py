@@ -21,8 +21,12 @@ LONG_COLUMNS = ("Adapting, s", "Predicting, s", "Fitted steps", "Peak memory, Mi
 class Cost:
     """Of a method at one support size; None where the cells do not say.
 
-    seconds, prediction_seconds: medians over cells. num_steps: least and most of a fitted number of gradient steps.
-    peak_memory_bytes: the most of any cell. stored_bytes: the median posterior's.
+    Attributes:
+        seconds: medians over cells.
+        prediction_seconds: likewise.
+        num_steps: least and most of a fitted number of gradient steps.
+        peak_memory_bytes: the most of any cell.
+        stored_bytes: the median posterior's.
     """
 
     seconds: float

@@ -202,7 +202,8 @@ def support_curve(summary: Summary, metric: str, look: Mapping[str, Look]) -> st
 def learning_curve(title: str, curves: Sequence[Curve], look: Look, limits: tuple[float, float]) -> str:
     """A quantity against the outer step: every value faintly, and a running mean over 1/20 of the run.
 
-    limits: of the vertical axis (`bulk`), the same for all panels of one quantity.
+    Args:
+        limits: of the vertical axis (`bulk`), the same for all panels of one quantity.
     """
     tips = Tips()
     with _figure(3.1, 2.3) as figure:

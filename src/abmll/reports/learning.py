@@ -50,7 +50,8 @@ def read_curves(run: str, path: Path) -> list[Curve]:
 
     The divergence is taken per token where the log says of how many it is the sum: the sum grows with text and batch.
 
-    Raises: AbmllError if the file cannot be read or a line before the last is not a JSON object with a `step`.
+    Raises:
+        AbmllError: If the file cannot be read or a line before the last is not a JSON object with a `step`.
     """
     lines = read_bytes(path, LARGEST_LOG).split(b"\n")
     records = []

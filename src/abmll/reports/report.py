@@ -43,20 +43,22 @@ def render_report(
 ) -> Path:
     """Writes the report of a predictions file to `out` and returns it. Equal input gives equal bytes.
 
-    training_logs: run name -> training.jsonl; a name that begins with a method's ("abmll/0", "abmll seed 0") puts
-        its curve into that method's panel.
-    run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
-        the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"];
-        "setting" and "options" are those of `config.about`.
-    baseline: the method that differences are taken to; None: "abmll" if it is there, else the first that is no
-        reference.
-    queries: the texts of the query examples; None reads those that lie beside the predictions.
+    Args:
+        training_logs: run name -> training.jsonl; a name that begins with a method's ("abmll/0", "abmll seed 0") puts
+            its curve into that method's panel.
+        run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
+            the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"];
+            "setting" and "options" are those of `config.about`.
+        baseline: the method that differences are taken to; None: "abmll" if it is there, else the first that is no
+            reference.
+        queries: the texts of the query examples; None reads those that lie beside the predictions.
 
     The file is written whole or not at all; nothing in it is loaded from elsewhere.
 
     A damaged training log is left out, with a line on standard error.
 
-    Raises: AbmllError if there are no predictions.
+    Raises:
+        AbmllError: If there are no predictions.
     """
     cells = read_cells(predictions)
     summary = summarise(cells, baseline)
@@ -75,7 +77,8 @@ def write_report(
 ) -> Path:
     """`render_report` for whoever has read and summarised the predictions already.
 
-    aurocs: of `domains.ood_intervals`.
+    Args:
+        aurocs: of `domains.ood_intervals`.
     """
     curves = [curve for run, path in training_logs.items() for curve in _curves(run, Path(path))]
     context = _context(cells, summary, aurocs, curves, run_info)

@@ -159,8 +159,10 @@ def local_rank() -> int:
 def connect(device: torch.device, timeout: float) -> Ranks:
     """Joins the ranks that `torchrun` started (gloo on the CPU, NCCL on CUDA), or is the only one.
 
-    device: where META lies. timeout: seconds after which a silent rank counts as lost.
-    A process group that the caller has already made is used as it is.
+    Args:
+        device: where META lies.
+        timeout: seconds after which a silent rank counts as lost. A process group that the caller has already made is
+            used as it is.
     """
     global _connected
     if _connected is not None:

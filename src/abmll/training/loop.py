@@ -50,9 +50,13 @@ class Episodes(Protocol):
 class TrainingResult:
     """What `train` did.
 
-    num_steps: outer steps done in all; first_step: how many of them came from the resumed checkpoint.
-    seconds: wall time of this call. checkpoint: the last one, if a directory was given.
-    record: the last step's log record. message: one line for a person.
+    Attributes:
+        num_steps: outer steps done in all;
+        first_step: how many of them came from the resumed checkpoint.
+        seconds: wall time of this call.
+        checkpoint: the last one, if a directory was given.
+        record: the last step's log record.
+        message: one line for a person.
     """
 
     num_steps: int
@@ -78,12 +82,13 @@ def train(
 ) -> TrainingResult:
     """Meta-trains META in place, `training.num_steps` outer steps in all.
 
-    directory: gets `training.jsonl` and `checkpoints/`; without it nothing is kept.
-    resume: go on from the newest checkpoint in `directory`, or begin if there is none yet.
-    on_step: called on rank 0 with every step's record, after its checkpoint.
-    validate: called on rank 0 every `training.validate_every` steps, with noise seeded by the step; its numbers
-        join the record as `validation_…`. It may change TASK, which is put back, but not META.
-    settings: further facts that a resumed run must share, such as the name of the base model.
+    Args:
+        directory: gets `training.jsonl` and `checkpoints/`; without it nothing is kept.
+        resume: go on from the newest checkpoint in `directory`, or begin if there is none yet.
+        on_step: called on rank 0 with every step's record, after its checkpoint.
+        validate: called on rank 0 every `training.validate_every` steps, with noise seeded by the step; its numbers
+            join the record as `validation_…`. It may change TASK, which is put back, but not META.
+        settings: further facts that a resumed run must share, such as the name of the base model.
 
     Started by `torchrun`, every rank calls this alike and ends with the same META. A meta-learner that keeps
     anything from one episode to the next, TASK included, must return a non-empty `state_dict()`: that state belongs

@@ -17,17 +17,19 @@ from abmll.rules import Count, Positive, require_fields
 class Training:
     """Settings of the outer loop.
 
-    num_steps: outer steps in all, counted from the beginning, not from a resumed checkpoint.
-    episodes_per_step: episodes whose mean gradient makes one outer step, over all ranks together.
-    seed: of the noise. Episode i draws its noise from (seed, i) alone.
-    checkpoint_every: steps between checkpoints; there is always one at the end.
-    keep_checkpoints: how many of the newest to keep; at least 2 leave one to fall back to if the newest is damaged.
-    log_every: steps between lines of the training log (the first and the last step always have one).
-    validate_every: steps between calls of `validate`, if `train` is given one.
-    tensorboard: mirror the log for TensorBoard (needs the extra `tensorboard`).
-    rank_timeout: seconds after which a silent rank ends a job of several processes.
+    Attributes:
+        num_steps: outer steps in all, counted from the beginning, not from a resumed checkpoint.
+        episodes_per_step: episodes whose mean gradient makes one outer step, over all ranks together.
+        seed: of the noise. Episode i draws its noise from (seed, i) alone.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+        keep_checkpoints: how many of the newest to keep; at least 2 leave one to fall back to if the newest is damaged.
+        log_every: steps between lines of the training log (the first and the last step always have one).
+        validate_every: steps between calls of `validate`, if `train` is given one.
+        tensorboard: mirror the log for TensorBoard (needs the extra `tensorboard`).
+        rank_timeout: seconds after which a silent rank ends a job of several processes.
 
-    Raises: AbmllError naming every field that breaks its rule, the value and the rule.
+    Raises:
+        AbmllError: Naming every field that breaks its rule, the value and the rule.
     """
 
     num_steps: Count = 500

@@ -33,9 +33,11 @@ SMALL = 1 << 14
 def sharing_ranks(ranks: Ranks, shard: int, device: torch.device | None = None) -> DeviceMesh | None:
     """The ranks that share a copy of the model with this one: `shard` consecutive ones. All ranks must call it.
 
-    device: where they compute; without it, the number alone is checked and None returned.
+    Args:
+        device: where they compute; without it, the number alone is checked and None returned.
 
-    Raises: AbmllError if the ranks do not divide into such groups.
+    Raises:
+        AbmllError: If the ranks do not divide into such groups.
     """
     if ranks.size % shard:
         raise AbmllError(
@@ -54,14 +56,16 @@ def _mesh(device_type: str, copies: int, shard: int) -> DeviceMesh:
 def shard_base(model: Any, mesh: DeviceMesh | None) -> None:
     """Keeps this rank's part of every large weight of the base model, in place, on the mesh's device.
 
-    model: a PEFT model with the adapters META and TASK (`abmll.adapters.attach_roles`), the same on every rank.
-    mesh: the sharing ranks; with None the model stays as it is.
+    Args:
+        model: a PEFT model with the adapters META and TASK (`abmll.adapters.attach_roles`), the same on every rank.
+        mesh: the sharing ranks; with None the model stays as it is.
 
     A unit is one module that owns weights, not a transformer block as is usual: a Gaussian layer's KL is a second
     output of its block, and its backward pass would begin inside the block, before FSDP has gathered the block's
     weights. Weights that several modules share (tied embeddings) belong to the whole model's unit.
 
-    Raises: AbmllError if this version of torch cannot leave the adapters whole.
+    Raises:
+        AbmllError: If this version of torch cannot leave the adapters whole.
     """
     if mesh is None:
         return
@@ -93,7 +97,8 @@ def is_sharded(likelihood: Likelihood) -> bool:
 def base_bytes(model: Any) -> int:
     """Bytes of the base model's own parameters that this rank keeps between passes.
 
-    model: a PEFT model with the adapters META and TASK.
+    Args:
+        model: a PEFT model with the adapters META and TASK.
     """
     adapters = _adapters(model)
     own = [p for p in model.parameters() if p not in adapters]

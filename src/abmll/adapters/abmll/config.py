@@ -28,7 +28,8 @@ class AbmllConfig(PeftConfig):
 
     A folder saved with `model.save_pretrained(dir)` also holds `lora/`, the posterior mean as an ordinary LoRA.
 
-    Raises: AbmllError for a value out of range.
+    Raises:
+        AbmllError: For a value out of range.
     """
 
     r: int = field(default=8, metadata={"help": "Rank of each of the two products (mean, log-variance)."})

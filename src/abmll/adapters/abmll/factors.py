@@ -23,10 +23,11 @@ def mean_field(factors: moments.Factors) -> tuple[moments.Moments, moments.Momen
 def factor_output(layer: Hashable, x: Tensor, gaussians: Sequence[moments.Factors], record: StochasticPass) -> Tensor:
     """s·B A x; in a sampling pass A and B are drawn anew for each row of the batch, shared by its tokens and copies.
 
-    x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
-    are independent draws, so that the samples of a prediction may share a pass and gradients vary less.
-    gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
-    layer, as a sum over elements; the one-sample estimate is its mean over rows.
+    Args:
+        x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by. Rows
+            are independent draws, so that the samples of a prediction may share a pass and gradients vary less.
+        gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for
+            the layer, as a sum over elements; the one-sample estimate is its mean over rows.
     """
     q, *priors = (mean_field(factors) for factors in gaussians)
     rows = len(x) if record.mask is None else len(record.mask)

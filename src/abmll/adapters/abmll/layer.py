@@ -188,7 +188,8 @@ class Linear(nn.Module, AbmllLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the mean of the adapters to the base weight (float32 sum, then the base's dtype).
 
-        Raises: AbmllError if the base weight is quantised; ValueError if `safe_merge` finds nan or infinity.
+        Raises:
+            AbmllError: If the base weight is quantised; ValueError if `safe_merge` finds nan or infinity.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.abmll_mean_A:

@@ -23,11 +23,14 @@ def weight_output(
 ) -> Tensor:
     """base + W x, in `dtype`; in a sampling pass W is drawn anew for each row and shared by its tokens and copies.
 
-    x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
-    gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for the
-    layer, as a sum over its weights, whatever the batch. kl_rows: see `weight_space.divergence`.
+    Args:
+        x: (batch, tokens, in_features), or (batch·tokens, in_features) if the pass has a mask to tell the rows by.
+        gaussians: the posterior's factors, and the prior's if there is one: then KL(posterior ‖ prior) is reported for
+            the layer, as a sum over its weights, whatever the batch.
+        kl_rows: see `weight_space.divergence`.
 
-    Raises: AbmllError if the one-sample estimate is asked for.
+    Raises:
+        AbmllError: If the one-sample estimate is asked for.
     """
     q, *priors = gaussians
     for prior in priors:

@@ -33,7 +33,8 @@ class AdamSteps(PriorSteps):
     Source: Kingma and Ba 2015, arXiv 1412.6980. A learned rate for each tensor: Meta-SGD, Li et al. 2017,
         arXiv 1707.09835.
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     num_steps: int = 5

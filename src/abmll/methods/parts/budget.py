@@ -31,7 +31,8 @@ def with_num_steps(part: Part, num_steps: int) -> Part:
     A part that knows better says so by a method `with_num_steps` of its own, as SWAG does, whose two phases keep their
     shares. An ensemble's members take `num_steps` each. What takes no steps is returned as it is.
 
-    Raises: AbmllError if a part cannot do with so few.
+    Raises:
+        AbmllError: If a part cannot do with so few.
     """
     own: Callable[[int], Part] | None = getattr(part, "with_num_steps", None)
     if own is not None:

@@ -70,7 +70,8 @@ class KroneckerCurvature(Curvature):
     moments it is KFAC's E[ggᵀ] ⊗ E[aaᵀ]. Unlike KFAC it needs no activations, and a matrix that is used at several
     tokens has its summed Jacobian, not a sum of squares.
 
-    rank: keeps this many leading directions of each factor, the others count as flat; None keeps them all.
+    Args:
+        rank: keeps this many leading directions of each factor, the others count as flat; None keeps them all.
     """
 
     def __init__(self, like: Tensors, rank: int | None = None) -> None:

@@ -16,8 +16,11 @@ def log_evidence(log_likelihood: float, square_distance: float, eigenvalues: Ten
 
         log p(D | φ*) - ½λ‖φ* - μ‖² - ½ Σ log(1 + h/λ)
 
-    log_likelihood: log p(D | φ*) at the mode. square_distance: ‖φ* - μ‖² to the prior mean. eigenvalues: h, of the
-    curvature of the negative log-likelihood (zeros add nothing). Exact if the likelihood is Gaussian in φ.
+    Args:
+        log_likelihood: log p(D | φ*) at the mode.
+        square_distance: ‖φ* - μ‖² to the prior mean.
+        eigenvalues: h, of the curvature of the negative log-likelihood (zeros add nothing). Exact if the likelihood is
+            Gaussian in φ.
     """
     volume = (eigenvalues / precision).log1p().sum().item()
     return log_likelihood - 0.5 * precision * square_distance - 0.5 * volume

@@ -22,11 +22,14 @@ OnStep = Callable[[int], None]
 class InnerLoop:
     """K gradient steps on φ, starting from θ.
 
-    num_steps: K.
-    learning_rate, optimizer: of the steps; no weight decay.
-    batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
-    objective: what is minimised.
-    adapts: "all" of φ, as published, or only its "mean"; its variance then stays θ's, learned by the outer loop alone.
+    Attributes:
+        num_steps: K.
+        learning_rate: of the steps; no weight decay.
+        optimizer: likewise.
+        batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
+        objective: what is minimised.
+        adapts: "all" of φ, as published, or only its "mean"; its variance then stays θ's, learned by the outer loop
+            alone.
     """
 
     num_steps: int = 5
@@ -102,7 +105,8 @@ def examples_of(loop: Any, support: int) -> int:
 def batches_of(support: Sequence[Example], batch_size: int | None, num_steps: int) -> Iterator[Sequence[Example]]:
     """`num_steps` batches of a support set, in order and starting over at the end; None takes all rows each time.
 
-    Raises: AbmllError if the support set is empty.
+    Raises:
+        AbmllError: If the support set is empty.
     """
     size = min(batch_size or len(support), len(support))
     if not size:

@@ -66,7 +66,8 @@ def library(likelihood: Likelihood) -> LibraryLikelihood:
 def library_of(likelihood: Likelihood, num_loras: int, method: str) -> tuple[dict[str, Tensor], list[int]]:
     """A copy of θ, and which of its LoRAs have been trained.
 
-    Raises: AbmllError if none has.
+    Raises:
+        AbmllError: If none has.
     """
     theta = clone(likelihood.parameters(META))
     found = present(theta, num_loras)

@@ -18,23 +18,25 @@ Schedule = Literal["constant", "warmup", "decay"]
 class Objective:
     """NLL + β·KL(φ ‖ θ) + γ·(-log p(θ)), in nats.
 
-    kl_weight: β. 0 leaves the KL out, and its cost.
-    kl_schedule: of β over meta-training: "constant"; "warmup", from 0 to β over the first half of the outer steps and
-        β from then on; "decay", from β to 0 over all of them. An inner loop has no schedule: a new task is adapted
-        to after the last outer step, with what the training ended with.
-    prior_weight: γ, the weight of the hyper-prior; only the outer loop can use it.
-    reduction: "sum" adds everything up, as published (NLL over the batch's supervised tokens, KL and prior over
-        all its non-padding tokens); "mean" takes the NLL per example and the KL and prior per token, so that β
-        does not change its meaning with the length of the text or the size of the batch; "example" takes all of
-        them per example, which with β = 1 is the exact bound for a Gaussian over weights: its KL is one number,
-        however long the text.
-    estimator: of the KL: "closed_form", or the published one-sample estimate.
-    sample: draw φ from its Gaussian in the NLL; without it, the NLL is taken at the mean.
+    Attributes:
+        kl_weight: β. 0 leaves the KL out, and its cost.
+        kl_schedule: of β over meta-training: "constant"; "warmup", from 0 to β over the first half of the outer steps
+            and β from then on; "decay", from β to 0 over all of them. An inner loop has no schedule: a new task is
+            adapted to after the last outer step, with what the training ended with.
+        prior_weight: γ, the weight of the hyper-prior; only the outer loop can use it.
+        reduction: "sum" adds everything up, as published (NLL over the batch's supervised tokens, KL and prior over all
+            its non-padding tokens); "mean" takes the NLL per example and the KL and prior per token, so that β does not
+            change its meaning with the length of the text or the size of the batch; "example" takes all of them per
+            example, which with β = 1 is the exact bound for a Gaussian over weights: its KL is one number, however long
+            the text.
+        estimator: of the KL: "closed_form", or the published one-sample estimate.
+        sample: draw φ from its Gaussian in the NLL; without it, the NLL is taken at the mean.
 
     Source: arXiv 2508.14285, equation of the tempered ELBO; one β for both KL terms from v2 on.
     Warm-up of the KL: Bowman et al. 2016, arXiv 1511.06349.
 
-    Raises: AbmllError for an unknown schedule.
+    Raises:
+        AbmllError: For an unknown schedule.
     """
 
     kl_weight: float = 0.0

@@ -13,7 +13,8 @@ from abmll.core.types import TASK, Example, Likelihood
 class AdapterPosterior:
     """The task parameters as they stand now, kept for later.
 
-    sample: predict by draws from the adapter's own Gaussian; else at its mean, whatever `num_samples` says.
+    Args:
+        sample: predict by draws from the adapter's own Gaussian; else at its mean, whatever `num_samples` says.
     """
 
     def __init__(self, likelihood: Likelihood, params: Mapping[str, Tensor], *, sample: bool = False) -> None:

@@ -91,7 +91,8 @@ class PriorSteps(ABC):
     ) -> tuple[Tensors, dict[str, float]]:
         """From a gradient `v` by φ_K, with TASK at φ_K after `walk`, that by φ_0 and that by every tensor's log σ².
 
-        variance: the one that the steps were sized by.
+        Args:
+            variance: the one that the steps were sized by.
         """
 
 
@@ -106,7 +107,8 @@ def variances(likelihood: Likelihood, log_var_offset: float) -> dict[str, float]
 def means_of(theta: Mapping[str, Tensor]) -> dict[str, str]:
     """The names of the means among θ's tensors, with that of the log-variance of each.
 
-    Raises: AbmllError if there is none.
+    Raises:
+        AbmllError: If there is none.
     """
     pairs = {name: log_var_of(name) for name in theta if log_var_of(name) in theta and log_var_of(name) != name}
     if not pairs:

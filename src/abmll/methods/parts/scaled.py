@@ -104,14 +104,18 @@ class CrossFittedScale:
 
     With two folds it costs two adaptations of half the rows beside the whole one, and no pass at prediction.
 
-    adaptation: any.
-    mean, std: of the prior on a.
-    folds: how many. num_samples: of a sampling posterior, in the folds' predictions.
+    Attributes:
+        adaptation: any.
+        mean: of the prior on a.
+        std: likewise.
+        folds: how many.
+        num_samples: of a sampling posterior, in the folds' predictions.
 
     Source: temperature scaling (Guo et al. 2017, arXiv 1706.04599) on cross-fitted predictions, with a Gaussian prior
         and a posterior in place of a point.
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     adaptation: Adaptation

@@ -22,8 +22,9 @@ def adapt_side_by_side(
     The gradient of a sum over tasks is each task's own by its own parameters, and the optimisers work element by
     element, so the posteriors are those of one task after the other but for rounding.
 
-    supports: of equal size. Raises: AbmllError if they are not, if the adaptation is not plain gradient steps at the
-    mean, or if the likelihood has no stacked parameters.
+    Args:
+        supports: of equal size. Raises: AbmllError if they are not, if the adaptation is not plain gradient steps at
+            the mean, or if the likelihood has no stacked parameters.
     """
     inner = _plain_steps(adaptation)
     if inner is None:

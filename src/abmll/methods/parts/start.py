@@ -23,8 +23,9 @@ STARTS: Space = {
 def from_start(adaptation: Adaptation, start: Start, inner: InnerLoop, outer_learning_rate: float | None) -> Method:
     """A LoRA, this adaptation, and the meta-learner that `start` names.
 
-    outer_learning_rate: of that meta-learner's outer optimiser; None takes the default of the method of that name for
-        "multitask", and for "reptile" the paper's ε = 0.5, whose inner steps are AdamW's as here.
+    Args:
+        outer_learning_rate: of that meta-learner's outer optimiser; None takes the default of the method of that name
+            for "multitask", and for "reptile" the paper's ε = 0.5, whose inner steps are AdamW's as here.
     """
     if start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))

@@ -43,7 +43,9 @@ def gradient_through(
         φ_{k+1} = φ_k - α ∇_φ inner(φ_k, θ; support).
 
     θ is also the prior of both objectives, if they have a KL. Memory grows with K: every step's graph is kept.
-    Raises: AbmllError for a likelihood that cannot be evaluated at other tensors than its own.
+
+    Raises:
+        AbmllError: For a likelihood that cannot be evaluated at other tensors than its own.
     """
     if not isinstance(likelihood, FunctionalLikelihood):
         raise AbmllError(

@@ -24,7 +24,8 @@ GROUP = "abmll.methods"
 def announced() -> dict[str, EntryPoint]:
     """The methods that installed packages announce, by name. Reads metadata and imports nothing.
 
-    Raises: AbmllError if two packages announce different methods under one name.
+    Raises:
+        AbmllError: If two packages announce different methods under one name.
     """
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
@@ -42,8 +43,9 @@ def load_factory(name: str, value: str) -> Callable[..., Any]:
 
     A module that is not installed is also looked for in the working folder, after everything that is installed.
 
-    Raises: AbmllError if there is no such module, it cannot be imported, or it holds no function of that name that is
-    annotated to return a `Method`. The function is not called.
+    Raises:
+        AbmllError: If there is no such module, it cannot be imported, or it holds no function of that name that is
+            annotated to return a `Method`. The function is not called.
     """
     module_name, _, path = value.partition(":")
     if (
