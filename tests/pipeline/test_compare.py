@@ -216,7 +216,7 @@ def test_budgets_in_words(base, suite, tmp_path):
     assert Budget.parse("seconds") == Budget("seconds")
     config = config_for(base, suite, tmp_path, ["lora"])
     with pytest.raises(AbmllError, match="seconds of abmll, which is not among the methods"):
-        compare_run(config, tmp_path, budget=Budget("seconds"), progress=False)
+        compare_run(config, tmp_path, baseline="abmll", budget=Budget("seconds"), progress=False)
     with pytest.raises(AbmllError, match="steps of pretrained, which has none"):
         compare_run(config, tmp_path, baseline="pretrained", budget=Budget("steps"), progress=False)
 

@@ -34,8 +34,8 @@ def settings(
         own = options.get(method, {})
         columns = [f"{own[key]:g}" if own.get(key) is not None else DASH for key in OPTIONS]
         spent = amount(statistics.mean(seconds[method])) if seconds[method] else DASH
-        others = ", ".join(f"{key} = {value}" for key, value in own.items() if key not in OPTIONS) or DASH
-        rows.append([method, *columns, spent, others])
+        others = [f"{key} = {value}" for key, value in own.items() if key not in OPTIONS and value is not None]
+        rows.append([method, *columns, spent, ", ".join(others) or DASH])
     header, *body = without_dashes(rows)
     return {"facts": run_info.get("setting", {}), "header": header, "rows": body}
 
