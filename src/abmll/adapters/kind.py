@@ -28,7 +28,8 @@ def check_kind(config: Any, model: Any = None) -> None:
         config: A model's configuration, of transformers; of anything else nothing is known, and nothing refused.
         model: The model, if it is there already.
 
-    Raises: AbmllError that names the kind and what is needed.
+    Raises:
+        AbmllError: For those; it names the kind and what is needed.
     """
     kind = getattr(config, "model_type", None)
     if not kind:

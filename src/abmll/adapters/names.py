@@ -27,7 +27,8 @@ def check_adapter_name(model: nn.Module, name: str) -> None:
     With an adapter named like a module (say "layers"), PEFT's filters write no tensors at all for the other
     adapters, without a word.
 
-    Raises: AbmllError.
+    Raises:
+        AbmllError: For such a name.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise AbmllError(f"the adapter name {name!r} must consist of letters, digits, '_' and '-' only.")

@@ -27,7 +27,8 @@ _TWICE = re.compile(r"Ã[\x80-\xbf¤¶¼Ÿ©¨ª«¢§±³´º]|â€[™œ\x9d�
 def check_rows(file: str, placed: Sequence[PlacedExample], *, labelled: bool = True) -> list[Problem]:
     """All findings about a task's rows taken together: errors first, then in the order of their lines.
 
-    labelled: False for rows that are only predicted; they may be few, and all of one class.
+    Args:
+        labelled: False for rows that are only predicted; they may be few, and all of one class.
     """
     problems = [*_duplicate_ids(file, placed), *_duplicate_rows(file, placed), *_garbled(file, placed)]
     problems += _alike_choices(file, placed)
@@ -43,7 +44,8 @@ def check_rows(file: str, placed: Sequence[PlacedExample], *, labelled: bool = T
 def check_first_tokens(file: str, placed: Sequence[PlacedExample], first_token: Callable[[str], int]) -> list[Problem]:
     """Choices that begin with the same token: scoring by the first token cannot tell them apart.
 
-    first_token: the id of a text's first token, under the tokenizer that will be used.
+    Args:
+        first_token: the id of a text's first token, under the tokenizer that will be used.
     """
     problems = []
     seen: set[tuple[str, ...]] = set()

@@ -111,7 +111,8 @@ LAYOUTS: dict[str, Callable[[SuiteSpec, Path], Collected]] = {
 def _collect(spec: SuiteSpec, folder: Path, rows_of: Callable[[str, Side], Rows | str], needs: str) -> Collected:
     """The tasks that the lists name.
 
-    rows_of: the rows of a task; or why it is left out; or "" if it is not there.
+    Args:
+        rows_of: the rows of a task; or why it is left out; or "" if it is not there.
     """
     names = spec.listed()
     sides: dict[Side, list[Task]] = {"train": [], "validation": [], "test": []}

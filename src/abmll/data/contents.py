@@ -35,7 +35,8 @@ def read_text(path: Path, *, encoding: str | None = None) -> tuple[str | None, l
 
     Gzip data is unpacked, UTF-8 and UTF-16 are told by their marks, and other kinds of file by their bytes.
 
-    encoding: in which the text is, by its Python name; by default UTF-8, or what a byte-order mark says.
+    Args:
+        encoding: in which the text is, by its Python name; by default UTF-8, or what a byte-order mark says.
     """
     name = printable(path.name)
     data, problems = read_unpacked(path)

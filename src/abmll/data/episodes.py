@@ -60,11 +60,13 @@ class EpisodeSampler:
     Source: the training order of the published ABMLL recipe, there with support_size = 10 (5 batches of 2),
         query_size = 0.
 
-    seed: any integer.
-    support_size, query_size: rows a visit, or a range (least, most) drawn anew for each episode (random order
-        only). `query_size` may be 0.
-    balanced: make the support set as label-balanced as the task allows (random order only).
-    size_power: 0 visits every task equally often, 1 in proportion to its rows (random order only).
+    Args:
+        seed: any integer.
+        support_size: rows a visit, or a range (least, most) drawn anew for each episode (random order only).
+            `query_size` may be 0.
+        query_size: likewise.
+        balanced: make the support set as label-balanced as the task allows (random order only).
+        size_power: 0 visits every task equally often, 1 in proportion to its rows (random order only).
 
     Raises AbmllError if there is no task, a task has too few rows, or options contradict each other.
     """
@@ -178,11 +180,13 @@ def evaluation_episode(
     and the query is taken from the end. So support sets are nested over `support_size`, and the query is the
     same for every support size: differences between support sizes, and between methods, are paired.
 
-    num_query: at most this many query rows; None takes every row that is not set aside.
-    max_support: the largest support size of the comparison; keep it the same within one.
-    balanced: make every support set as label-balanced as the `max_support` rows allow.
-    order: "random" as above; "file" takes the rows as they stand, as published runs do: support sets from the front of
-        the pool, and the first rows behind them, or of the test file, as the query. The seed then decides nothing here.
+    Args:
+        num_query: at most this many query rows; None takes every row that is not set aside.
+        max_support: the largest support size of the comparison; keep it the same within one.
+        balanced: make every support set as label-balanced as the `max_support` rows allow.
+        order: "random" as above; "file" takes the rows as they stand, as published runs do: support sets from the front
+            of the pool, and the first rows behind them, or of the test file, as the query. The seed then decides
+            nothing here.
 
     Raises AbmllError if `support_size` exceeds `max_support`, or the task has no row left to be evaluated on.
     """

@@ -18,7 +18,10 @@ ROWS_PER_CLASS = 4
 class Rows(NamedTuple):
     """What a task is made of: rows as a format shapes them, to be evaluated on and to adapt on.
 
-    source: for messages. words: all labels, where they are known; otherwise those of the rows. family: of the task.
+    Attributes:
+        source: for messages.
+        words: all labels, where they are known; otherwise those of the rows.
+        family: of the task.
     """
 
     evaluated: Sequence[Mapping[str, Any]]

@@ -138,7 +138,9 @@ def match_label(value: Any, text: str, choices: Sequence[str]) -> int | None:
     """The index of the choice that a label names: spelled exactly so; else the only one equal as a number or as true or
     false, where the label is a number or a JSON boolean; else None.
 
-    value: as it stood in the file. text: the label, stripped.
+    Args:
+        value: as it stood in the file.
+        text: the label, stripped.
     """
     if text in choices:
         return choices.index(text)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 class Layout:
     """Where in a row things stand. What is None is looked for under its usual names.
 
-    input: a column, or a template over columns.
-    choices: a column (a list, or text with `|` between), or the choices themselves (texts or templates).
-    target: the column that holds the right choice's index, counted from `first_index`.
-    label: the column that holds the right choice's text, renamed by `labels` first.
-    labels: label as it stands in the file -> choice.
-    labelled: False lets rows have no label; their target is then -1.
-    known_choices: the choices of a file that names none, in place of its labels.
+    Attributes:
+        input: a column, or a template over columns.
+        choices: a column (a list, or text with `|` between), or the choices themselves (texts or templates).
+        target: the column that holds the right choice's index, counted from `first_index`.
+        label: the column that holds the right choice's text, renamed by `labels` first.
+        labels: label as it stands in the file -> choice.
+        labelled: False lets rows have no label; their target is then None.
+        known_choices: the choices of a file that names none, in place of its labels.
     """
 
     input: str | None = None

@@ -38,9 +38,10 @@ def place_examples(
 ) -> tuple[list[PlacedExample], list[Problem]]:
     """Every row that makes an example, and a problem for everything that keeps one from it.
 
-    table: the rows come from CSV or TSV, so every value is text.
-    whole: these are all rows of the file, so that what the labels are can be concluded from them.
-    name: the task's, for the ids of rows that have none ("name:line").
+    Args:
+        table: the rows come from CSV or TSV, so every value is text.
+        whole: these are all rows of the file, so that what the labels are can be concluded from them.
+        name: the task's, for the ids of rows that have none ("name:line").
     """
     findings = Findings(file)
     roles = Roles(findings, rows, layout, table, whole)

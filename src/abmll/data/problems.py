@@ -18,11 +18,13 @@ SHOWN = 10
 class Problem:
     """One finding in a task file.
 
-    line: 1-based; 0 if it concerns the file as a whole.
-    field: the field or column concerned; "" if none.
-    message: what was found. cure: what to do about it.
-    severity: an "error" keeps the file from being read; a "warning" does not; a "note" says what was done for the user
-        and asks for nothing.
+    Attributes:
+        line: 1-based; 0 if it concerns the file as a whole.
+        field: the field or column concerned; "" if none.
+        message: what was found.
+        cure: what to do about it.
+        severity: an "error" keeps the file from being read; a "warning" does not; a "note" says what was done for the
+            user and asks for nothing.
     """
 
     file: str

@@ -48,9 +48,12 @@ def read_task(
     between, or columns choice_0, choice_1, …; if there are none, the choices are all labels of the file,
     sorted.
 
-    name, question, family: take precedence over the file's name and over a spec's.
-    labelled: False also takes rows without a label, whose target is then None (for prediction).
-    known_choices: the choices, if the file names none: what a task is known to have, in place of the file's labels.
+    Args:
+        name: take precedence over the file's name and over a spec's.
+        question: likewise.
+        family: likewise.
+        labelled: False also takes rows without a label, whose target is then None (for prediction).
+        known_choices: the choices, if the file names none: what a task is known to have, in place of the file's labels.
 
     Raises AbmllError with the first 10 problems (file, line, field, what was found, what to do) and how many
     more.
@@ -97,7 +100,9 @@ def parse_spec(
 ) -> ParsedTask:
     """What a spec makes of its files: of the rows, and of the support pool's if there are two.
 
-    path: where the spec stands, or the data file itself. problems: what is known to be wrong already.
+    Args:
+        path: where the spec stands, or the data file itself.
+        problems: what is known to be wrong already.
     """
     problems = list(problems)
     if printable(path.name) != path.name:

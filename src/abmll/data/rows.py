@@ -44,11 +44,12 @@ def read_rows(
 ) -> tuple[list[Row], list[Problem]]:
     """All rows of a file, and everything that kept a row from being read.
 
-    delimiter: of CSV and TSV; by default it is recognised.
-    quoting: whether a double quote at a cell's start encloses the cell; if False, quotes are ordinary
-        characters. By default it does, but a cell that encloses what look like other rows is an error.
-    header: column names of a file without a header line.
-    encoding: by default UTF-8, or what a byte-order mark says.
+    Args:
+        delimiter: of CSV and TSV; by default it is recognised.
+        quoting: whether a double quote at a cell's start encloses the cell; if False, quotes are ordinary characters.
+            By default it does, but a cell that encloses what look like other rows is an error.
+        header: column names of a file without a header line.
+        encoding: by default UTF-8, or what a byte-order mark says.
     """
     text, problems = read_text(path, encoding=encoding)
     if text is None:

@@ -26,8 +26,9 @@ def support_lines(
 
     Rows for testing are evaluated on, or those for validation where there is no test; all others are adapted on.
 
-    said: the column, by the spec; None looks for a column of a usual name whose every value is a usual one; False takes
-        all rows alike.
+    Args:
+        said: the column, by the spec; None looks for a column of a usual name whose every value is a usual one; False
+            takes all rows alike.
     """
     if said is False or not rows:
         return frozenset(), []

@@ -15,7 +15,8 @@ from abmll.data.spec import TaskSpec, read_spec, spec_files
 def rows_fields(path: Path, count: int, known_choices: Sequence[str] = ()) -> list[Mapping[str, Any]]:
     """The fields of the first `count` examples that `read_task` makes of a file, in the same order.
 
-    known_choices: those that the file was read with; without them, a file that names none has no examples.
+    Args:
+        known_choices: those that the file was read with; without them, a file that names none has no examples.
     """
     fields = _fields_by_line(path)
     placed = parse_task(path, labelled=False, known_choices=known_choices).placed

@@ -20,20 +20,28 @@ from abmll.data.toml_file import ABSOLUTE_CURE, Schema, inside, read_toml
 class TaskSpec(Schema):
     """The keys of a task spec. Only `file` is needed; docs/tasks.md shows each at work.
 
-    file: the data file, relative to the spec. support_file: a second one, from which support sets are drawn.
-    name: of the task; by default the spec's file name. question, family: as in `Task`.
-    input: a column, or a template such as "Premise: {premise}\\nHypothesis: {hypothesis}".
-    choices: a column, or the choices themselves, which may be templates too: ["{ending0}", "{ending1}"].
-    target: the column with the right choice's index, counted from `first_index`.
-    label: the column with the right choice's text. labels: label in the file -> choice.
-    id: the column with the row's id.
-    format: a reader of `abmll.data.formats` by its name, such as "unifiedqa"; "table" (the default) reads named
-        fields of whatever kind of file it is.
-    delimiter, quoting, encoding, columns: of CSV and TSV; by default they are recognised, and the
-        first line names the columns. sheet: of an Excel workbook.
-    split: the column that says which rows are for training (adapted on) and which for testing (evaluated on); by
-        default one of a usual name whose values are all train, validation or test; false takes all rows alike.
-    shares_rows_with: tasks that must stand on the same side of a split as this one.
+    Attributes:
+        file: the data file, relative to the spec.
+        support_file: a second one, from which support sets are drawn.
+        name: of the task; by default the spec's file name.
+        question: as in `Task`.
+        family: likewise.
+        input: a column, or a template such as "Premise: {premise}\\nHypothesis: {hypothesis}".
+        choices: a column, or the choices themselves, which may be templates too: ["{ending0}", "{ending1}"].
+        target: the column with the right choice's index, counted from `first_index`.
+        label: the column with the right choice's text.
+        labels: label in the file -> choice.
+        id: the column with the row's id.
+        format: a reader of `abmll.data.formats` by its name, such as "unifiedqa"; "table" (the default) reads named
+            fields of whatever kind of file it is.
+        delimiter: of CSV and TSV; by default they are recognised, and the first line names the columns.
+        quoting: likewise.
+        encoding: likewise.
+        columns: likewise.
+        sheet: of an Excel workbook.
+        split: the column that says which rows are for training (adapted on) and which for testing (evaluated on); by
+            default one of a usual name whose values are all train, validation or test; false takes all rows alike.
+        shares_rows_with: tasks that must stand on the same side of a split as this one.
     """
 
     file: str

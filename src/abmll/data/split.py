@@ -84,9 +84,10 @@ def separate(
 ) -> tuple[dict[Side, tuple[Task, ...]], list[str]]:
     """The sides without any input on two of them, and a note on whatever was dropped or kept.
 
-    overlap: "error" refuses inputs on two sides; "drop" takes them from the side that comes first in train,
-        validation, test; "keep" lets them pass with a note. Tasks declared to share rows (`shares_rows`) may
-        share more than exact inputs, so "drop" refuses them too.
+    Args:
+        overlap: "error" refuses inputs on two sides; "drop" takes them from the side that comes first in train,
+            validation, test; "keep" lets them pass with a note. Tasks declared to share rows (`shares_rows`) may share
+            more than exact inputs, so "drop" refuses them too.
 
     Raises AbmllError naming the tasks, the number of inputs they share and what to do.
     """

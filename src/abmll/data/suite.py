@@ -68,19 +68,24 @@ class Suite:
 class SuiteSpec(Schema):
     """The keys of a suite TOML.
 
-    extends: a shipped suite whose keys hold where this file says nothing else.
-    folder: where the task files are, relative to this file.
-    format: "files"; or how a published collection lays them out: "metaicl", "crossfit", "unifiedqa", or "hub" for
-        tasks of the Hugging Face hub.
-    train, validation, test: lists of task names; with `train` given, unlisted tasks are left out.
-    test_families, test_tasks, validation_families, validation_tasks: held out; all other tasks are trained
-        on.
-    held_out, seed: instead of those, the fraction of tasks to hold out for test, in whole families, drawn by
-        `seed`.
-    exclude: tasks to leave out.
-    shares_rows: groups of tasks that share rows and so must stand on one side.
-    overlap: what to do with inputs found on two sides: "error"; "drop" them from the side that trains; or
-        "keep" them.
+    Attributes:
+        extends: a shipped suite whose keys hold where this file says nothing else.
+        folder: where the task files are, relative to this file.
+        format: "files"; or how a published collection lays them out: "metaicl", "crossfit", "unifiedqa", or "hub" for
+            tasks of the Hugging Face hub.
+        train: lists of task names; with `train` given, unlisted tasks are left out.
+        validation: likewise.
+        test: likewise.
+        test_families: held out; all other tasks are trained on.
+        test_tasks: likewise.
+        validation_families: likewise.
+        validation_tasks: likewise.
+        held_out: instead of those, the fraction of tasks to hold out for test, in whole families, drawn by `seed`.
+        seed: likewise.
+        exclude: tasks to leave out.
+        shares_rows: groups of tasks that share rows and so must stand on one side.
+        overlap: what to do with inputs found on two sides: "error"; "drop" them from the side that trains; or "keep"
+            them.
     """
 
     name: str | None = Field(default=None, min_length=1)
@@ -126,9 +131,11 @@ def load_suite(
     `held_out` is given. No input may stand on two sides, whatever the tasks' names say: the rows are
     compared.
 
-    folder: where the task files are; takes precedence over the suite TOML's.
-    held_out, seed: the fraction of tasks to hold out, in whole families drawn by `seed`, in place of the split of
-        the suite TOML.
+    Args:
+        folder: where the task files are; takes precedence over the suite TOML's.
+        held_out: the fraction of tasks to hold out, in whole families drawn by `seed`, in place of the split of the
+            suite TOML.
+        seed: likewise.
 
     Raises AbmllError for an unknown suite or task, any defect in any file, a task on two sides, and rows on
     two sides.

@@ -32,12 +32,18 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Summary:
-    """rows: all that could be read, those to adapt on included; support_rows: those alone.
+    """What is in a file of labelled rows.
 
-    classes: how many rows have each answer, by falling number; empty where the choices differ from row to row.
-    choices: the fewest and the most of a row. majority: the share of the most frequent answer, or of the most frequent
-    place of it. words, characters, tokens: of the inputs; answer_tokens: of the choices. tokens are those of the model
-    that was named.
+    Attributes:
+        rows: all that could be read, those to adapt on included.
+        support_rows: those to adapt on alone.
+        classes: how many rows have each answer, by falling number; empty where the choices differ from row to row.
+        choices: the fewest and the most of a row.
+        majority: the share of the most frequent answer, or of the most frequent place of it.
+        words: of the inputs.
+        characters: likewise.
+        tokens: likewise, those of the model that was named.
+        answer_tokens: of the choices, likewise.
     """
 
     rows: int

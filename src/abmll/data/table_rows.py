@@ -29,10 +29,11 @@ _TYPOGRAPHIC = ("“", "”", "„", "«", "»")
 class Dialect:
     """How the cells of a table are written.
 
-    delimiter: None where it is to be recognised.
-    quoting: whether a double quote at a cell's start encloses the cell. None: it does, but a quote that encloses what
-        look like other rows is an error; True takes these as they are.
-    header: column names of a file without a header line.
+    Attributes:
+        delimiter: None where it is to be recognised.
+        quoting: whether a double quote at a cell's start encloses the cell. None: it does, but a quote that encloses
+            what look like other rows is an error; True takes these as they are.
+        header: column names of a file without a header line.
     """
 
     delimiter: str | None = None

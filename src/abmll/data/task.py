@@ -13,13 +13,14 @@ from abmll.core.types import Example
 class Task:
     """One classification or multiple-choice task.
 
-    name: unique within a suite.
-    examples: the rows. `Example.question` is filled from `question` where a row has none of its own.
-    question: what is asked of every row, e.g. "What is the sentiment of the review?".
-    family: tasks of one family test the same skill; a suite holds out whole families.
-    source: where the rows came from (a file, usually); for messages only.
-    support_pool: if given, support sets are drawn from these rows alone and `examples` serve as queries only.
-        It is how a task that comes with its own training and test files keeps that split.
+    Attributes:
+        name: unique within a suite.
+        examples: the rows. `Example.question` is filled from `question` where a row has none of its own.
+        question: what is asked of every row, e.g. "What is the sentiment of the review?".
+        family: tasks of one family test the same skill; a suite holds out whole families.
+        source: where the rows came from (a file, usually); for messages only.
+        support_pool: if given, support sets are drawn from these rows alone and `examples` serve as queries only. It is
+            how a task that comes with its own training and test files keeps that split.
 
     Raises AbmllError for a task without a name or without rows.
     """

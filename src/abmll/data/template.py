@@ -11,7 +11,9 @@ class Template:
     """A text with {column} places; `{{` and `}}` are literal braces.
 
     columns: the columns that it needs, in order. is_column: whether it is the text of one column and no more.
-    bare_is_column: a text without any place is a column's name, not itself.
+
+    Args:
+        bare_is_column: a text without any place is a column's name, not itself.
 
     Only plain names are places: no attributes, no indices, no conversions, no format codes. A spec from a
     stranger can therefore do nothing but insert text.

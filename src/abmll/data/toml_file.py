@@ -28,7 +28,8 @@ def read_toml(
 ) -> tuple[Checked | None, list[Problem]]:
     """The file as an instance of `schema`, or None and all that is wrong with it.
 
-    base: keys that hold where the file says nothing else; tables are merged key by key.
+    Args:
+        base: keys that hold where the file says nothing else; tables are merged key by key.
     """
     table, problems = read_table(path)
     if table is None:

@@ -47,9 +47,10 @@ def check_task(
 ) -> Checked:
     """What there is to know about a task file or TOML spec before it is used.
 
-    first_token: a text's first token id under the tokenizer to be used; if given, choices that begin alike are named,
-        which matters where answers are scored by their first token.
-    count_tokens: how many tokens a text has under it; if given, lengths are told in tokens too.
+    Args:
+        first_token: a text's first token id under the tokenizer to be used; if given, choices that begin alike are
+            named, which matters where answers are scored by their first token.
+        count_tokens: how many tokens a text has under it; if given, lengths are told in tokens too.
     """
     parsed = parse_task(Path(path))
     problems = list(parsed.problems)

@@ -20,8 +20,12 @@ from abmll.evaluation.statistics import midranks, seed_means
 
 @dataclass(frozen=True)
 class Ranking:
-    """methods: best mean rank first, 1 being the best of all on every task. groups: the largest sets of neighbours
-    whose mean ranks lie within the critical difference, by method name; each has at least two.
+    """Methods by their mean ranks over tasks.
+
+    Attributes:
+        methods: best mean rank first, 1 being the best of all on every task.
+        groups: the largest sets of neighbours whose mean ranks lie within the critical difference, by method name; each
+            has at least two.
     """
 
     methods: tuple[str, ...]

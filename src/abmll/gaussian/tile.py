@@ -41,9 +41,8 @@ FLAT = 80.0
 class Maps(NamedTuple):
     """The linear maps of the module's docstring, in the wide type.
 
-    A: (inner, in_features), all that the input is multiplied with, scaled: [A_μ; A_μ - A_μp; A_v; A_v - A_vp].
-
     Attributes:
+        A: (inner, in_features), all that the input is multiplied with, scaled: [A_μ; A_μ - A_μp; A_v; A_v - A_vp].
         mean: Bᵀ, (r, out_features).
         log_var: likewise.
         mean_difference: (2r, out_features), one on the other. Transposed, because matrix products this thin are several

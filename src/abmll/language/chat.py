@@ -15,9 +15,12 @@ ASKED, ANSWERED = "abmllasked", "abmllanswered"
 class Turns(NamedTuple):
     """What a template writes around the texts of a user's and an assistant's turn.
 
-    before: up to the user's text. between: from there to the answer. header: the part of `between` that belongs to the
-    assistant's turn. after: what closes it.
-    trims: whether the template takes the spaces around the user's text away.
+    Attributes:
+        before: up to the user's text.
+        between: from there to the answer.
+        header: the part of `between` that belongs to the assistant's turn.
+        after: what closes it.
+        trims: whether the template takes the spaces around the user's text away.
     """
 
     before: str
@@ -34,8 +37,9 @@ def turns_of(tokenizer: Any) -> Turns:
     of thought, which may be empty, before an answer and not before a reply that is about to be generated, or the other
     way round.
 
-    Raises: AbmllError if there is no template, if it refuses such a conversation, does not write both texts once, or
-    takes more time or memory than any template needs.
+    Raises:
+        AbmllError: If there is no template, if it refuses such a conversation, does not write both texts once, or takes
+            more time or memory than any template needs.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise AbmllError("chat = true in [prompt], but the tokenizer has no chat template. Set chat = false.")

@@ -23,8 +23,10 @@ def called_at(model: Any, tensors: Mapping[str, Tensor]) -> Iterator[Callable[..
 
     Inside the block attention takes the plain kernel of `scaled_dot_product_attention`, on every device, and
     Gaussian layers the naive implementation: the fused ones have no second derivative.
-    Raises: AbmllError under gradient checkpointing, whose recomputation would silently see the model's own
-    parameters again; and for an attention implementation that cannot be differentiated twice.
+
+    Raises:
+        AbmllError: Under gradient checkpointing, whose recomputation would silently see the model's own parameters
+            again; and for an attention implementation that cannot be differentiated twice.
     """
     base = model.get_base_model()
     if any(getattr(module, "gradient_checkpointing", False) for module in base.modules()):

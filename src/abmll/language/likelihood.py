@@ -32,10 +32,11 @@ ROOM = 64
 class CausalLMLikelihood:
     """p(choice | question, φ) under a causal LM; implements `abmll.core.types.Likelihood`.
 
-    model: a PEFT model with the adapters "meta" and "task" (`abmll.adapters.attach_roles`).
-    tokenizer: its tokenizer.
-    prompt: how questions are put and answers scored.
-    batch_size: how many questions a prediction pass takes.
+    Args:
+        model: a PEFT model with the adapters "meta" and "task" (`abmll.adapters.attach_roles`).
+        tokenizer: its tokenizer.
+        prompt: how questions are put and answers scored.
+        batch_size: how many questions a prediction pass takes.
     """
 
     def __init__(self, model: Any, tokenizer: Any, prompt: PromptFormat | None = None, *, batch_size: int = 32) -> None:

@@ -26,20 +26,22 @@ ELLIPSIS = " … "
 class PromptFormat:
     """How a question is put to the model and its answer scored.
 
-    answer: "letters" lists the choices as A), B), … and expects the letter (the paper's format); "text" expects
-        the choice's own text; "auto" is letters if the model answers by them, else text, found on a few rows without
-        their labels when it is first used (`CausalLMLikelihood.settle`).
-    score: a choice of several tokens scores the "mean" (length-normalised) or the "sum" of their log-probabilities.
-    loss: "choices" is the NLL of the right choice among the choices; "tokens" the NLL of its tokens in the whole
-        vocabulary, as published.
-    instruction: put before every prompt, verbatim.
-    max_tokens: the longest prompt, in tokens; longer ones lose their demonstrations, the first ones first, and only
-        then the middle of their text.
-    max_question_tokens: the longest question by itself, and the longest demonstration; longer ones lose the middle of
-        their text, so that several long rows fit one prompt. None: as long as the prompt may be.
-    chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
+    Attributes:
+        answer: "letters" lists the choices as A), B), … and expects the letter (the paper's format); "text" expects the
+            choice's own text; "auto" is letters if the model answers by them, else text, found on a few rows without
+            their labels when it is first used (`CausalLMLikelihood.settle`).
+        score: a choice of several tokens scores the "mean" (length-normalised) or the "sum" of their log-probabilities.
+        loss: "choices" is the NLL of the right choice among the choices; "tokens" the NLL of its tokens in the whole
+            vocabulary, as published.
+        instruction: put before every prompt, verbatim.
+        max_tokens: the longest prompt, in tokens; longer ones lose their demonstrations, the first ones first, and only
+            then the middle of their text.
+        max_question_tokens: the longest question by itself, and the longest demonstration; longer ones lose the middle
+            of their text, so that several long rows fit one prompt. None: as long as the prompt may be.
+        chat: wrap prompt and answer as a user and an assistant turn by the tokenizer's chat template.
 
-    Raises: AbmllError naming every field that breaks its rule, the value and the rule.
+    Raises:
+        AbmllError: Naming every field that breaks its rule, the value and the rule.
     """
 
     answer: Literal["auto", "letters", "text"] = "auto"
@@ -61,9 +63,12 @@ CHARACTERS = 64
 class Encoded(NamedTuple):
     """Token ids of one example.
 
-    prefix: the prompt. choices: the answer's tokens, one list a choice. ending: tokens that close the answer
-    (chat only). supervised: how many tokens at the prompt's end count as part of the answer in the "tokens" loss
-    (the assistant turn's header, as published; 0 without chat).
+    Attributes:
+        prefix: the prompt.
+        choices: the answer's tokens, one list a choice.
+        ending: tokens that close the answer (chat only).
+        supervised: how many tokens at the prompt's end count as part of the answer in the "tokens" loss (the assistant
+            turn's header, as published; 0 without chat).
     """
 
     prefix: list[int]
@@ -118,9 +123,11 @@ def encode(example: Example, tokenizer: Any, prompt_format: PromptFormat, contex
     go, from the front, so that the last one shown stays next to the question; then the middle of the example's own
     text.
 
-    context: how many tokens the model reads, prompt and longest answer together.
+    Args:
+        context: how many tokens the model reads, prompt and longest answer together.
 
-    Raises: AbmllError if a question and its choices do not fit without any text.
+    Raises:
+        AbmllError: If a question and its choices do not fit without any text.
     """
     example = without_middle(example, prompt_format)
     if prompt_format.max_question_tokens is not None:
@@ -157,7 +164,8 @@ def _shortened(
 ) -> Example:
     """The example without the middle of its text, so that its prompt without demonstrations fits this setting.
 
-    limit: what the model leaves of the setting.
+    Args:
+        limit: what the model leaves of the setting.
     """
     asked = getattr(prompt_format, setting)
     limit = asked if limit is None else limit

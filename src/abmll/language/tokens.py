@@ -8,9 +8,11 @@ from typing import Any
 def ids_of(tokenizer: Any, text: str, *, special: bool = True, control: bool = False) -> list[int]:
     """The tokens of a text.
 
-    special: with what the tokenizer puts before every text; what it puts behind a text is left out, for an answer is
-        to follow. control: the spelling of a control token stands for that token, as in a chat template; else it is
-        text like any other.
+    Args:
+        special: with what the tokenizer puts before every text; what it puts behind a text is left out, for an answer
+            is to follow.
+        control: the spelling of a control token stands for that token, as in a chat template; else it is text like any
+            other.
     """
     # Not verbose: a text that is longer than the model's context is about to be cut, and needs no warning.
     ids: list[int] = tokenizer.encode(text, add_special_tokens=special, split_special_tokens=not control, verbose=False)

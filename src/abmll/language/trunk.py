@@ -66,10 +66,13 @@ SHARED = RowStore()
 class Trunk:
     """What lies below a model's lowest adapted block.
 
-    model: a PEFT model. blocks: those of its base. size: how many of them are untouched, and not all of them.
-    run: an ordinary pass of `model` over a batch, which the trunk's own passes are made by.
-    trial: passes to try it on.
-    store: where the rows are kept.
+    Args:
+        model: a PEFT model.
+        blocks: those of its base.
+        size: how many of them are untouched, and not all of them.
+        run: an ordinary pass of `model` over a batch, which the trunk's own passes are made by.
+        trial: passes to try it on.
+        store: where the rows are kept.
     """
 
     def __init__(self, model: Any, blocks: Blocks, size: int, run: Run, trial: Trial, store: RowStore = SHARED) -> None:

@@ -39,7 +39,8 @@ class Arrow:
         the singular vector by 15 power iterations, here it is exact; the subtraction of general knowledge that it
         offers besides is left out.
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     num_loras: int

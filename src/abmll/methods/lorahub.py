@@ -41,7 +41,8 @@ class LoraHub:
     the (1+1) evolution strategy (`seek`). Its code divides the batch's mean NLL once more by the number of examples;
     here the NLL per example is minimised. All LoRAs of the library take part, not 20 at random.
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     num_loras: int

@@ -63,10 +63,14 @@ class Experiment(Schema):
 class Protocol(Schema):
     """A whole table.
 
-    model: what the paper ran it on; parameters: how many that has.
-    metrics: the table's columns, the standard ones beside the paper's own.
-    run: keys of a run file for all experiments. rows: the methods by their names in the table.
-    differs: what of the published procedure is not followed, for all rows. open: what no source says.
+    Attributes:
+        model: what the paper ran it on;
+        parameters: how many that has.
+        metrics: the table's columns, the standard ones beside the paper's own.
+        run: keys of a run file for all experiments.
+        rows: the methods by their names in the table.
+        differs: what of the published procedure is not followed, for all rows.
+        open: what no source says.
     """
 
     name: str

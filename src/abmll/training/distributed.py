@@ -194,7 +194,8 @@ class Unheard(AbmllError):
 def together(sharded: bool) -> Iterator[None]:
     """A block of passes through a model, which, if it is sharded, communicate by themselves.
 
-    Raises: Unheard in place of any error in a sharded model. The process must then end; that is what others notice.
+    Raises:
+        Unheard: In place of any error in a sharded model. The process must then end; that is what others notice.
     """
     try:
         yield

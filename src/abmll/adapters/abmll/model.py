@@ -33,7 +33,8 @@ class AbmllModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As in PEFT, but refuses names that PEFT would save wrongly, and target modules that the model has not.
 
-        Raises: AbmllError.
+        Raises:
+            AbmllError: For these.
         """
         check_adapter_name(model, adapter_name)
         check_target_modules(model, self.peft_config[adapter_name])

@@ -24,7 +24,10 @@ _PART = "Take a part of it: fewer rows, and the columns of the text and the labe
 def refusal(name: str, columns: list[str], rows: int, values: int, size: int) -> Problem | None:
     """Why a table of such sizes is not read; None if it is.
 
-    rows, values, size: of the whole table, as far as its file says; values are those of all columns, size is in bytes.
+    Args:
+        rows: of the whole table, as far as its file says; values are those of all columns, size is in bytes.
+        values: likewise.
+        size: likewise.
     """
     twice = [column for column, count in Counter(columns).items() if count > 1]
     if rows > MOST_ROWS:
@@ -44,7 +47,7 @@ def refusal(name: str, columns: list[str], rows: int, values: int, size: int) ->
 def table_rows(name: str, schema: Any, batches: Iterable[Any]) -> Reading:
     """The rows of Arrow record batches of one schema, counted from 1.
 
-    Raises: whatever a damaged batch does.
+    It raises whatever a damaged batch does.
     """
     columns = list(schema.names)
     named = {

@@ -31,7 +31,8 @@ def container_format(path: Path) -> str:
 def read_container(path: Path, options: Options, *, header: list[str] | None = None) -> Reading:
     """The rows of any file that this package can open, their fields as they are.
 
-    header: column names of a CSV or TSV file that has no header line.
+    Args:
+        header: column names of a CSV or TSV file that has no header line.
     """
     name = container_format(path)
     if name == "table":
@@ -69,7 +70,10 @@ def _unknown(path: Path) -> Problem:
 def read_binary(path: Path, what: str, starts: tuple[bytes, ...], cure: str) -> tuple[bytes | None, list[Problem]]:
     """The bytes of a file of another format than text; None where it is none, with what it is among the problems.
 
-    what: the format, with its article. starts: what such files begin with. cure: for a damaged one.
+    Args:
+        what: the format, with its article.
+        starts: what such files begin with.
+        cure: for a damaged one.
     """
     data, problems = read_unpacked(path)
     if data is None or data.startswith(starts):

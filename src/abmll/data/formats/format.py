@@ -19,8 +19,11 @@ Severity = Literal["error", "warning"]
 class Columns:
     """Where a format says that things stand in its rows. None: look under the usual names.
 
-    input: a column, or a template over columns. choices: a column of lists. target: the column of the right choice's
-    index from 0. label: the column of the right choice's text.
+    Attributes:
+        input: a column, or a template over columns.
+        choices: a column of lists.
+        target: the column of the right choice's index from 0.
+        label: the column of the right choice's text.
     """
 
     input: str | None = None
@@ -46,7 +49,9 @@ class Columns:
 class Reading:
     """What a reader got from one file.
 
-    table: every value is text, as in CSV. question: what the file says is asked of all its rows.
+    Attributes:
+        table: every value is text, as in CSV.
+        question: what the file says is asked of all its rows.
     """
 
     rows: list[Row]
@@ -60,9 +65,13 @@ class Reading:
 class Options:
     """How a file is read.
 
-    delimiter, quoting, encoding: of text tables; None where they are to be recognised.
-    columns: the names of the columns of a table without a header line.
-    sheet: of a workbook, by name. labelled: whether rows without an answer are left out.
+    Attributes:
+        delimiter: of text tables; None where they are to be recognised.
+        quoting: likewise.
+        encoding: likewise.
+        columns: the names of the columns of a table without a header line.
+        sheet: of a workbook, by name.
+        labelled: whether rows without an answer are left out.
     """
 
     delimiter: str | None = None
@@ -77,10 +86,12 @@ class Options:
 class Format:
     """One format's reader.
 
-    says: one line for people.
-    read: the rows of a file.
-    fits: for a shape that rows can have in any kind of file: whether these are such rows. The first rows are enough.
-    fits_document: for a shape of a whole JSON file: whether this is such a file's content.
+    Attributes:
+        says: one line for people.
+        read: the rows of a file.
+        fits: for a shape that rows can have in any kind of file: whether these are such rows. The first rows are
+            enough.
+        fits_document: for a shape of a whole JSON file: whether this is such a file's content.
     """
 
     says: str
@@ -96,7 +107,8 @@ INPUT, CHOICES, LABEL, TARGET = "(input)", "(choices)", "(label)", "(target)"
 def reshape(path: Path, reading: Reading, shape: Shape) -> Reading:
     """Every row's fields with those that `shape` makes of them added.
 
-    shape: raises `Misshapen` for a row that it cannot take; rows left out for one reason are told in one line.
+    Args:
+        shape: raises `Misshapen` for a row that it cannot take; rows left out for one reason are told in one line.
     """
     rows, problems = [], list(reading.problems)
     left_out: dict[tuple[str, str, str], list[int]] = {}

@@ -34,14 +34,16 @@ INSTRUCTION = "Return only the label of the correct answer for the question belo
 class MetaICLFormat(Schema):
     """Which of MetaICL's files to read, and which of their rows to keep.
 
-    train_k, train_seed: the files of training tasks, `<task>_<train_k>_<train_seed>_train.jsonl`.
-    target_k, target_seeds: the files of validation and test tasks; those of all seeds are pooled, repeated
-        rows once.
-    support_split: the split that held-out tasks adapt on; they are evaluated on their test split.
-    max_prompt_chars: rows whose whole published prompt (instruction, input, choices) is longer are left out.
-    max_options: rows with more choices are left out.
-    max_train_rows: training tasks keep their first rows only, as in the published runs with limited data.
-    name_in_input: prompts begin "<task>: ", as the published ones do.
+    Attributes:
+        train_k: the files of training tasks, `<task>_<train_k>_<train_seed>_train.jsonl`.
+        train_seed: likewise.
+        target_k: the files of validation and test tasks; those of all seeds are pooled, repeated rows once.
+        target_seeds: likewise.
+        support_split: the split that held-out tasks adapt on; they are evaluated on their test split.
+        max_prompt_chars: rows whose whole published prompt (instruction, input, choices) is longer are left out.
+        max_options: rows with more choices are left out.
+        max_train_rows: training tasks keep their first rows only, as in the published runs with limited data.
+        name_in_input: prompts begin "<task>: ", as the published ones do.
     """
 
     train_k: int = 16384

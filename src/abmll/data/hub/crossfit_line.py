@@ -29,20 +29,25 @@ class Line(NamedTuple):
 class CrossFitLine(Schema):
     """The keys of `[crossfit]` in a hub task's spec.
 
-    input: a template over columns; `{choices}` is where the choices stand. A list of texts is joined by spaces.
-    output: the column of the label, or of the right choice. labels: what stands there -> the word that CrossFit has.
-    choices: the columns of the choices, or the one that lists them; "" if the labels are all.
-    answer: what `output` says of the choices: their index from `first_index`, a letter, one of their marks, a text.
-    marks_apart: whether a space stands before and behind a mark.
-    prompt: of the text without its choices, where that is not `input` without them.
-    strip, clean: columns without white space around, and with every run of it one space. clean_line: the whole text.
-    replace: by column, a text and what CrossFit writes in its place.
-    others: whether rows with another label than those of `labels` are left out, or an error.
-    unless_blank: columns whose rows are left out where nothing is in them.
-    prepare: what is done to a row first, by its name in `PREPARED`.
-    per_class: 16 rows a class are drawn; otherwise 32 in all.
-    carve: for a set of one split, shuffled by seed 42: the share to draw from, or how many rows, and how many to judge.
-    test_share: of the test rows, shuffled by seed 42, that are judged on.
+    Attributes:
+        input: a template over columns; `{choices}` is where the choices stand. A list of texts is joined by spaces.
+        output: the column of the label, or of the right choice.
+        labels: what stands there -> the word that CrossFit has.
+        choices: the columns of the choices, or the one that lists them; "" if the labels are all.
+        answer: what `output` says of the choices: their index from `first_index`, a letter, one of their marks, a text.
+        marks_apart: whether a space stands before and behind a mark.
+        prompt: of the text without its choices, where that is not `input` without them.
+        strip: columns without white space around, and with every run of it one space.
+        clean: likewise.
+        clean_line: the whole text.
+        replace: by column, a text and what CrossFit writes in its place.
+        others: whether rows with another label than those of `labels` are left out, or an error.
+        unless_blank: columns whose rows are left out where nothing is in them.
+        prepare: what is done to a row first, by its name in `PREPARED`.
+        per_class: 16 rows a class are drawn; otherwise 32 in all.
+        carve: for a set of one split, shuffled by seed 42: the share to draw from, or how many rows, and how many to
+            judge.
+        test_share: of the test rows, shuffled by seed 42, that are judged on.
 
     Source: the scripts in tasks/ of CrossFit's repository (Ye et al. 2021), as adapted in preprocess/ of MetaICL's.
     """
@@ -82,8 +87,9 @@ class CrossFitLine(Schema):
     def line(self, fields: Fields, chance: Any = None) -> Line | None:
         """The line of a row, or None for one that CrossFit leaves out.
 
-        chance: what the row is dealt by a generator: see `PREPARED`.
-        Raises AbmllError for a label that is not in `labels`.
+        Args:
+            chance: what the row is dealt by a generator: see `PREPARED`. Raises AbmllError for a label that is not in
+                `labels`.
         """
         fields = PREPARED[self.prepare](fields, chance) if self.prepare else fields
         texts = {name: self._text(name, value) for name, value in fields.items()}

@@ -36,7 +36,9 @@ def fetch_tasks(
 ) -> tuple[list[Fetched], list[Failure]]:
     """Fetches and checks every split that the tasks use. A task that fails keeps no other from being fetched.
 
-    cache: of Hugging Face; by default its own. endpoint: of a hub other than huggingface.co.
+    Args:
+        cache: of Hugging Face; by default its own.
+        endpoint: of a hub other than huggingface.co.
     """
     done, failed = [], []
     for name in names:

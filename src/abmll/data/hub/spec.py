@@ -37,13 +37,18 @@ class HubSplit(Schema):
 class HubSpec(Schema):
     """The keys of a hub task's TOML.
 
-    version: of the spec; a change of what is read raises it.
-    repo, revision: the data set and a commit of it, or "refs/convert/parquet".
-    judge, support: the splits that the task is evaluated on and adapts on.
-    columns: those that must be there, with their kinds. read: keys of a task spec (docs/tasks.md).
-    crossfit: in place of `read`, how CrossFit makes its few-shot lines of the rows.
-    metric: what the field reports. licence: of the data, or "unknown" and where that was looked for.
-    shares_rows_with: other hub tasks made from the same rows.
+    Attributes:
+        version: of the spec; a change of what is read raises it.
+        repo: the data set and a commit of it, or "refs/convert/parquet".
+        revision: likewise.
+        judge: the splits that the task is evaluated on and adapts on.
+        support: likewise.
+        columns: those that must be there, with their kinds.
+        read: keys of a task spec (docs/tasks.md).
+        crossfit: in place of `read`, how CrossFit makes its few-shot lines of the rows.
+        metric: what the field reports.
+        licence: of the data, or "unknown" and where that was looked for.
+        shares_rows_with: other hub tasks made from the same rows.
     """
 
     version: int = Field(ge=1)

@@ -14,17 +14,21 @@ from abmll.gaussian.noise import Copies
 class Batch(NamedTuple):
     """Tensors of one pass of r rows over n questions of at most c choices of at most l scored tokens.
 
-    input_ids: (r, t).
-    seen: which tokens a row may look at: (r, t) bool, causal among real tokens; (r, t, t) bool, a mask of its own;
-        None, plain causal.
-    position_ids: (r, t), or None if the model is to count by itself.
-    real: (r, t) bool, False on padding.
-    counted: (r, t) bool, True on the tokens that a KL divergence is summed over: every real token of a question once.
-    copies: which rows and tokens are the same ones of the questions, if the pass holds some of them several times.
-    kept: (k,) the columns whose predictions are scored, in ascending order: no other meets the vocabulary's matrix.
-    row: (n, c) the row that predicts a choice; column: (n, c, l) where among the kept columns a token is predicted;
-    token: (n, c, l) which token it is; scored: (n, c, l) True where this pass scores one.
-    hidden: (r, t, width) what the blocks below the adapters make of the tokens (`language.trunk`), if it is known.
+    Attributes:
+        input_ids: (r, t).
+        seen: which tokens a row may look at: (r, t) bool, causal among real tokens; (r, t, t) bool, a mask of its own;
+            None, plain causal.
+        position_ids: (r, t), or None if the model is to count by itself.
+        real: (r, t) bool, False on padding.
+        counted: (r, t) bool, True on the tokens that a KL divergence is summed over: every real token of a question
+            once.
+        copies: which rows and tokens are the same ones of the questions, if the pass holds some of them several times.
+        kept: (k,) the columns whose predictions are scored, in ascending order: no other meets the vocabulary's matrix.
+        row: (n, c) the row that predicts a choice;
+        column: (n, c, l) where among the kept columns a token is predicted;
+        token: (n, c, l) which token it is;
+        scored: (n, c, l) True where this pass scores one.
+        hidden: (r, t, width) what the blocks below the adapters make of the tokens (`language.trunk`), if it is known.
     """
 
     input_ids: Tensor
@@ -64,7 +68,8 @@ class Batch(NamedTuple):
 def predicted(logits: Tensor, batch: Batch) -> Tensor:
     """Log-probabilities (n, c, l, vocabulary) of all tokens where one is scored, 0 elsewhere.
 
-    logits: (r, k, vocabulary), the kept columns' predictions.
+    Args:
+        logits: (r, k, vocabulary), the kept columns' predictions.
     """
     found = logits.float().log_softmax(-1)[batch.row[..., None], batch.column]
     return found.masked_fill(~batch.scored[..., None], 0.0)
@@ -73,7 +78,8 @@ def predicted(logits: Tensor, batch: Batch) -> Tensor:
 def score(logits: Tensor, batch: Batch) -> Tensor:
     """Log-probabilities (n, c, l) of the scored tokens in the whole vocabulary, 0 elsewhere; float32 or more.
 
-    logits: (r, k, vocabulary), the kept columns' predictions.
+    Args:
+        logits: (r, k, vocabulary), the kept columns' predictions.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     normaliser = logits.logsumexp(-1)

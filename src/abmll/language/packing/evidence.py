@@ -64,8 +64,10 @@ class Bearing(NamedTuple):
 class Evidence:
     """The comparisons of one model, each made once.
 
-    model: a causal LM, or a PEFT model of one. pad_id: the token of the padding.
-    context: the longest text that the model reads, if it is known.
+    Args:
+        model: a causal LM, or a PEFT model of one.
+        pad_id: the token of the padding.
+        context: the longest text that the model reads, if it is known.
     """
 
     def __init__(self, model: Any, forward: Forward, pad_id: int, context: int | None = None) -> None:
@@ -80,7 +82,8 @@ class Evidence:
     def at(self, width: int) -> Bearing:
         """What the model bears in passes of up to `width` tokens a row.
 
-        Raises: AbmllError if it gives no predictions at all, or such that depend on the tokens behind them.
+        Raises:
+            AbmllError: If it gives no predictions at all, or such that depend on the tokens behind them.
         """
         size = max(SHORTEST, 1 << (width - 1).bit_length())
         if self._context is not None:

@@ -15,7 +15,8 @@ from abmll.language.packing.batch import Batch
 class Forward:
     """The predictions of a Hugging Face causal LM where a batch needs them.
 
-    model: it, or a PEFT model of it.
+    Args:
+        model: it, or a PEFT model of it.
     """
 
     def __init__(self, model: Any) -> None:

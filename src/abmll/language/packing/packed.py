@@ -25,9 +25,12 @@ from abmll.language.trunk import Trunk
 class PackedModel:
     """Packs questions for one model, and reads its predictions.
 
-    model: a PEFT model. pad_id: the token of the padding. context: the longest text the model reads, if known.
-    longest: the longest pass that is to be expected, in tokens a row; a model that several processes hold between them
-        is examined at this length alone, because all of them must make the same passes.
+    Args:
+        model: a PEFT model.
+        pad_id: the token of the padding.
+        context: the longest text the model reads, if known.
+        longest: the longest pass that is to be expected, in tokens a row; a model that several processes hold between
+            them is examined at this length alone, because all of them must make the same passes.
     """
 
     def __init__(self, model: Any, pad_id: int, *, context: int | None = None, longest: int = 512) -> None:
@@ -58,8 +61,9 @@ class PackedModel:
     ) -> list[Batch]:
         """The passes over these prompts and their choices; see `tree.grow`. Leaves the model in evaluation mode.
 
-        by_length: they may be several, of texts of like length, where that saves padding. Not for sampling: the noise
-            of one pass is not that of several.
+        Args:
+            by_length: they may be several, of texts of like length, where that saves padding. Not for sampling: the
+                noise of one pass is not that of several.
         """
         evaluation_mode(self._model)
         tree = grow(prefixes, continuations, pad_id=self._pad_id, supervised=supervised)
@@ -116,9 +120,12 @@ class PackedModel:
     ) -> Tensor:
         """Log-probabilities (questions, choices, tokens) of the scored tokens, 0 elsewhere.
 
-        record: the pass that is open. call: in place of the model itself.
+        Args:
+            record: the pass that is open.
+            call: in place of the model itself.
 
-        Raises: AbmllError for several passes under gradient checkpointing, which would run them again all alike.
+        Raises:
+            AbmllError: For several passes under gradient checkpointing, which would run them again all alike.
         """
         if len(batches) > 1 and torch.is_grad_enabled() and self._checkpointing():
             raise AbmllError(

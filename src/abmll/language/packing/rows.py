@@ -33,8 +33,9 @@ class Path(NamedTuple):
 def as_rows(tree: Tree, kind: Rows, *, positions: bool) -> list[Batch]:
     """The passes of a tree's texts: one, or for "alone" one for each length of text.
 
-    positions: whether texts that are padded on the left come with the positions of their tokens. A text that is padded
-    on the right, or not at all, is left to the model: no position is given and no mask.
+    Args:
+        positions: whether texts that are padded on the left come with the positions of their tokens. A text that is
+            padded on the right, or not at all, is left to the model: no position is given and no mask.
     """
     paths = _paths(tree)
     lengths = sorted({len(path.columns) for path in paths})

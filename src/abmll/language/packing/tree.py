@@ -23,10 +23,15 @@ Continuations = Sequence[Sequence[int]]
 class Tree(NamedTuple):
     """n questions, each a row of t columns; from it every packing is made.
 
-    input_ids, position_ids: (n, t). real: (n, t) bool, False on padding.
-    branch: (n, t), 0 for the prompt's tokens and k for those of choice k - 1.
-    column: (n, c, l) where each token of a choice is predicted; token: (n, c, l) which it is; scored: (n, c, l) True
-    where there is one. pad_id: the token of the padding.
+    Attributes:
+        input_ids: (n, t).
+        position_ids: likewise.
+        real: (n, t) bool, False on padding.
+        branch: (n, t), 0 for the prompt's tokens and k for those of choice k - 1.
+        column: (n, c, l) where each token of a choice is predicted;
+        token: (n, c, l) which it is;
+        scored: (n, c, l) True where there is one.
+        pad_id: the token of the padding.
     """
 
     input_ids: Tensor
@@ -59,8 +64,9 @@ def grow(
 ) -> Tree:
     """The trees of prompts and their choices.
 
-    supervised: for each question, how many of the prompt's own last tokens are scored as a part of every choice
-        (the assistant header of the published loss). Needs a single choice a question.
+    Args:
+        supervised: for each question, how many of the prompt's own last tokens are scored as a part of every choice
+            (the assistant header of the published loss). Needs a single choice a question.
     """
     headers = list(supervised or [0] * len(prefixes))
     bodies = [[list(choice[:-1]) for choice in choices] for choices in continuations]

@@ -45,7 +45,8 @@ class Amortised(Stateless):
         2017, arXiv 1703.03400. The support's own loss is the k = 0 term of the multi-step loss of MAML++, Antoniou et
         al. 2019, arXiv 1810.09502.
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     equal_passes: ClassVar[bool] = True

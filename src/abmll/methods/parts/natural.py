@@ -54,7 +54,8 @@ class NaturalSteps(PriorSteps):
         section 5.3. A learned rate for each tensor: Meta-SGD, Li et al. 2017, arXiv 1707.09835. Hessian-vector
         products by differences: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
-    Raises: AbmllError for options out of range.
+    Raises:
+        AbmllError: For options out of range.
     """
 
     num_steps: int = 5
