@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.architectures.tiny import CONTEXT, WINDOW, architectures, tiny_m
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 SHORT, LONG = 32, 64
 """Tokens of texts that are shorter and longer than the tiny models' windows."""
+_VERSIONS = f"transformers {version('transformers')} and PyTorch {version('torch').partition('+')[0]}"
 
 _HEAD = f"""# Models
 
@@ -39,10 +41,10 @@ GLM MoE DSA and HY V4, all of HRM Text. `abmll`, `fomaml` and others without one
 streams of codes (MusicGen) have no one table of embeddings and are refused; those that see images too are asked about
 texts alone.
 
-Made by `python -m benchmarks.architectures`, over tiny random models of every architecture that transformers loads as
-a causal language model and a processor can build so small, with windows of {WINDOW} tokens and texts of up to {SHORT}
-and {LONG}. `make test-slow` compares predictions, samples, losses and gradients of each, and this table, with the
-plain pass.
+Made by `python -m benchmarks.architectures` with {_VERSIONS}, over tiny random models of
+every architecture that transformers loads as a causal language model and a processor can build so small, with windows
+of {WINDOW} tokens and texts of up to {SHORT} and {LONG}. `make test-slow` compares predictions, samples, losses and
+gradients of each, and this table, with the plain pass.
 
 | model type | choices of several tokens | texts of unequal length |
 |---|---|---|

@@ -180,7 +180,12 @@ DAMAGES = {
         "lack 1 of its tensors, .* 'model.layers.0.self_attn.q_pro",
     ),
     "a layer is missing": (lambda f: changed(f, num_hidden_layers=2), "lack 9 of its tensors, the first .*layers.1"),
-    "a width": (lambda f: changed(f, hidden_size=64), "cannot load model"),
+    "a width": (lambda f: changed(f, hidden_size=64), "cannot load model .*other sizes than its config.json says"),
+    "a table": (lambda f: changed(f, vocab_size=10**12), "cannot load model .*other sizes than its config.json says"),
+    "blocks without end": (
+        lambda f: changed(f, num_hidden_layers=10**9),
+        "says num_hidden_layers = 1000000000, and no",
+    ),
     "text for a number": (lambda f: changed(f, hidden_size="32"), "cannot load model .*Validation error"),
     "an unknown kind": (lambda f: changed(f, rope_scaling={"type": "zzz"}), "cannot load model .*'zzz'"),
     "quantised": (lambda f: changed(f, quantization_config="x"), "cannot load model"),
@@ -197,6 +202,12 @@ def test_a_damaged_folder_is_told_and_nothing_is_made_up_for_it(damage, folder):
     damaging(folder)
     with pytest.raises(AbmllError, match=message):
         models.load(str(folder), dtype="float32")
+
+
+def test_a_model_without_blocks(folder):
+    changed(folder, num_hidden_layers=0)
+    with pytest.raises(AbmllError, match=r"no layer of this LlamaForCausalLM can be adapted as asked \(.*whole"):
+        Learner(str(folder), method="lora")
 
 
 def test_weights_that_are_no_numbers_and_weights_that_are_not_there():

@@ -25,7 +25,7 @@ from abmll.adapters.kind import check_kind
 from abmll.adapters.names import LORA_FOLDER, adaptable_layers, check_adapter_name, check_target_modules, expert_weights
 from abmll.adapters.sorted_json import sorted_json
 from abmll.core.documents import read_json
-from abmll.core.errors import AbmllError, Unreadable
+from abmll.core.errors import AbmllError, Unreadable, printable
 from abmll.core.files import sync_folder
 from abmll.core.notices import tell
 from abmll.core.params import assign
@@ -66,7 +66,16 @@ def attach_roles(base_model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     config = within_trunk(base_model, config, unlike)
     if not adaptable_layers(base_model):
         raise AbmllError(f"this {type(base_model).__name__} has no linear layer that could be adapted: is it whole?")
-    model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
+    try:
+        model = get_peft_model(base_model, copy.deepcopy(config), adapter_name=META)
+    except AbmllError:
+        raise
+    except ValueError as error:  # of PEFT, where no layer is left: a stack without blocks, say
+        reason = printable(str(error).strip().partition("\n")[0].rstrip("."))
+        raise AbmllError(
+            f"no layer of this {type(base_model).__name__} can be adapted as asked ({reason}). Is the model whole? "
+            "Else name other layers in target_modules."
+        ) from error
     model.add_adapter(TASK, copy.deepcopy(config))
     transposed = getattr(model.peft_config[META], "fan_in_fan_out", None)
     if transposed is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,9 @@ from abmll.models.registry import PREFIX, find, registered
 from abmll.models.store import get
 
 EMBEDDED = ("default", default.NAME)
+MOST_BLOCKS = 4096
+"""Blocks, or experts of one block, of the largest model that is built."""
+_COUNT = re.compile(r"(^|_)(layers?|blocks|experts|depth)$")
 
 
 def load(
@@ -73,12 +77,10 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
 
 def load_config(name: str, *, revision: str | None = None) -> Any:
     """The transformers configuration of `load`'s model, without its weights. Raises: AbmllError likewise."""
-    from transformers import AutoConfig
-
     quiet_libraries()
     source, options = _source(name, revision)
     with _told("model", name):
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        return _configuration(name, source, options)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -97,13 +99,13 @@ def quiet_libraries() -> None:
 
 
 def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: str | None) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source, options = _source(name, revision)
     attending = {} if attention is None else {"attn_implementation": attention}
     own = dtype if dtype == "auto" else getattr(torch, dtype)
     with _told("model", name):
-        check_kind(AutoConfig.from_pretrained(source, trust_remote_code=False, **options))
+        check_kind(_configuration(name, source, options))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=own,
@@ -123,6 +125,30 @@ def _from_folder_or_hub(name: str, dtype: str, revision: str | None, attention: 
         # Adapters record a name instead of a path in somebody's home.
         model.config._name_or_path = model.name_or_path = PREFIX + row.name
     return model, load_tokenizer(name, revision=revision)
+
+
+def _configuration(name: str, source: str, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, PretrainedConfig
+
+    _check_counts(name, PretrainedConfig.get_config_dict(source, **options)[0])
+    return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+
+
+def _check_counts(name: str, fields: Mapping[str, Any]) -> None:
+    """Refuses a configuration of more blocks or experts than there are in any model, before it lists and builds them.
+
+    Sizes need no bound: tensors are laid out without memory first, and compared with the file.
+
+    Raises: AbmllError that names the field.
+    """
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            _check_counts(name, value)
+        elif _COUNT.search(key) and isinstance(value, int) and value > MOST_BLOCKS:
+            raise AbmllError(
+                f"the config.json of model {shown(name)} ([model] name) says {key} = {shown(value)}, and no model has "
+                f"more than {MOST_BLOCKS:,}: it is damaged, or meant to do harm. Fetch it again."
+            )
 
 
 def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
@@ -164,6 +190,8 @@ def _told(what: str, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
+        if "ignore_mismatched_sizes" in first:  # which nobody here has set
+            first = "its weights have other sizes than its config.json says, so they are of another model"
         kind = "" if isinstance(error, (OSError, ValueError, ImportError)) and first else f"{type(error).__name__}: "
         known = ", ".join(f'"{one}"' for one in registered())
         near = nearest(name, [*registered(), *EMBEDDED], cutoff=0.75)
