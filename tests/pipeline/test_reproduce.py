@@ -23,11 +23,12 @@ from abmll.evaluation.predictions import read_cells
 from abmll.language.likelihood import CausalLMLikelihood
 from abmll.language.prompt import PromptFormat, render
 from abmll.methods import build_method
-from abmll.pipeline.build import build_learner, load_tasks
-from abmll.pipeline.cost_model import count_passes, measured_cost
-from abmll.pipeline.evaluate import evaluate_method
+from abmll.pipeline import evaluate
+from abmll.pipeline.build import load_tasks
+from abmll.pipeline.cost_model import count_passes
+from abmll.pipeline.evaluate import PREDICTIONS, evaluate_method
 from abmll.pipeline.protocol import Protocol, protocol_names, read_protocol
-from abmll.pipeline.reproduce import estimate, plan
+from abmll.pipeline.reproduce import estimate, plan, time_pieces
 
 SMALL = (
     *("training.num_steps=2", "evaluation.seeds=[1, 1000]", "evaluation.num_query=3", "model.device=cpu"),
@@ -146,30 +147,38 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     assert dry.exit_code == 0, dry.output
     assert "46+0+4" in dry.output
     assert re.search(r"\n[1-9]\d* (s|min) in all on this machine's processor", dry.output)  # and not 0.0 hours
+    assert "seconds timed here: a step of each method" in dry.output
     assert not (tmp_path / "out" / "para" / "predictions.jsonl").exists()
-    # Interrupted in the middle of it ...
-    real, calls = evaluate_method, []
+    # Interrupted between two tasks of the second seed ...
+    real, calls = evaluate.append_cell, []
 
-    def interrupted(*some, **more):
+    def interrupted(*some):
         calls.append(some)
-        if len(calls) == 3:
+        if len(calls) == 7:
             raise KeyboardInterrupt
-        return real(*some, **more)
+        return real(*some)
 
-    monkeypatch.setattr("abmll.pipeline.evaluate.evaluate_method", interrupted)
+    monkeypatch.setattr(evaluate, "append_cell", interrupted)
     stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 130, stopped.output
     assert "The same command goes on from there" in stopped.output
     predictions = tmp_path / "out" / "para" / "predictions.jsonl"
     before = predictions.read_text()
-    assert before
-    # ... it goes on.
-    monkeypatch.setattr("abmll.pipeline.evaluate.evaluate_method", real)
+    assert len(before.splitlines()) == 6
+    # ... it goes on, and the cells are those of a run that nothing interrupted.
+    monkeypatch.setattr(evaluate, "append_cell", real)
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert predictions.read_text().startswith(before)
     cells = read_cells(predictions)
     assert len(cells) == 3 * 2 * 4
+    (planned,) = plan(read_protocol("abmll-v3"), model=str(base), folder=data, only=["para"], out=tmp_path / "whole",
+                      overrides=[*SMALL, FEWER])  # fmt: skip
+    evaluate_method(planned.config, load_tasks(planned.config), ROWS[0], 1000, tmp_path / "whole", progress=False)
+    whole = {(cell.task, cell.support_size): cell.log_probs for cell in read_cells(tmp_path / "whole" / PREDICTIONS)}
+    resumed = [cell for cell in cells if (cell.method, cell.seed) == (ROWS[0], 1000)]
+    assert len(whole) == len(resumed) == 4
+    assert all(torch.equal(cell.log_probs, whole[cell.task, cell.support_size]) for cell in resumed)
     assert all(len(cell.ids) == 3 for cell in cells)
     lines = json.loads((tmp_path / "out" / "reproduction.json").read_text())
     ours = {(line["row"], line["metric"]): line for line in lines}
@@ -208,21 +217,21 @@ def test_the_cost_model_counts_what_a_run_does(base, data, tmp_path, monkeypatch
         seen["predicted"] += len(examples)
         return predict(self, examples, **options)
 
-    cost = measured_cost(build_learner(config, "abmll-paper", seed=0), suite.test[0].examples, batch=2)
-    predicted_seconds, counted, begun = 0.0, Passes(0, 0), time.process_time()
+    pieces = time_pieces([planned])
+    assert set(pieces.of) == set(ROWS)
+    found = estimate(read_protocol("abmll-v3"), planned, pieces)
+    counted, begun = Passes(0, 0), time.process_time()
     monkeypatch.setattr(CausalLMLikelihood, "terms", counting_terms)
     monkeypatch.setattr(CausalLMLikelihood, "choice_log_probs", counting_predict)
     for name in ROWS:
         passes = count_passes(config, name, len(suite.test), 6)
         counted = counted.plus(passes)
-        predicted_seconds += cost.seconds(passes)
         evaluate_method(config, suite, name, 1, tmp_path / "run", progress=False)
     took = time.process_time() - begun
     assert seen == {"trained": pytest.approx(counted.trained), "predicted": pytest.approx(counted.predicted)}
-    assert cost.measured
-    # Loading a model three times and writing files are no passes; the passes themselves are most of what is left.
-    assert predicted_seconds / 4 < took < 8 * predicted_seconds + 10
-    found = estimate(read_protocol("abmll-v3"), planned, cost)
+    assert found.timed
+    # Writing files, the first step and the first task are dearer here than all that follows in a run of real size.
+    assert took / 4 < 3600 * found.hours < 2 * took
     assert found.tasks == (46, 0, 4)
     assert (found.trained, found.predicted) == (counted.trained, counted.predicted)
     assert counted.predicted == 3 * 4 * 6 + 2 * 2  # and two outer steps of abmll-paper, on a last batch of two

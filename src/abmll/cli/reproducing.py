@@ -35,6 +35,10 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tasks, steps, time and GB that it would take; nothing is run.")
     ] = False,
+    timed: Annotated[
+        bool,
+        typer.Option("--time/--no-time", help="A dry run times a step of each method, if data are here."),
+    ] = True,
     jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> None:
@@ -52,7 +56,7 @@ def reproduce(
     """
     require_one_process("reproduce")
     from abmll.pipeline.protocol import read_protocol
-    from abmll.pipeline.reproduce import estimate, plan, reproduce_run
+    from abmll.pipeline.reproduce import estimate, plan, reproduce_run, time_pieces
 
     table = read_protocol(protocol)
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
@@ -61,7 +65,8 @@ def reproduce(
     for word in dict.fromkeys(word for one in planned for word in one.words):
         typer.echo(f"note: {word}")
     if dry_run:
-        _tell_estimates(table, planned, [estimate(table, one) for one in planned])
+        pieces = time_pieces(planned) if timed else None
+        _tell_estimates(table, planned, [estimate(table, one, pieces) for one in planned])
         raise typer.Exit
     lines, failures = reproduce_run(table, planned, where, jobs=jobs, progress=not quiet)
     _tell_lines(table, lines)
@@ -85,7 +90,10 @@ def _tell_estimates(table: Protocol, planned: Sequence[Planned], found: Sequence
     memory = max(one.gigabytes for one in found)
     where = "this machine's processor" if all(one.device == "cpu" for one in found) else "one GPU"
     typer.echo(f"\n{_time(hours)} in all on {where}; at least {memory:,.1f} GB of its memory")
-    typer.echo("counted: examples through the model; assumed: 2 operations a parameter and token forward, 4 back")
+    seconds = "seconds assumed: 2 operations a parameter and token forward, 4 back"
+    if all(one.timed for one in found):
+        seconds = "seconds timed here: a step of each method, and two tasks adapted to"
+    typer.echo(f"counted: examples through the model; {seconds}")
     absent = [p for one in planned for p in one.experiment.published if p.status == "missing"]
     known = [p for one in planned for p in one.experiment.published if p.status != "missing"]
     typer.echo(f"{len(known)} published numbers to compare with, {len(absent)} missing")

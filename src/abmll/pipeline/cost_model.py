@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +19,17 @@ from abmll.methods.parts.zero_shot import zero_shot_of
 CHARS_PER_TOKEN = 4.0
 TOKENS = 150.0
 """Of a prompt of which nothing is known: the published 500 characters, the instruction and the chat format."""
-FLOPS = {"cuda": 1.5e14, "mps": 4e12, "cpu": 5e10}
+FLOPS = {"cuda": 1.5e14, "mps": 4e12, "cpu": 1.5e10}
 """Operations a second that a pass gets out of a device, where none has been measured: a third of an H100's peak in
-bfloat16, a notebook's GPU, one core."""
+bfloat16, a notebook's GPU, one core with texts of a hundred tokens, one at a time."""
 
 
 @dataclass(frozen=True)
 class PassCost:
-    """Seconds of one example: forward and backward, and forward alone. measured: on this machine, with this model."""
+    """Seconds of one example: forward and backward, and forward alone."""
 
     trained: float
     predicted: float
-    measured: bool
 
     def seconds(self, passes: Passes) -> float:
         return passes.trained * self.trained + passes.predicted * self.predicted
@@ -61,33 +59,7 @@ def count_passes(config: RunConfig, name: str, num_tasks: int, num_query: float)
 def assumed_cost(parameters: float, tokens: float, device: str) -> PassCost:
     """The cost of a pass of which nothing was measured: 2 operations a parameter and token forward, 4 back."""
     forward = 2 * parameters * tokens / FLOPS.get(device.partition(":")[0], FLOPS["cpu"])
-    return PassCost(3 * forward, forward, measured=False)
-
-
-def measured_cost(learner: Any, examples: Sequence[Example], *, batch: int, repeats: int = 3) -> PassCost:
-    """The cost of a pass by this model on this machine, in seconds of its processes: the median of some."""
-    rows = [examples[index % len(examples)] for index in range(batch)]
-
-    def trained() -> None:
-        with learner.likelihood.terms(rows) as terms:
-            terms.nll.sum().backward()
-
-    def predicted() -> None:
-        with torch.no_grad():
-            learner.likelihood.choice_log_probs(rows)
-
-    def seconds(run: Callable[[], None]) -> float:
-        run()
-        found = []
-        for _ in range(repeats):
-            begun = time.process_time()
-            run()
-            found.append(time.process_time() - begun)
-        return sorted(found)[len(found) // 2] / len(rows)
-
-    for tensor in learner.likelihood.parameters("task").values():
-        tensor.requires_grad_(True)
-    return PassCost(seconds(trained), seconds(predicted), measured=True)
+    return PassCost(3 * forward, forward)
 
 
 @dataclass(frozen=True)

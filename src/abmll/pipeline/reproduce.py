@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from abmll.config import RunConfig, parse_overrides
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
@@ -18,10 +20,10 @@ from abmll.core.toml_text import toml_value
 from abmll.data.suite import load_suite, read_suite_spec, shipped_suites
 from abmll.evaluation.metrics import cell_metrics
 from abmll.evaluation.predictions import Cell, read_cells
+from abmll.pipeline.build import load_tasks
 from abmll.pipeline.compare import compare_run
 from abmll.pipeline.cost_model import (
     ModelSize,
-    PassCost,
     assumed_cost,
     bytes_needed,
     count_passes,
@@ -32,8 +34,12 @@ from abmll.pipeline.cost_model import (
 from abmll.pipeline.evaluate import PREDICTIONS
 from abmll.pipeline.pool import Failure
 from abmll.pipeline.protocol import Contender, Experiment, Protocol, Published, merged, read_protocol
+from abmll.pipeline.settle import settled
+from abmll.pipeline.timed import Timed, time_method
 from abmll.training.progress import progress_bar
 
+LARGEST_TIMED = 1e9
+"""Parameters of the largest model of which a piece is timed on a processor."""
 TABLE = "reproduction.json"
 
 
@@ -49,7 +55,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one experiment costs: counts, and hours and gigabytes by the cost model. tasks: by side."""
+    """What one experiment costs: counts, and hours and gigabytes. tasks: by side. timed: whether on this machine."""
 
     experiment: str
     tasks: tuple[int, int, int]
@@ -61,6 +67,15 @@ class Estimate:
     hours: float
     gigabytes: float
     device: str
+    timed: bool
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What was timed of the methods, by name, with texts of `tokens` on average."""
+
+    of: dict[str, Timed]
+    tokens: float
 
 
 @dataclass(frozen=True)
@@ -221,33 +236,63 @@ def _written(line: Line) -> dict[str, Any]:
     }
 
 
-def estimate(protocol: Protocol, planned: Planned, cost: PassCost | None = None) -> Estimate:
+def time_pieces(planned: Sequence[Planned]) -> Pieces | None:
+    """Pieces of every method of some experiments, timed on this machine.
+
+    Each is timed in the first experiment that has it and whose data are here.
+
+    Returns:
+        None where nothing can be timed: the model is not here, too large for this machine, or no data are.
+    """
+    size = model_size(planned[0].config)
+    if size is None or (size.parameters > LARGEST_TIMED and not torch.cuda.is_available()):
+        return None
+    found: dict[str, Timed] = {}
+    tokens = []
+    for one in planned:
+        try:
+            suite = load_tasks(one.config)
+            config = settled(one.config, suite, one.config.output)
+            names = [name for name in config.method.names if name not in found]
+            found |= {name: time_method(config, suite, name) for name in names}
+        except AbmllError:
+            continue  # what is wrong is told when it is run
+        tokens += [mean_tokens([row for task in suite.test for row in task.examples[:20]])] * len(names)
+    return Pieces(found, statistics.fmean(tokens)) if found else None
+
+
+def estimate(protocol: Protocol, planned: Planned, pieces: Pieces | None = None) -> Estimate:
     """What an experiment costs. Data that are at hand are measured; of others the suite's lists tell the counts.
 
-    cost: of a pass, where it was measured; by default it is assumed from the number of parameters.
+    pieces: of its methods, where they were timed; by default seconds are assumed from the number of parameters.
     """
     config = planned.config
     tasks, examples, query = _counts(planned)
     tokens = mean_tokens(examples)
     size = model_size(config) or ModelSize.like_llama(protocol.parameters, config.adapter.r)
     device = device_for(size.parameters)
-    cost = cost or assumed_cost(size.parameters, tokens, device)
-    seeds = len(config.evaluation.seeds)
-    passes = Passes()
-    for name in config.method.names:
-        passes = passes.plus(count_passes(config, name, tasks[2], query).times(seeds))
+    seeds, names = len(config.evaluation.seeds), config.method.names
+    counted = {name: count_passes(config, name, tasks[2], query).times(seeds) for name in names}
+    passes = Passes(*map(sum, zip(*counted.values(), strict=True)))
+    timed = pieces is not None and all(name in pieces.of for name in names)
+    if pieces is not None and timed:
+        scale = tokens / pieces.tokens
+        seconds = seeds * sum(pieces.of[name].seconds(config, name, tasks[2], query, scale) for name in names)
+    else:
+        seconds = assumed_cost(size.parameters, tokens, device).seconds(passes)
     bytes_each = 4 if config.model.dtype == "float32" or device == "cpu" else 2
     return Estimate(
         planned.experiment.name,
         tasks,
-        len(config.method.names),
+        len(names),
         seeds,
         config.training.num_steps,
         passes.trained,
         passes.predicted,
-        cost.seconds(passes) / 3600,
+        seconds / 3600,
         bytes_needed(size, bytes_each, tokens, batch=2) / 1e9,
         device,
+        timed,
     )
 
 
@@ -268,4 +313,4 @@ def _counts(planned: Planned) -> tuple[tuple[int, int, int], list[Any], float]:
     return (len(suite.train), len(suite.validation), len(suite.test)), examples, mean
 
 
-__all__ = ["Estimate", "Line", "Planned", "estimate", "plan", "read_protocol", "reproduce_run"]
+__all__ = ["Estimate", "Line", "Pieces", "Planned", "estimate", "plan", "read_protocol", "reproduce_run", "time_pieces"]
