@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from abmll.cli import app
+from abmll.cli.reproducing import _tell_estimates
 from abmll.core.errors import AbmllError
 from abmll.core.passes import Passes
 from abmll.core.types import Example
@@ -143,11 +144,11 @@ def data(tmp_path_factory) -> Path:
 def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data, tmp_path, monkeypatch):
     arguments = ["reproduce", "abmll-v3", "--model", str(base), "--folder", str(data), "--only", "para"]
     arguments += ["-o", str(tmp_path / "out"), "--quiet", *SMALL, FEWER]
-    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run", "--no-time"])
     assert dry.exit_code == 0, dry.output
     assert "46+0+4" in dry.output
     assert re.search(r"\n[1-9]\d* (s|min) in all on this machine's processor", dry.output)  # and not 0.0 hours
-    assert "seconds timed here: a step of each method" in dry.output
+    assert "seconds assumed: 2 operations a parameter and token forward" in dry.output
     assert not (tmp_path / "out" / "para" / "predictions.jsonl").exists()
     # Interrupted between two tasks of the second seed ...
     real, calls = evaluate.append_cell, []
@@ -199,7 +200,7 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     assert "What no source says:" in result.output
 
 
-def test_the_cost_model_counts_what_a_run_does(base, data, tmp_path, monkeypatch):
+def test_the_cost_model_counts_what_a_run_does(base, data, tmp_path, monkeypatch, capsys):
     overrides = [*SMALL, "evaluation.seeds=[1]", "evaluation.num_query=6", FEWER]
     (planned,) = plan(
         read_protocol("abmll-v3"), model=str(base), folder=data, only=["para"], out=tmp_path, overrides=overrides
@@ -230,6 +231,8 @@ def test_the_cost_model_counts_what_a_run_does(base, data, tmp_path, monkeypatch
     took = time.process_time() - begun
     assert seen == {"trained": pytest.approx(counted.trained), "predicted": pytest.approx(counted.predicted)}
     assert found.timed
+    _tell_estimates(read_protocol("abmll-v3"), [planned], [found])
+    assert "seconds timed here: a step of each method, and two tasks adapted to" in capsys.readouterr().out
     # Writing files, the first step and the first task are dearer here than all that follows in a run of real size.
     assert took / 4 < 3600 * found.hours < 2 * took
     assert found.tasks == (46, 0, 4)
