@@ -20,11 +20,10 @@ from abmll.data.episodes import evaluation_episode
 from abmll.data.formats.metaicl import INSTRUCTION, MetaICLFormat, published_prompt
 from abmll.data.suite import read_suite_spec, shipped_suites
 from abmll.data.task import Task
-from abmll.evaluation.predictions import read_cells
+from abmll.evaluation.predictions import append_cell, read_cells
 from abmll.language.likelihood import CausalLMLikelihood
 from abmll.language.prompt import PromptFormat, render
 from abmll.methods import build_method
-from abmll.pipeline import evaluate
 from abmll.pipeline.build import load_tasks
 from abmll.pipeline.cost_model import count_passes
 from abmll.pipeline.evaluate import PREDICTIONS, evaluate_method
@@ -151,15 +150,15 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     assert "seconds assumed: 2 operations a parameter and token forward" in dry.output
     assert not (tmp_path / "out" / "para" / "predictions.jsonl").exists()
     # Interrupted between two tasks of the second seed ...
-    real, calls = evaluate.append_cell, []
+    calls = []
 
     def interrupted(*some):
         calls.append(some)
         if len(calls) == 7:
             raise KeyboardInterrupt
-        return real(*some)
+        return append_cell(*some)
 
-    monkeypatch.setattr(evaluate, "append_cell", interrupted)
+    monkeypatch.setattr("abmll.pipeline.evaluate.append_cell", interrupted)
     stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 130, stopped.output
     assert "The same command goes on from there" in stopped.output
@@ -167,7 +166,7 @@ def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data,
     before = predictions.read_text()
     assert len(before.splitlines()) == 6
     # ... it goes on, and the cells are those of a run that nothing interrupted.
-    monkeypatch.setattr(evaluate, "append_cell", real)
+    monkeypatch.setattr("abmll.pipeline.evaluate.append_cell", append_cell)
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert predictions.read_text().startswith(before)

@@ -134,7 +134,8 @@ def _collect(spec: SuiteSpec, folder: Path, rows_of: Callable[[str, Side], Rows 
     if missing:
         missing = sorted(set(missing))
         listed = ", ".join(missing[:12]) + (f", … ({len(missing)})" if len(missing) > 12 else "")
-        raise AbmllError(f"{folder} lacks the files of {len(missing)} tasks: {listed}. {needs}.")
+        where = folder if folder.is_dir() else "this machine"
+        raise AbmllError(f"{where} lacks the files of {len(missing)} tasks: {listed}. {needs}.")
     return Collected(sides, [f"left out, {why}: {', '.join(tasks)}" for why, tasks in without.items()])
 
 
