@@ -11,7 +11,7 @@ import pytest
 
 from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
-from abmll.data.validate import validate_task
+from abmll.data.validate import check_task
 
 GOOD = [{"id": f"r{n}", "input": f"text {n}", "options": ["no", "yes"], "target": n % 2} for n in range(40)]
 
@@ -20,7 +20,7 @@ def problems_of(tmp_path: Path, content: str | bytes, name: str = "t.jsonl") -> 
     """The problems as text; reading must raise them if one is an error, and pass otherwise."""
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = validate_task(path)
+    found = check_task(path).problems
     if any(problem.severity == "error" for problem in found):
         with pytest.raises(AbmllError) as raised:
             read_task(path)
@@ -111,7 +111,7 @@ def test_every_bad_row_is_named_and_the_error_lists_ten(tmp_path):
     rows = [row | {"target": 9} if n < 25 else row for n, row in enumerate(GOOD)]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert [problem.line for problem in validate_task(path)] == list(range(1, 26))
+    assert [problem.line for problem in check_task(path).problems] == list(range(1, 26))
     with pytest.raises(AbmllError) as raised:
         read_task(path)
     text = str(raised.value)
@@ -224,7 +224,7 @@ def test_a_byte_order_mark_is_skipped_with_a_note(tmp_path):
     assert found == [
         "t.jsonl:1: the file starts with a byte-order mark (BOM); it was skipped. Nothing needs to be done."
     ]
-    assert [problem.severity for problem in validate_task(tmp_path / "t.jsonl")] == ["note"]
+    assert [problem.severity for problem in check_task(tmp_path / "t.jsonl").problems] == ["note"]
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv", "t.tsv"])
@@ -355,10 +355,10 @@ def test_choices_that_begin_with_the_same_token(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     words = ["not", "yes"]
-    (problem,) = validate_task(path, first_token=lambda text: words.index(text.split()[0]))
+    (problem,) = check_task(path, first_token=lambda text: words.index(text.split()[0])).problems
     assert problem.severity == "warning"
     assert str(problem).startswith(
         "t.jsonl:1 [options]: the choices 'not sure' and 'not at all' begin with the same token (0). Score "
         "whole answers"
     )
-    assert validate_task(path, first_token=lambda text: hash(text)) == []
+    assert check_task(path, first_token=lambda text: hash(text)).problems == ()

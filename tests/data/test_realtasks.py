@@ -8,7 +8,7 @@ import pytest
 
 from abmll.data.overlap import shared_inputs
 from abmll.data.suite import Suite, load_suite
-from abmll.data.validate import validate_task
+from abmll.data.validate import check_task
 
 
 @pytest.fixture(scope="module")
@@ -58,4 +58,4 @@ def test_which_tasks_share_inputs(suite):
 def test_the_real_files_are_in_order(shared):
     folder = shared / "data" / "realtasks"
     for name in ("snli", "copa", "bbh_disambiguation_qa", "chem_hiv"):
-        assert [str(problem) for problem in validate_task(folder / f"{name}.jsonl.gz")] == []
+        assert [str(problem) for problem in check_task(folder / f"{name}.jsonl.gz").problems] == []

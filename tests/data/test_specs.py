@@ -11,7 +11,7 @@ from abmll.core.errors import AbmllError
 from abmll.data.readers import read_task
 from abmll.data.spec import TaskSpec
 from abmll.data.toml_file import read_toml
-from abmll.data.validate import validate_task
+from abmll.data.validate import check_task
 
 SPECS = Path(abmll.data.__file__).parent / "specs"
 
@@ -82,7 +82,9 @@ def test_a_label_without_an_entry_in_the_map(tmp_path):
 
 def test_a_column_that_a_spec_names_and_the_file_lacks(tmp_path):
     toml = 'file = "rows.csv"\ninput = "{premis} {text}"\nid = "key"\n'
-    problems = [str(problem) for problem in validate_task(spec(tmp_path, toml, rows_csv="text,premise,label\na,b,c\n"))]
+    problems = [
+        str(problem) for problem in check_task(spec(tmp_path, toml, rows_csv="text,premise,label\na,b,c\n")).problems
+    ]
     assert problems[:2] == [
         "rows.csv:2 [key]: no row has a field 'key', which id in the spec names. The fields found are: "
         "'text', 'premise', "
@@ -118,7 +120,7 @@ def test_specs_that_cannot_be(tmp_path, line, message):
 
 
 def test_every_mistake_of_a_spec_is_told_at_once(tmp_path):
-    problems = validate_task(spec(tmp_path, "qestion = 'x'\nquoting = 1\n"))
+    problems = check_task(spec(tmp_path, "qestion = 'x'\nquoting = 1\n")).problems
     assert [problem.field for problem in problems] == ["file", "quoting", "qestion"]
 
 
@@ -166,7 +168,7 @@ def test_support_rows_that_are_judged_on_are_left_out_with_a_warning(tmp_path):
     ]
     assert (
         "task.toml [support_file]: 1 rows of the support file have an input that is evaluated on; they are left out."
-        in [str(problem).removesuffix(" Remove them from one of the files.") for problem in validate_task(path)]
+        in [str(problem).removesuffix(" Remove them from one of the files.") for problem in check_task(path).problems]
     )
 
 

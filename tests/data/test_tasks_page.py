@@ -9,7 +9,7 @@ import pytest
 
 from abmll.data.spec import TaskSpec
 from abmll.data.suite import SuiteSpec, load_suite, shipped_suites
-from abmll.data.validate import validate_task
+from abmll.data.validate import check_task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
 
@@ -28,7 +28,7 @@ def written(tmp_path, monkeypatch) -> Path:
 
 def test_the_files_are_in_order_but_for_being_few(written):
     for name in ("reviews.csv", "science.jsonl", "pairs.toml"):
-        problems = validate_task(written / "my_tasks" / name)
+        problems = check_task(written / "my_tasks" / name).problems
         assert [problem.message.partition(" only ")[0] for problem in problems] == ["the task has"]
 
 

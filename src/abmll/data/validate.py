@@ -64,11 +64,6 @@ def check_task(
     return Checked(tuple(problems), summarise(examples, support, count_tokens))
 
 
-def validate_task(path: str | Path, *, first_token: Callable[[str], int] | None = None) -> list[Problem]:
-    """Everything that is wrong with a task file or TOML spec: all findings at once, none for a file in order."""
-    return list(check_task(path, first_token=first_token).problems)
-
-
 def _kind(problem: Problem) -> tuple[str, str, str]:
     """What problems have in common that differ only in a value or a place."""
     return problem.severity, problem.field, re.sub(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"|\d+", "…", problem.message)
