@@ -122,20 +122,6 @@ def test_the_tables_own_names_go_first(monkeypatch):
         build_method("new")
 
 
-def test_an_installed_package_announces_its_methods(folder, monkeypatch):
-    """By its metadata on the path, as pip leaves them."""
-    metadata = folder / "site" / "theirs-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[abmll.methods]\nsmooth = their_methods:good\n")
-    monkeypatch.syspath_prepend(str(folder / "site"))
-    assert "smooth" in method_names()
-    assert steps_of("smooth") == 2
-    assert steps_of("smooth", num_steps=3) == 3
-    config = parse_config({"method": {"name": ["smooth", "lora"], "options": {"smooth": {"num_steps": 4}}}}, "run.toml")
-    assert config.method.options_for("smooth") == {"num_steps": 4}
-
-
 def test_an_announced_method_is_not_imported_by_asking_for_names():
     import sys
 

@@ -53,7 +53,7 @@ def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
     """Refuses a target that matches nothing, where PEFT goes on as long as one of several matches.
 
     Raises:
-        AbmllError: That names the nearest layers and lists all that can be adapted.
+        AbmllError: If there are none; it names the nearest layers and lists all that can be adapted.
     """
     targets = getattr(config, "target_modules", None)
     if targets is None:

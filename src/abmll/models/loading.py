@@ -139,7 +139,8 @@ def _check_counts(name: str, fields: Mapping[str, Any]) -> None:
 
     Sizes need no bound: tensors are laid out without memory first, and compared with the file.
 
-    Raises: AbmllError that names the field.
+    Raises:
+        AbmllError: For such a configuration; it names the field.
     """
     for key, value in fields.items():
         if isinstance(value, Mapping):

@@ -38,7 +38,9 @@ class PassCost:
 def count_passes(config: RunConfig, name: str, num_tasks: int, num_query: float) -> Passes:
     """The passes of one method with one seed: its meta-training, and adaptation and prediction of every held-out task.
 
-    num_tasks: that are evaluated. num_query: examples that are predicted for each, on average.
+    Args:
+        num_tasks: that are evaluated.
+        num_query: examples that are predicted for each, on average.
     """
     method = build_method(name, **config.method.options_for(name))
     if not needs_model(method):
@@ -114,8 +116,9 @@ def device_for(parameters: float) -> str:
 def bytes_needed(size: ModelSize, bytes_each: int, tokens: float, *, batch: int) -> float:
     """Bytes that training ABMLL takes at least: weights, adapters with gradients and moments, activations of a batch.
 
-    bytes_each: of a weight and of an activation. Both roles have two factor pairs a layer, in float32, each with a
-    gradient and AdamW's two moments.
+    Args:
+        bytes_each: of a weight and of an activation. Both roles have two factor pairs a layer, in float32, each with a
+            gradient and AdamW's two moments.
     """
     adapters = 2 * 2 * size.adapter * 4 * (1 + 1 + 2)
     return size.parameters * bytes_each + adapters + 16.0 * batch * tokens * size.width * bytes_each

@@ -43,8 +43,9 @@ def evaluate_run(config: RunConfig, adapter: Path | None, out: Path, *, progress
 
     Started by `torchrun`, the ranks share the cells between them; rank 0 alone reads and writes `out`.
 
-    Raises: AbmllError, before anything is trained, for held-out tasks that cannot be evaluated, and for settings or an
-    adapter that differ from those of the cells in `out`.
+    Raises:
+        AbmllError: Before anything is trained, for held-out tasks that cannot be evaluated, and for settings or an
+            adapter that differ from those of the cells in `out`.
     """
     path = out / PREDICTIONS
     ranks = join_ranks(config)
@@ -269,7 +270,8 @@ def append_predictions(
 ) -> None:
     """Evaluates one method on the run's split and appends its cells, each as soon as it is there.
 
-    judge: `Learner.evaluate`, or `evaluate` of a method that needs no model.
+    Args:
+        judge: `Learner.evaluate`, or `evaluate` of a method that needs no model.
 
     The missing cells are dealt out to the ranks, or, if several hold one copy of the model, to the copies: all ranks
     of a copy make the same cell, because every pass through its weights needs them all. What a cell holds depends on

@@ -106,8 +106,11 @@ def plan(
 ) -> list[Planned]:
     """The experiments of a protocol as runs. Raises AbmllError for an unknown experiment or setting, all at once.
 
-    model: in place of the paper's. folder: where the suites' data lie. only: these experiments. overrides: fields of
-    the runs, such as training.num_steps=50.
+    Args:
+        model: in place of the paper's.
+        folder: where the suites' data lie.
+        only: these experiments.
+        overrides: fields of the runs, such as training.num_steps=50.
     """
     known = {experiment.name: experiment for experiment in protocol.experiments}
     unknown = [name for name in only if name not in known]
@@ -264,7 +267,8 @@ def time_pieces(planned: Sequence[Planned]) -> Pieces | None:
 def estimate(protocol: Protocol, planned: Planned, pieces: Pieces | None = None) -> Estimate:
     """What an experiment costs. Data that are at hand are measured; of others the suite's lists tell the counts.
 
-    pieces: of its methods, where they were timed; by default seconds are assumed from the number of parameters.
+    Args:
+        pieces: of its methods, where they were timed; by default seconds are assumed from the number of parameters.
     """
     config = planned.config
     tasks, examples, query = _counts(planned)

@@ -30,9 +30,11 @@ Made = TypeVar("Made")
 class Timed:
     """Seconds of the pieces of a method's run.
 
-    loading: of the model and a fresh adapter, once a seed.
-    training: of meta-training, for an example's forward pass (back costs two); adapting: the same, of adaptation.
-    row: of predicting one.
+    Attributes:
+        loading: of the model and a fresh adapter, once a seed.
+        training: of meta-training, for an example's forward pass (back costs two).
+        adapting: the same, of adaptation.
+        row: of predicting one.
 
     Optimisers, noise and log-densities are in what was timed.
     """
@@ -45,8 +47,10 @@ class Timed:
     def seconds(self, config: RunConfig, name: str, num_tasks: int, num_query: float, scale: float = 1.0) -> float:
         """Of the whole method with one seed.
 
-        num_tasks: that are evaluated. num_query: examples that are predicted for each, on average.
-        scale: how much longer the texts are than those that were timed.
+        Args:
+            num_tasks: that are evaluated.
+            num_query: examples that are predicted for each, on average.
+            scale: how much longer the texts are than those that were timed.
         """
         method = build_method(name, **config.method.options_for(name))
         evaluation, episodes, steps = config.evaluation, config.episodes, config.training.num_steps
@@ -71,7 +75,8 @@ def time_method(config: RunConfig, suite: Suite, name: str) -> Timed:
     Writes nothing. Seconds are those of the clock, or of the processor where these are fewer: other work on the machine
     is not the method's.
 
-    Raises: AbmllError for whatever keeps the run itself from being done.
+    Raises:
+        AbmllError: For whatever keeps the run itself from being done.
     """
     method = build_method(name, **config.method.options_for(name))
     if not needs_model(method):
