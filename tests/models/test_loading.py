@@ -164,8 +164,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def changed(folder, **fields):
-    path = folder / "config.json"
+DOUBLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+
+
+def changed(folder, name="config.json", /, **fields):
+    path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -192,6 +195,14 @@ DAMAGES = {
     "deep": (lambda f: (f / "config.json").write_text("[" * 200_000), "cannot load model .*RecursionError"),
     "cut off": (lambda f: (f / "model.safetensors").write_bytes(b"junk" * 50), "cannot load model .*SafetensorError"),
     "a deep tokenizer": (lambda f: (f / "tokenizer.json").write_text("[" * 200_000), "the tokenizer of model"),
+    "a text for its length": (
+        lambda f: changed(f, "tokenizer_config.json", model_max_length="x"),
+        "says model_max_length = 'x', which is no number",
+    ),
+    "replacements": (
+        lambda f: changed(f, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [DOUBLED] * 40}),
+        "makes a text more than 1,000 times as long by its replacements",
+    ),
     "a list for a tokenizer": (lambda f: (f / "tokenizer_config.json").write_text("[]"), "the tokenizer of model"),
 }
 
@@ -202,6 +213,13 @@ def test_a_damaged_folder_is_told_and_nothing_is_made_up_for_it(damage, folder):
     damaging(folder)
     with pytest.raises(AbmllError, match=message):
         models.load(str(folder), dtype="float32")
+
+
+def test_many_replacements_of_different_characters_are_no_bomb(folder):
+    steps = [{"type": "Replace", "pattern": {"String": sign}, "content": "..."} for sign in "…‥。；？！：～、「」（）"]
+    steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"})
+    changed(folder, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": steps})
+    assert models.load_tokenizer(str(folder)).encode("the cat…")
 
 
 def test_a_model_without_blocks(folder):

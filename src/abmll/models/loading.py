@@ -17,6 +17,7 @@ from abmll.core.notices import tell
 from abmll.models.precision import DTYPES, chosen_type
 from abmll.models.registry import PREFIX, find, registered
 from abmll.models.store import get
+from abmll.models.tokenizer_check import check_tokenizer
 
 EMBEDDED = ("default", default.NAME)
 MOST_BLOCKS = 4096
@@ -72,7 +73,9 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     quiet_libraries()
     source, options = _source(name, revision)
     with _told("the tokenizer of model", name):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        check_tokenizer(tokenizer, name)
+        return tokenizer
 
 
 def load_config(name: str, *, revision: str | None = None) -> Any:
