@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from peft import LoraConfig
+from torch import nn
 
 from abmll.adapters import AbmllConfig
+from abmll.adapters.names import check_target_modules
 from abmll.adapters.spec import peft_config
+from abmll.core.errors import AbmllError
 from abmll.core.types import AdapterSpec
 
 
@@ -20,3 +24,30 @@ def test_a_gaussian_keeps_its_space_and_offset():
     assert isinstance(config, AbmllConfig)
     assert (config.space, config.log_var_offset) == ("factors", -7.0)
     assert vars(peft_config(AdapterSpec("abmll")))["space"] == "output"
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleDict({"q_projection_of_the_first_layer": nn.Linear(2, 2)})])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["((.+))+!", "(a|aa|.)+!", "(.+){9}!", "(?:.|..)*!", ".*.*.*.*.*.*!", ".{0,9}" * 6, "l?a?y?e?r?s?" * 9],
+)
+def test_an_expression_that_may_take_for_ever_is_not_matched(pattern):
+    with pytest.raises(AbmllError, match="may take for ever"):
+        check_target_modules(Tiny(), LoraConfig(target_modules=pattern))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*layers\.(0|1)\..*(q|v)_proj.*",
+        r"(?!.*visual).*\.\d+\.[qkv]_proj\w+",
+        r".*\.layers?\.\d+\..*?q_.*|.*first_layer",
+    ],
+)
+def test_ordinary_expressions_are_taken(pattern):
+    check_target_modules(Tiny(), LoraConfig(target_modules=pattern))

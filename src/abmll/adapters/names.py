@@ -17,7 +17,10 @@ LORA_FOLDER = "lora"
 """Inside an adapter's folder: the mean of a Gaussian adapter as an ordinary LoRA."""
 LONGEST_PATTERN = 1000
 """Characters of the longest regular expression that is taken."""
-_REPEATED_TWICE = re.compile(r"[*+}]\??[^()\[]*\)[*+{]")
+MOST_REPETITIONS = 5, 10
+"""How many parts of an expression may be repeated (`*`, `+`, `{}`), and how many left out (`?`): the ways that matching
+tries grow exponentially with them."""
+_REPEATED_GROUP, _REPEATED, _LEFT_OUT = re.compile(r"\)[*+{]"), re.compile(r"[*+{]"), re.compile(r"(?<![(*+?}])\?")
 _RESERVED = ("base_model", "model", "base_layer", "modules_to_save", "original_module")
 
 
@@ -87,7 +90,8 @@ def check_target_modules(model: nn.Module, config: PeftConfig) -> None:
 
 
 def _check_pattern(pattern: str) -> None:
-    """Refuses what is no regular expression, and a repetition within a repetition, which may take for ever to match."""
+    """Refuses what is no regular expression, and what may take for ever to match: a group that is repeated, whose parts
+    may each match in several ways, and many repetitions one after the other."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
@@ -96,10 +100,13 @@ def _check_pattern(pattern: str) -> None:
             f"target_modules={pattern[:80]!r} is no regular expression: {reason}. Name layers in a list, such as "
             '["q_proj", "v_proj"], or write "all-linear".'
         ) from None
-    if len(pattern) > LONGEST_PATTERN or _REPEATED_TWICE.search(pattern):
+    repeated, left_out = (len(sign.findall(pattern)) for sign in (_REPEATED, _LEFT_OUT))
+    many = repeated > MOST_REPETITIONS[0] or left_out > MOST_REPETITIONS[1]
+    if len(pattern) > LONGEST_PATTERN or many or _REPEATED_GROUP.search(pattern):
         raise AbmllError(
-            f"target_modules={pattern[:80]!r} is longer than {LONGEST_PATTERN} characters, or repeats a group that "
-            "holds a repetition, such as (a+)+, which may take for ever. Name layers in a list, or write a plainer one."
+            f"target_modules={pattern[:80]!r} is longer than {LONGEST_PATTERN} characters, repeats a group, such as "
+            f"(a|b)+, or repeats more than {MOST_REPETITIONS[0]} parts, which may take for ever. Name layers in a "
+            "list, or write a plainer one."
         )
 
 
