@@ -14,7 +14,7 @@ import pytest
 
 from abmll.core.errors import AbmllError
 from abmll.core.files import write_whole
-from abmll.core.folders import HOLDER, hold, require_room, require_writable
+from abmll.core.folders import HOLDER, LOCK, hold, require_room, require_writable
 
 HOLD = "import sys, pathlib\nfrom abmll.core.folders import hold\nwith hold(pathlib.Path(sys.argv[1])):\n"
 HOLD += "    print('held', flush=True)\n    sys.stdin.read()"
@@ -93,3 +93,20 @@ def test_a_device_or_a_pipe_is_written_to_and_stays_what_it_is(tmp_path):
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     with pytest.raises(AbmllError, match="Is a directory"):
         write_whole(tmp_path, "words")
+
+
+def test_a_strangers_folder_is_held_without_writing_through_its_links_and_pipes(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for make in (lambda path: path.symlink_to(tmp_path / "mine"), os.mkfifo):
+        folder = tmp_path / f"from-outside-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        make(folder / HOLDER)
+        with hold(folder):
+            assert stat.S_ISREG(os.lstat(folder / HOLDER).st_mode)
+    assert (tmp_path / "mine").read_text() == "mine"
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / LOCK).symlink_to(tmp_path / "mine")
+    with pytest.raises(AbmllError, match=r"linked/\.abmll\.lock is a link or a folder"), hold(linked):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -54,6 +54,8 @@ def hold(folder: Path) -> Iterator[None]:
                 "folder."
             ) from None
         except (OSError, NotImplementedError) as error:
+            if os.path.islink(place / LOCK) or (place / LOCK).is_dir():
+                raise AbmllError(f"{place / LOCK} is a link or a folder, not a lock. Remove it.") from error
             require_writable(place)
             tell(f"{folder}: this file system has no locks ({error}); let no other process write there.")
             yield
@@ -61,6 +63,7 @@ def hold(folder: Path) -> Iterator[None]:
         _held[place] = 1
         undo.callback(_let_go, place, lock)
         try:
+            (place / HOLDER).unlink(missing_ok=True)  # it may be a link to anything, or a pipe, in a stranger's folder
             (place / HOLDER).write_text(json.dumps(_ourselves()), encoding="utf-8")
         except OSError as error:
             raise _cannot_write(folder, error) from error
