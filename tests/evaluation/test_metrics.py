@@ -298,12 +298,13 @@ class TestUnequalSets:
         one_task = summarise([make_cell(seed=seed) for seed in range(2)])
         assert [note.partition(":")[0] for note in one_task.notes] == ["There is one task"]
 
-    def test_where_nobody_says_the_baseline_is_abmll_else_the_first_that_is_no_reference(self):
+    def test_where_nobody_says_the_baseline_is_abmll_or_a_form_of_it_else_the_first_that_is_no_reference(self):
         assert summarise(grid()).baseline == "abmll"
         cells = [make_cell(name, task=f"t{i}") for name in ("uniform", "reptile", "lora") for i in range(2)]
         summary = summarise(cells)
         assert summary.baseline == summary.methods[0] == "reptile"
         assert summary.standing("lora", 16).differences
+        assert summarise([*cells, make_cell("abmll-natural")]).baseline == "abmll-natural"
         assert summarise([make_cell("pretrained")]).baseline == "pretrained"
 
 

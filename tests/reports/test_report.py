@@ -309,6 +309,7 @@ def test_what_was_run_stands_at_the_top(tmp_path, undrawn):
     info |= about_run(parse_config({"data": {"suite": "s", "max_rows": 48}, "adapter": {"upper_layers": 8}}))
     info |= {"command": ["abmll", "report", "my file"], "commit": None}
     text = Page(render_report(predictions, tmp_path / "r.html", logs, info).read_text()).text
+    assert 'class="words">Other options<' in (tmp_path / "r.html").read_text(), "which wraps, and is no number"
     assert "at most 48 rows a task" in text
     assert "all-linear, the last 8 blocks" in text
     assert "abmll report 'my file'" in text

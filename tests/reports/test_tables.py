@@ -101,6 +101,14 @@ def test_losses_name_the_better_method_and_how_sure_it_is(summary):
         assert summary.standing(sentence.split()[3], size).estimates[metric].mean < base
 
 
+def test_what_no_digit_shows_is_no_win_and_no_loss():
+    cells = fake_cells(support_sizes=(4,), methods=("abmll",))
+    twice = summarise([*cells, *(replace(cell, method="lora") for cell in cells)])
+    assert losses(twice) == []
+    assert len(wins(twice, 4)) == 4
+    assert all(sentence.endswith(", and so has lora.") for sentence in wins(twice, 4))
+
+
 def test_wins_and_losses_cover_every_metric_once(summary):
     for size in (4, 64):
         lost = [s for s in losses(summary) if f"with {size} support" in s]

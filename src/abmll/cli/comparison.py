@@ -81,7 +81,8 @@ def compare(
         typer.Option(
             "--baseline",
             metavar="METHOD",
-            help="What the paired tests are against  [default: abmll, else the first that is no reference]",
+            help="What the paired tests are against  "
+            "[default: abmll or a form of it, else the first that is no reference]",
         ),
     ] = None,
     budget: Annotated[

@@ -33,7 +33,7 @@ def report(
         typer.Option(
             "--baseline",
             metavar="METHOD",
-            help="What differences are taken to  [default: abmll, else the first that is no reference]",
+            help="What differences are taken to  [default: abmll or a form of it, else the first that is no reference]",
         ),
     ] = None,
     overwrite: Overwrite = False,

@@ -17,11 +17,12 @@ BASELINE = "abmll"
 
 
 def baseline_of(methods: Collection[str]) -> str:
-    """What others are compared with where nobody says: `BASELINE`, else the first method that is no reference."""
-    if BASELINE in methods:
-        return BASELINE
-    own = (method for method in methods if method not in REFERENCES)
-    return next(own, next(iter(methods), BASELINE))
+    """What others are compared with where nobody says: `BASELINE`, else another form of it ("abmll-natural"), else the
+    first method that is no reference.
+    """
+    own = [method for method in methods if method not in REFERENCES]
+    order = (BASELINE, *(method for method in own if method.startswith(BASELINE)), *own, *methods)
+    return next((method for method in order if method in methods), BASELINE)
 
 
 def is_rival(method: str, metric: str) -> bool:

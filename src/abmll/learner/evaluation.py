@@ -50,7 +50,8 @@ class Evaluation:
         """Means over tasks and seeds with their intervals, and paired differences to a method.
 
         Args:
-            baseline: the method that others are compared with; by default "abmll" if it is there, else the first.
+            baseline: the method that others are compared with; by default "abmll" or a form of it, if there is one,
+                else the first.
 
         Raises:
             AbmllError: If there is no cell.

@@ -49,8 +49,7 @@ def render_report(
         run_info: what was run (config, versions, seeds, commit): scalars, and mappings of them which fold. "title" is
             the page's title; "held_out_families" names families to mark, besides cells with extra["held_out_family"];
             "setting" and "options" are those of `config.about`.
-        baseline: the method that differences are taken to; None: "abmll" if it is there, else the first that is no
-            reference.
+        baseline: the method that differences are taken to; None: `baseline_of` the methods.
         queries: the texts of the query examples; None reads those that lie beside the predictions.
 
     The file is written whole or not at all; nothing in it is loaded from elsewhere.

@@ -11,6 +11,8 @@ from abmll.reports.notation import number, signed
 
 MARK = "†"
 """Beside a method that does not beat uniform."""
+VISIBLE = 0.0005
+"""The smallest difference that three decimals show."""
 
 
 def nothing_beats_uniform(summary: Summary) -> list[str]:
@@ -60,12 +62,16 @@ def wins(summary: Summary, size: int) -> list[str]:
         sign = {"higher": 1, "lower": -1, None: 0}[METRICS[metric].better]
         gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
         gain, standing = max(gains, key=lambda pair: pair[0], default=(1.0, base))
-        if sign and gain <= 0:
+        mean = number(base.estimates[metric].mean)
+        if sign and abs(gain) < VISIBLE:
+            sentences.append(
+                f"{METRICS[metric].label}: {summary.baseline} has the best mean, {mean}, and so has {standing.method}."
+            )
+        elif sign and gain < 0:
             interval = standing.differences[metric].interval
             bounds = f"{signed(interval.low)} to {signed(interval.high)}"
             clear = "" if standing.differences[metric].clear else "; the two cannot be told apart"
             spread = "one cell only" if math.isnan(interval.low) else f"95 % interval {bounds}{clear}"
-            mean = number(base.estimates[metric].mean)
             sentences.append(
                 f"{METRICS[metric].label}: {summary.baseline} has the best mean, {mean}; "
                 f"next is {standing.method}, {signed(interval.mean)} ({spread})."
@@ -88,7 +94,7 @@ def losses(summary: Summary) -> list[str]:
             sign = 1 if better == "higher" else -1
             gains = [(sign * r.differences[metric].interval.mean, r) for r in others if is_rival(r.method, metric)]
             gain, standing = max(gains, key=lambda pair: pair[0] if pair[0] > 0 else 0, default=(0.0, base))
-            if gain > 0:
+            if gain >= VISIBLE:
                 sentences.append(_loss(summary, standing, metric, better))
     return sentences
 
