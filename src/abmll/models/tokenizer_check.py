@@ -16,7 +16,8 @@ def check_tokenizer(tokenizer: Any, name: str) -> None:
     """Refuses a tokenizer whose replacements, one after the other, would fill all memory from one short text, and one
     whose longest text is no number.
 
-    Raises: AbmllError that names the model.
+    Raises:
+        AbmllError: For such a tokenizer; it names the model.
     """
     longest = getattr(tokenizer, "model_max_length", 0)
     if isinstance(longest, bool) or not isinstance(longest, (int, float)):
