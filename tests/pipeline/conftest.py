@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
-import torch
 
 from tests.pipeline.stages import write_tasks
 from tests.reports.undrawn import planned_only
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
