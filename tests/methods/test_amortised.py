@@ -10,7 +10,7 @@ import torch
 from abmll.core.errors import AbmllError
 from abmll.core.params import clone
 from abmll.core.types import META, TASK, Episode, Example, Terms
-from abmll.methods.parts import adam_steps, amortised, natural
+from abmll.methods.parts import amortised, prior_steps
 from abmll.methods.parts.adam_steps import AdamSteps
 from abmll.methods.parts.amortised import Amortised
 from abmll.methods.parts.natural import NaturalSteps
@@ -177,8 +177,7 @@ def test_the_log_variances_do_not_move_in_the_inner_loop():
 @pytest.mark.parametrize("inner", [NaturalSteps(3), AdamSteps(3)], ids=["natural", "adam"])
 def test_an_adaptation_copies_no_parameters_and_ends_where_a_walk_does(inner, monkeypatch):
     ends, copies = [], []
-    for module in (natural, adam_steps):
-        monkeypatch.setattr(module, "clone", lambda params: copies.append(1) or clone(params))
+    monkeypatch.setattr(prior_steps, "clone", lambda params: copies.append(1) or clone(params))
     for go in (inner.run, inner.walk):
         copies.clear()
         likelihood = Bilinear()
@@ -193,7 +192,7 @@ def test_an_adaptation_copies_no_parameters_and_ends_where_a_walk_does(inner, mo
 @pytest.mark.parametrize("inner", [NaturalSteps(3), AdamSteps(3)], ids=["natural", "adam"])
 def test_an_episode_asks_for_the_variances_once(inner, symmetric, monkeypatch):
     asked = []
-    for module in (natural, adam_steps, amortised):
+    for module in (prior_steps, amortised):
         monkeypatch.setattr(module, "variances", lambda *a: asked.append(1) or variances(*a))
     Amortised(inner, symmetric=symmetric).meta_gradient(Bilinear(), EPISODE)
     assert asked == [1]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import clone, reset_task
-from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot, nll_gradient, variances
+from abmll.core.types import TASK, Likelihood
+from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -37,6 +37,7 @@ class AdamSteps(PriorSteps):
         AbmllError: For options out of range.
     """
 
+    needed: ClassVar[int | None] = 1  # the way back asks where it began, no more
     num_steps: int = 5
     batch_size: int | None = None
     log_var_offset: float = -13.8
@@ -48,30 +49,14 @@ class AdamSteps(PriorSteps):
                 f"num_steps={self.num_steps}, batch_size={self.batch_size}."
             )
 
-    def steps(
-        self,
-        likelihood: Likelihood,
-        support: Sequence[Example],
-        variance: Mapping[str, float] | None = None,
-        *,
-        kept: int | None = None,
-    ) -> Iterator[Step]:
-        reset_task(likelihood)
-        variance = variances(likelihood, self.log_var_offset) if variance is None else variance
-        phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in variance}
+    def mover(self, phi: Tensors, variance: Mapping[str, float]) -> Callable[[float, Tensors], None]:
         groups = [{"params": [phi[name]], "lr": share**0.5} for name, share in variance.items()]
         optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON)
-        for number, batch in enumerate(self.batches(support)):
-            nll, gradient, _ = nll_gradient(likelihood, batch, variance)
-            whole = kept is None or number < kept
-            point = clone(phi) if whole else {}
-            optimizer.step()
-            yield Step(batch, point, gradient if whole else {}, nll)
 
-    def walk(
-        self, likelihood: Likelihood, support: Sequence[Example], variance: Mapping[str, float] | None = None
-    ) -> list[Step]:
-        return list(self.steps(likelihood, support, variance, kept=1))  # the way back asks where it began, no more
+        def move(nll: float, gradient: Tensors) -> None:
+            optimizer.step()
+
+        return move
 
     def back(
         self, likelihood: Likelihood, steps: Sequence[Step], v: Tensors, variance: Mapping[str, float]

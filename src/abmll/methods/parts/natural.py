@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
-from abmll.core.params import clone, reset_task
-from abmll.core.types import TASK, Example, Likelihood
-from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot, nll_gradient, variances
+from abmll.core.types import TASK, Likelihood
+from abmll.methods.parts.prior_steps import PriorSteps, Step, Tensors, dot, nll_gradient
 
 Gradient = Literal["exact", "first_order"]
 RELATIVE = {torch.float64: 1e-5, torch.float32: 3e-4}
@@ -73,26 +72,14 @@ class NaturalSteps(PriorSteps):
                 f"num_steps={self.num_steps}, trust={self.trust}, batch_size={self.batch_size}."
             )
 
-    def steps(
-        self,
-        likelihood: Likelihood,
-        support: Sequence[Example],
-        variance: Mapping[str, float] | None = None,
-        *,
-        kept: int | None = None,
-    ) -> Iterator[Step]:
-        reset_task(likelihood)
-        variance = variances(likelihood, self.log_var_offset) if variance is None else variance
-        phi = likelihood.parameters(TASK)
-        for number, batch in enumerate(self.batches(support)):
-            nll, gradient, _ = nll_gradient(likelihood, batch, variance)
-            whole = kept is None or number < kept
-            point = clone({name: phi[name] for name in variance}) if whole else {}
+    def mover(self, phi: Tensors, variance: Mapping[str, float]) -> Callable[[float, Tensors], None]:
+        @torch.no_grad()
+        def move(nll: float, gradient: Tensors) -> None:
             factor, _ = self.factor(nll, gradient, variance)
-            with torch.no_grad():
-                for name, share in variance.items():
-                    phi[name].sub_(factor * share * gradient[name])
-            yield Step(batch, point, gradient if whole else {}, nll)
+            for name, share in variance.items():
+                phi[name].sub_(factor * share * gradient[name])
+
+        return move
 
     def factor(self, nll: float, gradient: Mapping[str, Tensor], variance: Mapping[str, float]) -> tuple[float, float]:
         """(c, gᵀσ²g) of a step. c is 1 where the gradient is 0."""

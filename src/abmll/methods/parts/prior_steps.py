@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-from abmll.core.params import gradients, train_only
+from abmll.core.params import clone, gradients, reset_task, train_only
 from abmll.core.types import META, TASK, Example, Likelihood
 from abmll.methods.parts.inner import batches_of, examples_of
 
@@ -40,8 +40,10 @@ class PriorSteps(ABC):
         num_steps: K.
         batch_size: how many support examples a step takes, in order and starting over at the end; None takes them all.
         log_var_offset: log σ² where the stored log-variance is 0.
+        needed: how many steps, from the first, the way back needs whole; None: all.
     """
 
+    needed: ClassVar[int | None] = None
     num_steps: int
     batch_size: int | None
     log_var_offset: float
@@ -61,13 +63,12 @@ class PriorSteps(ABC):
         self, likelihood: Likelihood, support: Sequence[Example], variance: Mapping[str, float] | None = None
     ) -> list[Step]:
         """φ ← θ, then K steps, with what the way back needs of each. variance: as for `steps`."""
-        return list(self.steps(likelihood, support, variance))
+        return list(self.steps(likelihood, support, variance, kept=self.needed))
 
     def examples(self, support: int) -> int:
         """How many examples' gradients the steps and the way back take for a support set of this size."""
         return examples_of(self, support)
 
-    @abstractmethod
     def steps(
         self,
         likelihood: Likelihood,
@@ -83,6 +84,23 @@ class PriorSteps(ABC):
             support: labelled rows.
             variance: σ² of every tensor (`variances`); None asks θ for it.
             kept: how many steps, from the first, are told with their point and gradient, each a copy of φ; None: all.
+        """
+        reset_task(likelihood)
+        variance = variances(likelihood, self.log_var_offset) if variance is None else variance
+        phi = {name: tensor for name, tensor in likelihood.parameters(TASK).items() if name in variance}
+        move = self.mover(phi, variance)
+        for number, batch in enumerate(self.batches(support)):
+            nll, gradient, _ = nll_gradient(likelihood, batch, variance)
+            whole = kept is None or number < kept
+            point = clone(phi) if whole else {}
+            move(nll, gradient)
+            yield Step(batch, point, gradient if whole else {}, nll)
+
+    @abstractmethod
+    def mover(self, phi: Tensors, variance: Mapping[str, float]) -> Callable[[float, Tensors], None]:
+        """What moves `phi`, in place, by a batch's NLL and its gradient there, which is also the tensors' own `.grad`.
+
+        Asked for once before the first step, so that it may remember the steps before.
         """
 
     @abstractmethod
