@@ -8,17 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.reports.undrawn import planned_only
 
-# One thread a worker: several workers whose threads wait for each other take many times as long.
-torch.set_num_threads(1)
+
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "dist", "no") != "no":  # the process that only hands out tests need not import torch
+        return
+    import torch
+
+    from tests.shortcuts import Shortcuts
+
+    # One thread a worker: several workers whose threads wait for each other take many times as long.
+    torch.set_num_threads(1)
+    if config.option.markexpr == "not slow":
+        config.pluginmanager.register(Shortcuts(), "shortcuts")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device, and torch finds none")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and torch finds none")
 
 
 def pytest_collection_finish() -> None:

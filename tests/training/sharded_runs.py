@@ -71,6 +71,7 @@ def trained(
     sabotage: str = "",
     resume: bool = False,
     outer_steps: int = 3,
+    episodes_per_step: int = 4,
     checkpoint_every: int = 100,
     **options: Any,
 ) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def trained(
     # Longer texts on some tasks: what ranks do at the same time differs in length and must not in order.
     tasks = [tiny_task(f"task-{number}", 12) for number in range(4)]
     for number, task in enumerate(tasks):
-        rows = tuple(row._replace(prompt=row.prompt * (1 + 2 * number)) for row in task.examples)
+        rows = tuple(row._replace(prompt=row.prompt * (1 + number % 3)) for row in task.examples)
         tasks[number] = type(task)(task.name, rows)
     if sabotage and rank == size - 1:
         spoil(learner, sabotage)
@@ -95,7 +96,7 @@ def trained(
         learner.likelihood,
         learner.method,
         EpisodeSampler(tuple(tasks), 0, 4, 4),
-        Training(outer_steps, episodes_per_step=4, checkpoint_every=checkpoint_every),
+        Training(outer_steps, episodes_per_step=episodes_per_step, checkpoint_every=checkpoint_every),
         directory=out / "run",
         resume=resume,
         progress=False,

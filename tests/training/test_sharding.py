@@ -43,7 +43,9 @@ def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options: 
 
 
 @pytest.mark.parametrize(
-    "steps", [{"outer_steps": 2, "num_steps": 2}, pytest.param({}, marks=pytest.mark.slow)], ids=str
+    "steps",
+    [{"outer_steps": 2, "episodes_per_step": 2, "num_steps": 2}, pytest.param({}, marks=pytest.mark.slow)],
+    ids=["few", "many"],
 )
 def test_a_sharded_base_gives_the_same_adapter(steps: dict[str, int], tmp_path: Path, forkserver: None) -> None:
     assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, **steps, **EVERY_KL)

@@ -34,7 +34,10 @@ def seeded(seed: int) -> Iterator[None]:
 
     cpu_state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # which would write down, for devices that are not there, where it was called
+        torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

@@ -1,0 +1,52 @@
+"""What the default tests do once, or not at all, because only other tests look at it; the slow tests do all of it.
+
+In a profile of the whole suite these four were a fifth of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jaxtyping
+import peft
+import pytest
+import typer.testing
+
+from abmll.language.packing.evidence import Bearing, Evidence
+
+SHAPES = {"core", "gaussian", "adapters", "evaluation", "methods"}
+"""Folders whose tests check the shapes of all arguments and results; the others' go through the same functions."""
+COMPARED = {"language", "models"}
+"""Folders whose tests compare packed passes with plain ones for each model; elsewhere once for all of one build."""
+
+
+class Shortcuts:
+    """A plugin of pytest, registered for the default tests."""
+
+    def __init__(self) -> None:
+        self._patch = pytest.MonkeyPatch()
+        # Typer reads all signatures of all commands for each call.
+        self._patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        # PEFT compiles a template for a page that is replaced by ours.
+        self._patch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
+        self._bearings: dict[tuple[object, ...], Bearing] = {}
+        self._compare = Evidence._compare
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        folder = Path(item.path).parent.name
+        jaxtyping.config.update("jaxtyping_disable", folder not in SHAPES)
+        self._patch.setattr(Evidence, "_compare", self._compare if folder in COMPARED else self._compared_before())
+
+    def _compared_before(self) -> object:
+        def compare(evidence: Evidence, width: int) -> Bearing:
+            model = evidence._model
+            key = (model.get_base_model().config.to_json_string(), model.dtype, evidence._context, width)
+            if key not in self._bearings:
+                self._bearings[key] = self._compare(evidence, width)
+            return self._bearings[key]
+
+        return compare
+
+    def pytest_unconfigure(self) -> None:
+        self._patch.undo()
