@@ -57,6 +57,25 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_low_rank_product_is_added_as_if_made_apart(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, base = draw(*shape, 4, dtype=dtype), draw(*shape, 5, dtype=dtype)
+    A, B = draw(2, 4), draw(5, 2)
+    if dtype != torch.float64:
+        A, B = (one.detach().float().requires_grad_() for one in (A, B))
+    expected = base.to(A.dtype) + 1.5 * (x.to(A.dtype) @ A.T) @ B.T
+    found = moments.plus_low_rank(base, x, A, B, 1.5)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    for mine, reference in zip(
+        torch.autograd.grad(found, (x, base, A, B), weights),
+        torch.autograd.grad(expected, (x, base, A, B), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, reference)
+
+
 def test_conditional_is_two_low_rank_maps_of_the_input() -> None:
     x, g = draw(2, 6, 4), factors()
     mean, log_var = moments.conditional(x, *g)

@@ -85,6 +85,27 @@ def low_rank(x: Tensor, products: Sequence[tuple[Tensor, Tensor, float]]) -> lis
     return [F.linear(s * z, B.to(dtype)) for z, (_, B, s) in zip(inner, products, strict=True)]
 
 
+def plus_low_rank(base: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
+    """base + s·B A x, summed where the product is made: the product itself is never written.
+
+    Args:
+        base: (..., out_features).
+        x: (..., in_features).
+        A: (r, in_features).
+        B: (out_features, r).
+        scaling: s.
+
+    Returns:
+        (..., out_features), in float32 at least.
+    """
+    dtype = at_least_float32(x, A)
+    inner = scaling * F.linear(x.to(dtype), A.to(dtype))
+    if base.dtype != dtype:
+        return base.to(dtype) + F.linear(inner, B.to(dtype))
+    total = torch.addmm(base.reshape(-1, base.shape[-1]), inner.reshape(-1, inner.shape[-1]), B.to(dtype).T)
+    return total.view(base.shape)
+
+
 def conditionals(x: Float[Tensor, "*batch in"], *gaussians: Factors) -> list[Moments]:
     """The moments of several Gaussians over the output for the same input x, at the cost of one pass over x."""
     products = []

@@ -107,8 +107,7 @@ class AbmllLayer(BaseTunerLayer):
         q = self.factors(adapter_name)
         priors = [self.factors(name) for name in self.abmll_mean_A if record is not None and name == record.prior]
         if record is None or not (record.request.sample or priors):
-            mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
-            return (base.to(mean.dtype) + mean).to(dtype)
+            return moments.plus_low_rank(base, x, q.mean_A, q.mean_B, q.scaling).to(dtype)
         return self._add_gaussian(base, x, adapter_name, [q, *priors], record, dtype)
 
     @not_compiled

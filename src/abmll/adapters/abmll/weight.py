@@ -43,8 +43,7 @@ def weight_output(
         sums = weight_space.divergence(own, prior, hyper_prior=record.request.hyper_prior, rows=kl_rows)
         record.report_sum(layer, *sums)
     if not record.request.sample:
-        mean = moments.low_rank(x, [(q.mean_A, q.mean_B, q.scaling)])[0]
-        return (base.to(mean.dtype) + mean).to(dtype)
+        return moments.plus_low_rank(base, x, q.mean_A, q.mean_B, q.scaling).to(dtype)
     rows = len(x) if record.mask is None else len(record.mask)
     tokens, outputs = (tensor.reshape(rows, -1, tensor.shape[-1]) for tensor in (x, base))
     return weight_space.sampled_output(tokens, outputs, q, dtype, record.copies).view(base.shape)
