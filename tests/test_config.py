@@ -193,6 +193,18 @@ def test_every_mistake_is_told_at_once_in_the_order_of_the_file(run_file):
     assert told[-1] == "`abmll config` lists every field."
 
 
+def test_a_part_of_a_files_methods_is_run_without_the_others_options(run_file):
+    """Options that the command line itself gives to a method it does not name are a mistake all the same."""
+    path = run_file(
+        "[method]\nname = ['lora', 'reptile']\n[method.options]\nnum_steps = 3\n"
+        "[method.options.lora]\nlearning_rate = 0.5\n[method.options.reptile]\nlearning_rate = 0.25\n"
+    )
+    method = load_config(path, ["method.name=reptile"]).method
+    assert (method.name, method.options) == ("reptile", {"num_steps": 3, "reptile": {"learning_rate": 0.25}})
+    told = message(path, "method.name=reptile", "method.options.lora.learning_rate=0.1")
+    assert "command line  [method.options.lora]: this run does not use lora" in told
+
+
 def test_a_mistake_on_the_command_line_is_told_as_such(run_file):
     told = message(run_file("[training]\nnum_steps = 5"), "training.num_steps=zero")
     assert 'command line  training.num_steps = "zero": must be a whole number, at least 1' in told

@@ -56,7 +56,7 @@ def option_mistakes(method: Any) -> list[Mistake]:
     unusable = {one: reason for one in dict.fromkeys(names) if (reason := _unusable(one)) is not None}
     found = [Mistake("method.name", reason) for reason in unusable.values()]
     names = [one for one in names if one not in unusable]
-    own = {key: value for key, value in options.items() if isinstance(value, Mapping) and _is_method(key)}
+    own = method_tables(table)
     shared = {key: value for key, value in options.items() if key not in own}
     for key in own:
         if names and key not in {*names, *unusable}:
@@ -70,6 +70,14 @@ def option_mistakes(method: Any) -> list[Mistake]:
     for one in names:
         found += _mistakes_in_options(one, shared, own.get(one, {}))
     return list(dict.fromkeys(found))  # two methods may find the same fault in a shared option
+
+
+def method_tables(method: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Methods' own tables among the options of a raw [method] table, by the method's name."""
+    options = method.get("options")
+    if not isinstance(options, Mapping):
+        return {}
+    return {key: value for key, value in options.items() if isinstance(value, Mapping) and _is_method(key)}
 
 
 def _unusable(method: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from abmll.config.mistakes import Mistake, mistakes_of, option_mistakes
+from abmll.config.mistakes import Mistake, method_list, method_tables, mistakes_of, option_mistakes
 from abmll.config.schema import RunConfig
 from abmll.config.tuned import with_tuned
 from abmll.core.documents import TOML_LIMIT, parse_toml
@@ -63,7 +63,17 @@ def _check_overridden(data: dict[str, Any], text: str, source: str, overrides: S
         mistake = _apply(data, override, overridden)
         if mistake:
             mistakes.append(mistake)
+    if "method.name" in overridden:
+        _without_others(data, overridden)
     return _check(data, source, lines=_line_numbers(text), overridden=overridden, mistakes=mistakes)
+
+
+def _without_others(data: dict[str, Any], overridden: set[str]) -> None:
+    """Leaves out, in place, what a file says of methods that the command line, which runs a part of them, does not name."""
+    options = data["method"].get("options")
+    for name in method_tables(data["method"]).keys() - set(method_list(data["method"])):
+        if not any(_within(path, f"method.options.{name}") for path in overridden):
+            del options[name]
 
 
 def _check(
