@@ -69,7 +69,7 @@ def _check_overridden(data: dict[str, Any], text: str, source: str, overrides: S
 
 
 def _without_others(data: dict[str, Any], overridden: set[str]) -> None:
-    """Leaves out, in place, what a file says of methods that the command line, which runs a part of them, does not name."""
+    """Leaves out, in place, the options of methods that the command line does not name: it runs a part of them."""
     options = data["method"].get("options")
     for name in method_tables(data["method"]).keys() - set(method_list(data["method"])):
         if not any(_within(path, f"method.options.{name}") for path in overridden):
