@@ -21,7 +21,7 @@ import abmll
 from abmll.cli import app
 from abmll.config import RunConfig, field_entries, load_config
 from abmll.core.errors import AbmllError
-from abmll.evaluation.predictions import Cell, append_cell, read_cells
+from abmll.evaluation.predictions import Cell, append_cell
 from abmll.pipeline.compare import Budget, Comparison
 from abmll.pipeline.pool import Failure
 
@@ -225,12 +225,12 @@ def rendered(monkeypatch) -> list:
     """What the report was asked to show."""
     calls: list = []
 
-    def render_report(predictions, out, training_logs, run_info, baseline, queries):
-        calls.append((read_cells(predictions), out, training_logs, run_info))
+    def write_report(cells, summary, aurocs, out, training_logs, run_info, queries):
+        calls.append((cells, out, training_logs, run_info))
         return out
 
     module: Any = types.ModuleType("abmll.reports.report")
-    module.render_report = render_report
+    module.write_report = write_report
     monkeypatch.setitem(sys.modules, "abmll.reports.report", module)
     return calls
 

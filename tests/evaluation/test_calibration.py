@@ -159,6 +159,27 @@ class TestAgainstBruteForce:
             assert information == pytest.approx(plain_entropy(probs[n].tolist()) - sum(each) / len(each), abs=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3, 60, 4), (1, 40, 2), (8, 1, 3), (2, 7, 3)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_all_at_once_are_what_each_function_gives(shape, ties):
+    log_probs, _, targets = random_case(9, *shape, ties)
+    log_probs = torch.nn.functional.pad(log_probs, (0, 1), value=NINF)
+    probs = calibration.mixture(log_probs).exp()
+    of_probs = {
+        "accuracy": calibration.accuracy, "ece": calibration.ece, "brier": calibration.brier,
+        "macro_f1": calibration.macro_f1, "mce": calibration.max_calibration_error,
+        "adaptive_ece": calibration.adaptive_ece, "ece_per_example": calibration.ece_per_example,
+        "auroc": calibration.auroc, "aurc": lambda p, y: calibration.risk_coverage(p, y).area,
+    }  # fmt: skip
+    expected = {name: metric(probs, targets).item() for name, metric in of_probs.items()} | {
+        "nll": calibration.nll(log_probs, targets).item(),
+        "confidence": probs.amax(1).mean().item(),
+        "entropy": calibration.entropy(probs).mean().item(),
+        "mutual_information": calibration.mutual_information(log_probs).mean().item(),
+    }
+    assert calibration.all_metrics(log_probs, targets) == pytest.approx(expected, abs=1e-14, nan_ok=True)
+
+
 class TestAgainstTorchmetrics:
     @pytest.mark.parametrize("norm", ["l1", "max"])
     def test_ece(self, norm):
@@ -308,6 +329,8 @@ class TestErrors:
         log_probs = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]]).log()
         with pytest.raises(AbmllError, match=r"targets\[1\] names a choice .*example 1 lacks that choice"):
             calibration.nll(log_probs, self.TARGETS)
+        with pytest.raises(AbmllError, match=r"targets\[1\] names a choice .*example 1 lacks that choice"):
+            calibration.all_metrics(log_probs, self.TARGETS)
 
     def test_bad_bins(self):
         with pytest.raises(AbmllError, match="num_bins=0"):

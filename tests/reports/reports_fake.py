@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from abmll.evaluation.predictions import Cell, append_cell
+from abmll.evaluation.predictions import Cell, encode_cell
 
 # name: (skill without support, skill per doubling of support, overconfidence, posterior samples, spread of samples)
 METHODS = {
@@ -71,8 +71,8 @@ def fake_cells(
 
 
 def write_cells(path: Path, cells: Sequence[Cell]) -> Path:
-    for cell in cells:
-        append_cell(path, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(map(encode_cell, cells)))
     return path
 
 

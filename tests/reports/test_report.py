@@ -279,6 +279,22 @@ def test_values_appear_on_hover_in_every_figure(page, source):
     assert any(re.fullmatch(r"abmll/0, step 299: [\d.]+", title) for title in titles)
 
 
+def test_a_text_lies_over_what_it_is_about():
+    cells = fake_cells(methods=("abmll", "lora"), seeds=(0,), support_sizes=(16,))
+    pooled = {m: figures.pooled([c for c in cells if c.method == m]) for m in ("abmll", "lora")}
+    svg = figures.risk_coverage(pooled, figures.looks(("abmll", "lora")))
+    lines = [
+        [tuple(map(float, point)) for point in re.findall(r"[ML] (\S+) (\S+)", path)]
+        for path in re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; stroke[^"]*var\(--s', svg)
+    ]
+    tips = re.findall(
+        r'<rect x="(\S+)" y="(\S+)" width="11.0" height="11.0"><title>(\w+): .* of the surest 100%</title>', svg
+    )
+    assert [method for *_, method in tips] == ["abmll", "lora"]
+    for line, (x, y, _) in zip(lines, tips, strict=True):
+        assert (float(x) + 5.5, float(y) + 5.5) == pytest.approx(line[-1], abs=0.06)
+
+
 def test_panels_that_are_compared_share_their_axes(tmp_path):
     curves = [learning.Curve("a/0", "loss", np.arange(50.0), np.linspace(3, 1, 50))]
     curves += [learning.Curve("b/0", "loss", np.arange(50.0), np.linspace(9, 8, 50))]

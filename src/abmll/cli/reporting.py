@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +12,9 @@ from abmll.cli.arguments import Overwrite, existing_file, free_path
 from abmll.core.documents import read_json, read_toml
 from abmll.core.errors import AbmllError, unknown_name
 from abmll.core.notices import tell
+
+if TYPE_CHECKING:
+    from abmll.evaluation.predictions import Cell, CellKey
 
 OURS = ("title", "held_out_families", "setting", "options")
 """What a report reads of its run by these names; no record beside the predictions says it."""
@@ -50,57 +51,46 @@ def report(
     for path in predictions:
         existing_file(path, "predictions file")
     free_path(out, overwrite)
+    from abmll.evaluation.domains import ood_intervals
     from abmll.evaluation.queries import QUERIES, read_queries
-    from abmll.reports.report import render_report
+    from abmll.evaluation.summary import summarise
+    from abmll.reports.report import write_report
+    from abmll.reports.tables import text_table
 
-    with merged(predictions) as file:
-        queries = {key: query for path in predictions for key, query in read_queries(path.parent / QUERIES).items()}
-        if baseline is not None:
-            _require_method(file, baseline)
-        written = render_report(file, out, training_logs(predictions), run_info(predictions), baseline, queries)
-        print_table(file, baseline)
+    cells = merged(predictions)
+    if baseline is not None and baseline not in (methods := {cell.method for cell in cells}):
+        raise unknown_name("baseline", baseline, methods)
+    summary = summarise(cells, baseline)
+    queries = {key: query for path in predictions for key, query in read_queries(path.parent / QUERIES).items()}
+    logs, info = training_logs(predictions), run_info(predictions)
+    written = write_report(cells, summary, ood_intervals(cells), out, logs, info, queries)
+    typer.echo(text_table(summary).rstrip())
     typer.echo(f"\nReport: {written}")
 
 
-def _require_method(predictions: Path, name: str) -> None:
-    from abmll.evaluation.predictions import index
-
-    methods = {key.method for key in index(predictions)}
-    if name not in methods:
-        raise unknown_name("baseline", name, methods)
-
-
-def print_table(predictions: Path, baseline: str | None = None) -> None:
+def print_table(predictions: Path) -> None:
     """The table of means and paired differences, on standard output."""
     from abmll.evaluation.predictions import read_cells
     from abmll.evaluation.summary import summarise
     from abmll.reports.tables import text_table
 
-    typer.echo(text_table(summarise(read_cells(predictions), baseline)).rstrip())
+    typer.echo(text_table(summarise(read_cells(predictions))).rstrip())
 
 
-@contextmanager
-def merged(predictions: Sequence[Path]) -> Iterator[Path]:
-    """One file with the cells of all. Raises AbmllError if two files disagree on a cell."""
-    if len(predictions) == 1:
-        yield predictions[0]
-        return
-    from abmll.evaluation.predictions import append_cell, read_cells
+def merged(predictions: Sequence[Path]) -> list[Cell]:
+    """The cells of all files, one that stands in several once. Raises AbmllError if two files disagree on a cell."""
+    from abmll.evaluation.predictions import read_cells
 
-    origin: dict[Any, tuple[Path, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="abmll-") as folder:
-        file = Path(folder) / "predictions.jsonl"
-        for path in predictions:
-            for cell in read_cells(path):
-                other, known = origin.setdefault(cell.key, (path, cell))
-                if known is cell:
-                    append_cell(file, cell)
-                elif not known.same_predictions(cell):
-                    raise AbmllError(
-                        f"{other} and {path} hold different predictions of {cell}. They come from different runs: "
-                        "report them apart, or evaluate them with different seeds."
-                    )
-        yield file
+    found: dict[CellKey, tuple[Path, Cell]] = {}
+    for path in predictions:
+        for cell in read_cells(path):
+            other, known = found.setdefault(cell.key, (path, cell))
+            if not known.same_predictions(cell):
+                raise AbmllError(
+                    f"{other} and {path} hold different predictions of {cell}. They come from different runs: "
+                    "report them apart, or evaluate them with different seeds."
+                )
+    return [cell for _, cell in found.values()]
 
 
 def training_logs(predictions: Sequence[Path]) -> dict[str, Path]:

@@ -11,38 +11,16 @@ tensor on the device of the input.
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from abmll.core.errors import AbmllError
-
-BinEdges = Literal["right", "left"]
-"""Which edge belongs to a bin: "right" is (lo, hi] (Guo et al. 2017), "left" is [lo, hi), 1.0 in the last bin."""
+from abmll.evaluation import formulas
+from abmll.evaluation.formulas import NUM_BINS, BinEdges, ReliabilityCurve, RiskCoverage
 
 TOLERANCE = 1e-3
 """How far from 1 the sum of a distribution may lie (float32 softmax: 1e-6; bfloat16 arithmetic: a few 1e-4)."""
-
-
-class ReliabilityCurve(NamedTuple):
-    """Per bin of confidence, all (bins,): edges, number of examples, mean confidence and accuracy (NaN if none)."""
-
-    low: Tensor
-    high: Tensor
-    num_examples: Tensor
-    confidence: Tensor
-    accuracy: Tensor
-
-
-class RiskCoverage(NamedTuple):
-    """Error rate of the k most confident examples, k = 1..N: `coverage` k/N (N,), `risk` (N,), `area` its mean."""
-
-    coverage: Tensor
-    risk: Tensor
-    area: Tensor
 
 
 def mixture(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N C"]:
@@ -53,8 +31,7 @@ def mixture(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N C"]:
     Raises:
         AbmllError: If a value is NaN or positive, a distribution does not sum to 1, or a dimension is empty.
     """
-    log_probs = _checked_log_probs(log_probs)
-    return torch.logsumexp(log_probs, dim=0) - math.log(len(log_probs))
+    return formulas.mixture(_checked_log_probs(log_probs))
 
 
 def nll(log_probs: Float[Tensor, "S N C"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
@@ -67,12 +44,7 @@ def nll(log_probs: Float[Tensor, "S N C"], targets: Int[Tensor, "N"]) -> Float[T
     """
     log_mean = mixture(log_probs)
     _check_targets(log_mean, targets)
-    log_target = log_mean.gather(1, targets.long()[:, None])[:, 0]
-    absent = log_target.isneginf()
-    if absent.any():
-        where = _first(absent)
-        raise AbmllError(f"targets[{where}] names a choice of log-probability -inf: example {where} lacks that choice.")
-    return -log_target.mean()
+    return _nll(log_mean, targets)
 
 
 def accuracy(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
@@ -85,12 +57,7 @@ def macro_f1(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Float[Te
 
     F1_c = 2·TP_c / (2·TP_c + FP_c + FN_c). A class is a *position* among the choices.
     """
-    probs = _checked(probs, targets)
-    num_classes = probs.shape[1]
-    predicted = probs.argmax(1)
-    hits = torch.bincount(targets[predicted == targets], minlength=num_classes).double()
-    seen = torch.bincount(predicted, minlength=num_classes) + torch.bincount(targets, minlength=num_classes)
-    return (2 * hits[seen > 0] / seen[seen > 0]).mean()
+    return formulas.macro_f1(_checked(probs, targets), targets)
 
 
 def brier(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
@@ -99,15 +66,13 @@ def brier(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Float[Tenso
     Source: Brier 1950, the sum over classes; twice the one-sided form that some libraries use for two
     classes.
     """
-    probs = _checked(probs, targets)
-    one_hot = torch.nn.functional.one_hot(targets.long(), probs.shape[1]).double()
-    return (probs - one_hot).square().sum(1).mean()
+    return formulas.brier(_checked(probs, targets), targets)
 
 
 def ece(
     probs: Float[Tensor, "N C"],
     targets: Int[Tensor, "N"],
-    num_bins: int = 15,
+    num_bins: int = NUM_BINS,
     bin_edges: BinEdges = "right",
 ) -> Float[Tensor, ""]:
     """Expected calibration error: Σ_b (n_b/N)·|accuracy_b - confidence_b| over equal-width bins, in [0, 1].
@@ -115,23 +80,20 @@ def ece(
     Source: Guo et al. 2017 (15 bins, (lo, hi], L1). `bin_edges="left"` gives [lo, hi) bins; unlike
     torchmetrics, a confidence of exactly 1 then still belongs to the last bin and not to one more of its own.
     """
-    curve = reliability_curve(probs, targets, num_bins, bin_edges)
-    gap = (curve.accuracy - curve.confidence).abs().nan_to_num()
-    return (gap * curve.num_examples / curve.num_examples.sum()).sum()
+    return formulas.ece(reliability_curve(probs, targets, num_bins, bin_edges))
 
 
 def max_calibration_error(
     probs: Float[Tensor, "N C"],
     targets: Int[Tensor, "N"],
-    num_bins: int = 15,
+    num_bins: int = NUM_BINS,
     bin_edges: BinEdges = "right",
 ) -> Float[Tensor, ""]:
     """Largest |accuracy_b - confidence_b| over the non-empty bins of `ece` (MCE), in [0, 1]."""
-    curve = reliability_curve(probs, targets, num_bins, bin_edges)
-    return (curve.accuracy - curve.confidence).abs().nan_to_num().max()
+    return formulas.gaps(reliability_curve(probs, targets, num_bins, bin_edges)).max()
 
 
-def adaptive_ece(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"], num_bins: int = 15) -> Float[Tensor, ""]:
+def adaptive_ece(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"], num_bins: int = NUM_BINS) -> Float[Tensor, ""]:
     """Calibration error over bins of equal mass: min(num_bins, N) bins whose sizes differ by at most one
     example.
 
@@ -139,14 +101,7 @@ def adaptive_ece(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"], num_bin
     number does not depend on the order of the rows. Source: Nixon et al. 2019 (of the top choice only).
     """
     _check_bins(num_bins)
-    confidence, correct = _confidence_and_correct(probs, targets)
-    confidence, correct = _sorted_with_shared_ties(confidence, correct.double())
-    bins = zip(
-        torch.tensor_split(confidence, min(num_bins, len(confidence))),
-        torch.tensor_split(correct, min(num_bins, len(confidence))),
-        strict=True,
-    )
-    return torch.stack([(c.sum() - k.sum()).abs() for c, k in bins]).sum() / len(confidence)
+    return formulas.adaptive_ece(*formulas.sorted_with_shared_ties(*_confidence_and_correct(probs, targets)), num_bins)
 
 
 def ece_per_example(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
@@ -172,21 +127,19 @@ def separability(high: Float[Tensor, "P"], low: Float[Tensor, "Q"]) -> Float[Ten
     """Probability that a value of `high` exceeds one of `low`, ties counting one half: the AUROC of telling them
     apart.
 
-    The Mann-Whitney statistic over P·Q, by midranks. NaN if either is empty.
+    The Mann-Whitney statistic over P·Q. NaN if either is empty.
     """
     values = torch.cat([high, low]).double()
     if not len(high) or not len(low):
         return values.new_tensor(float("nan"))
-    _, group, count = values.unique(return_inverse=True, return_counts=True)
-    midrank = (count.cumsum(0) - count).double() + (count.double() + 1) / 2
-    rank_sum: Tensor = midrank[group[: len(high)]].sum()
-    return (rank_sum - len(high) * (len(high) + 1) / 2) / (len(high) * len(low))
+    high, (low, _) = values[: len(high)], values[len(high) :].sort()
+    below = torch.searchsorted(low, high) + torch.searchsorted(low, high, right=True)  # twice: ties count one half
+    return below.sum().double() / (2 * len(high) * len(low))
 
 
 def entropy(probs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
     """Entropy -Σ_c p_c log p_c of each example's distribution, in nats, in [0, log C]."""
-    terms: Tensor = torch.special.entr(_checked_probs(probs))
-    return terms.sum(1)
+    return formulas.entropy(_checked_probs(probs))
 
 
 def margin(probs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
@@ -203,15 +156,13 @@ def mutual_information(log_probs: Float[Tensor, "S N C"]) -> Float[Tensor, "N"]:
     Rounding below zero is cut off.
     """
     log_probs = _checked_log_probs(log_probs)
-    of_mean: Tensor = torch.special.entr(mixture(log_probs).exp()).sum(-1)
-    mean_of: Tensor = torch.special.entr(log_probs.exp()).sum(-1).mean(0)
-    return (of_mean - mean_of).clamp(min=0)
+    return formulas.mutual_information(log_probs, formulas.entropy(formulas.mixture(log_probs).exp()))
 
 
 def reliability_curve(
     probs: Float[Tensor, "N C"],
     targets: Int[Tensor, "N"],
-    num_bins: int = 15,
+    num_bins: int = NUM_BINS,
     bin_edges: BinEdges = "right",
 ) -> ReliabilityCurve:
     """Mean confidence and accuracy in `num_bins` equal-width bins of confidence over [0, 1].
@@ -222,14 +173,7 @@ def reliability_curve(
     _check_bins(num_bins)
     if bin_edges not in ("right", "left"):
         raise AbmllError(f"bin_edges={bin_edges!r}: choose 'right' for (lo, hi] bins or 'left' for [lo, hi).")
-    confidence, correct = _confidence_and_correct(probs, targets)
-    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=confidence.device)
-    index = torch.bucketize(confidence, edges, right=bin_edges == "left") - 1
-    index = index.clamp(0, num_bins - 1)
-    count = torch.bincount(index, minlength=num_bins).double()
-    sum_confidence = torch.zeros_like(count).index_add_(0, index, confidence)
-    sum_correct = torch.zeros_like(count).index_add_(0, index, correct.double())
-    return ReliabilityCurve(edges[:-1], edges[1:], count, sum_confidence / count, sum_correct / count)
+    return formulas.reliability_curve(*_confidence_and_correct(probs, targets), num_bins, bin_edges)
 
 
 def risk_coverage(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> RiskCoverage:
@@ -239,29 +183,55 @@ def risk_coverage(probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]) -> Ris
     Within a group of equal confidence the errors are spread evenly: the expectation over random tie-breaking.
     Source: Geifman & El-Yaniv 2017; area as the mean risk over the N coverages k/N.
     """
-    confidence, correct = _confidence_and_correct(probs, targets)
-    _, wrong = _sorted_with_shared_ties(-confidence, 1 - correct.double())
-    k = torch.arange(1, len(wrong) + 1, dtype=torch.float64, device=wrong.device)
-    risk = wrong.cumsum(0) / k
-    return RiskCoverage(k / len(wrong), risk, risk.mean())
+    return formulas.risk_coverage(*formulas.sorted_with_shared_ties(*_confidence_and_correct(probs, targets)))
+
+
+def all_metrics(log_probs: Float[Tensor, "S N C"], targets: Int[Tensor, "N"]) -> dict[str, float]:
+    """Every number of this module that is one a set of predictions, by its name in `metrics.METRICS`.
+
+    Each is what its function gives for the mixture of the samples, to rounding; what several need is computed once.
+
+    Raises:
+        AbmllError: As `nll`.
+    """
+    log_probs = _checked_log_probs(log_probs)
+    log_mean = formulas.mixture(log_probs)
+    _check_targets(log_mean, targets)
+    probs = log_mean.exp()
+    confidence, correct = formulas.judged(probs, targets)
+    curve = formulas.reliability_curve(confidence, correct)
+    ordered = formulas.sorted_with_shared_ties(confidence, correct)
+    entropies = formulas.entropy(probs)
+    values = {
+        "accuracy": correct.double().mean(),
+        "nll": _nll(log_mean, targets),
+        "ece": formulas.ece(curve),
+        "brier": formulas.brier(probs, targets),
+        "macro_f1": formulas.macro_f1(probs, targets),
+        "mce": formulas.gaps(curve).max(),
+        "adaptive_ece": formulas.adaptive_ece(*ordered),
+        "ece_per_example": (confidence - correct.double()).abs().mean(),
+        "auroc": separability(confidence[correct], confidence[~correct]),
+        "aurc": formulas.risk_coverage(*ordered).area,
+        "confidence": confidence.mean(),
+        "entropy": entropies.mean(),
+        "mutual_information": formulas.mutual_information(log_probs, entropies).mean(),
+    }
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+
+def _nll(log_mean: Tensor, targets: Tensor) -> Tensor:
+    found = formulas.nll(log_mean, targets)
+    if found.isinf():
+        where = _first(log_mean.gather(1, targets.long()[:, None])[:, 0].isneginf())
+        raise AbmllError(f"targets[{where}] names a choice of log-probability -inf: example {where} lacks that choice.")
+    return found
 
 
 def _confidence_and_correct(
     probs: Float[Tensor, "N C"], targets: Int[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-    probs = _checked(probs, targets)
-    # A sum of exponentials may pass 1 by a few ulp; a confidence may not.
-    return probs.amax(1).clamp(max=1), probs.argmax(1) == targets
-
-
-def _sorted_with_shared_ties(
-    key: Float[Tensor, "N"], value: Float[Tensor, "N"]
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """`key` ascending, and `value` in that order with its mean over each group of equal keys."""
-    unique, group, count = key.unique(return_inverse=True, return_counts=True)
-    mean = torch.zeros_like(unique).index_add_(0, group, value) / count
-    order = group.argsort()
-    return key[order], mean[group[order]]
+    return formulas.judged(_checked(probs, targets), targets)
 
 
 def _checked(probs: Tensor, targets: Tensor) -> Tensor:
@@ -274,6 +244,10 @@ def _checked_probs(probs: Tensor) -> Tensor:
     if probs.dim() != 2 or probs.numel() == 0:
         raise AbmllError(f"probs has shape {tuple(probs.shape)}: (examples, choices), both at least 1, is needed.")
     probs = probs.double()
+    sums = probs.sum(1)
+    low, high = probs.aminmax()
+    if low >= 0 and high <= 1 + TOLERANCE and _sum_to_one(sums):  # none of which a NaN does
+        return probs
     if not probs.isfinite().all():
         raise AbmllError(f"probs[{_first(~probs.isfinite())}] is NaN or infinite: was the model's loss finite?")
     outside = (probs < 0) | (probs > 1 + TOLERANCE)
@@ -281,8 +255,7 @@ def _checked_probs(probs: Tensor) -> Tensor:
         where = _first(outside)
         found = f"probs[{where}] is {probs[outside][0]:.6g}, outside [0, 1]"
         raise AbmllError(f"{found}: pass probabilities, i.e. exp() of log-probabilities or softmax() of logits.")
-    _check_sums(probs.sum(1), "probs")
-    return probs
+    raise _not_normalised(sums, "probs")
 
 
 def _checked_log_probs(log_probs: Tensor) -> Tensor:
@@ -290,22 +263,25 @@ def _checked_log_probs(log_probs: Tensor) -> Tensor:
         shape = tuple(log_probs.shape)
         raise AbmllError(f"log_probs has shape {shape}: (samples, examples, choices), all at least 1, is needed.")
     log_probs = log_probs.double()
+    sums = log_probs.exp().sum(-1)
+    if log_probs.amax() <= TOLERANCE and _sum_to_one(sums):  # neither of which a NaN does
+        return log_probs
     if log_probs.isnan().any():
         raise AbmllError(f"log_probs[{_first(log_probs.isnan())}] is NaN: was the model's loss finite?")
     if (log_probs > TOLERANCE).any():
         where = _first(log_probs > TOLERANCE)
         raise AbmllError(f"log_probs[{where}] is positive: pass log-probabilities, i.e. log_softmax() of logits.")
-    _check_sums(log_probs.exp().sum(-1), "log_probs")
-    return log_probs
+    raise _not_normalised(sums, "log_probs")
 
 
-def _check_sums(sums: Tensor, name: str) -> None:
+def _sum_to_one(sums: Tensor) -> bool:
+    return bool((sums - 1).abs().amax() <= TOLERANCE)
+
+
+def _not_normalised(sums: Tensor, name: str) -> AbmllError:
     wrong = (sums - 1).abs() > TOLERANCE
-    if wrong.any():
-        where = _first(wrong)
-        raise AbmllError(
-            f"{name}[{where}] sums to {sums[wrong][0]:.6g} over its choices, not to 1: normalise over them."
-        )
+    found = f"{name}[{_first(wrong)}] sums to {sums[wrong][0]:.6g} over its choices, not to 1"
+    return AbmllError(f"{found}: normalise over them.")
 
 
 def _check_targets(probs: Tensor, targets: Tensor) -> None:
@@ -315,8 +291,9 @@ def _check_targets(probs: Tensor, targets: Tensor) -> None:
         )
     if targets.shape != probs.shape[:1]:
         raise AbmllError(f"targets have shape {tuple(targets.shape)} for {len(probs)} examples: one a row is needed.")
-    outside = (targets < 0) | (targets >= probs.shape[1])
-    if outside.any():
+    low, high = targets.aminmax()
+    if low < 0 or high >= probs.shape[1]:
+        outside = (targets < 0) | (targets >= probs.shape[1])
         where, found = _first(outside), int(targets[outside][0])
         raise AbmllError(f"targets[{where}] is {found}: it must be an index into the {probs.shape[1]} choices.")
 

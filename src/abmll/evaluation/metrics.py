@@ -81,23 +81,5 @@ HEADLINE = ("accuracy", "nll", "ece", "brier")
 
 def cell_metrics(cell: Cell) -> dict[str, float]:
     """All of `METRICS` for one cell. AUROC is NaN where undefined."""
-    log_probs, targets = cell.log_probs.double(), cell.targets
     # Float32 rounding leaves sums of 1 ± 1e-6, which averaging probabilities would carry on.
-    log_probs = log_probs.log_softmax(-1)
-    probs = calibration.mixture(log_probs).exp()
-    values = {
-        "accuracy": calibration.accuracy(probs, targets),
-        "nll": calibration.nll(log_probs, targets),
-        "ece": calibration.ece(probs, targets),
-        "brier": calibration.brier(probs, targets),
-        "macro_f1": calibration.macro_f1(probs, targets),
-        "mce": calibration.max_calibration_error(probs, targets),
-        "adaptive_ece": calibration.adaptive_ece(probs, targets),
-        "ece_per_example": calibration.ece_per_example(probs, targets),
-        "auroc": calibration.auroc(probs, targets),
-        "aurc": calibration.risk_coverage(probs, targets).area,
-        "confidence": probs.amax(1).mean(),
-        "entropy": calibration.entropy(probs).mean(),
-        "mutual_information": calibration.mutual_information(log_probs).mean(),
-    }
-    return {name: float(value) for name, value in values.items()}
+    return calibration.all_metrics(cell.log_probs.double().log_softmax(-1), cell.targets)

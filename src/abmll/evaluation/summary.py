@@ -171,7 +171,8 @@ class _Summariser:
         self.seeds = tuple(sorted({c.seed for c in cells}))
         self.cells = {c.key: c for c in cells}
         self.numbers = {c.key: cell_metrics(c) for c in cells}
-        self.levels = {(c.support_size, c.task, c.seed): levels_of(c) for c in cells}
+        self.own_levels = {c.key: levels_of(c) for c in cells}
+        self.levels = {(c.support_size, c.task, c.seed): self.own_levels[c.key] for c in cells}
         shape = len(self.tasks), len(self.seeds)
         self.values = {
             (size, method): np.full((len(metrics), *shape), np.nan)
@@ -281,7 +282,7 @@ class _Summariser:
         for key, numbers in self.numbers.items():
             if key.support_size == size:
                 at = self.tasks.index(key.task), self.seeds.index(key.seed)
-                pairs[key.method][at] = numbers["nll"] - levels_of(self.cells[key]).uniform_nll
+                pairs[key.method][at] = numbers["nll"] - self.own_levels[key].uniform_nll
         tested = [method for method in methods if method != UNIFORM]
         p_values = dict(zip(tested, holm([wilcoxon_signed_rank(_task_means(pairs[m])) for m in tested]), strict=True))
         return {

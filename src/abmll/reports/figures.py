@@ -5,6 +5,7 @@ Text stays text. The bytes depend on the data alone: no date, fixed identifiers.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     }
 
 
+@functools.cache
 def swatch(look: Look) -> str:
     """A short piece of the method's line with its marker, for the legend."""
     with _figure(0.42, 0.14) as figure:
@@ -137,7 +139,7 @@ def reliability(name: str, probs: torch.Tensor, targets: torch.Tensor, look: Loo
                 f"{accuracy[bin_]:.3f} of {count[bin_]:.0f} predictions ({share[bin_]:.1%})"
             )
             for axes, top_of in ((top, 1.0), (bottom, peak * 1.08)):
-                axes.bar(middle[bin_], top_of, width[bin_], color=look.color, alpha=0, gid=tips.add(text))
+                tips.box(axes, (low[bin_], 0, high[bin_], top_of), text)
         bottom.set(xlabel="confidence", ylabel="share", xticks=[0, 0.25, 0.5, 0.75, 1], ylim=(0, peak * 1.08))
         bottom.set_xticklabels(["0", "0.25", "0.5", "0.75", "1"])
         bottom.set_yticks([0, peak], ["0", f"{peak:.0%}"])
@@ -281,20 +283,30 @@ def bulk(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 class Tips:
-    """Texts that appear over a part of a figure: by the identifier of the part, an SVG <title>."""
+    """Texts that appear over parts of a figure: the <title>s of rectangles that nobody sees, drawn last."""
 
     def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
+        self._places: list[tuple[Axes, tuple[float, float, float, float], float, str]] = []
 
-    def add(self, text: str) -> str:
-        """The identifier of a part that shows this text."""
-        name = f"tip{len(self.texts)}"
-        self.texts[name] = text
-        return name
+    def box(self, axes: Axes, corners: tuple[float, float, float, float], text: str) -> None:
+        """A text over a box: left, bottom, right and top in the units of the axes."""
+        self._places.append((axes, corners, 0.0, text))
 
     def point(self, axes: Axes, x: float, y: float, text: str) -> None:
-        """A text over an invisible point."""
-        axes.plot([x], [y], marker="o", markersize=11, color=INK, alpha=0, gid=self.add(text))
+        """A text over a point and what is less than a marker's width from it."""
+        self._places.append((axes, (x, y, x, y), 5.5, text))
+
+    def svg(self, figure: Figure) -> str:
+        """The rectangles, where the figure that was drawn has these places, in points from its upper left corner."""
+        width, height = 72 * figure.get_size_inches()
+        shapes = []
+        for axes, (left, bottom, right, top), margin, text in self._places:
+            to_page = axes.transData + figure.transFigure.inverted()
+            (x, low), (end, high) = to_page.transform([(left, bottom), (right, top)]) * (width, height)
+            place = f'x="{x - margin:.1f}" y="{height - high - margin:.1f}"'
+            size = f'width="{end - x + 2 * margin:.1f}" height="{high - low + 2 * margin:.1f}"'
+            shapes.append(f"<rect {place} {size}><title>{escape(text)}</title></rect>\n")
+        return f'<g fill-opacity="0">\n{"".join(shapes)}</g>\n' if shapes else ""
 
 
 def _metric_label(metric: str) -> str:
@@ -308,23 +320,24 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if width > 1 else None)
         FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
+        figure.patch.set_visible(False)
         yield figure
 
 
 def _svg(figure: Figure, name: str, description: str, tips: Tips | None = None, fixed_size: bool = False) -> str:
     """The figure as an <svg> element that scales with the page, its identifiers made unique by `name`."""
     for axes in figure.axes:
-        axes.patch.set_alpha(0)
+        axes.patch.set_visible(False)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    # Not savefig, which draws twice.
+    figure.canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[attr-defined]
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, variable)
-    for tip, words in (tips.texts if tips else {}).items():
-        text = text.replace(f'<g id="{tip}">', f'<g id="{tip}"><title>{escape(words)}</title>', 1)
+    if tips is not None:
+        text = text.replace("</svg>", f"{tips.svg(figure)}</svg>")
     prefix = "f" + format(abs(_stable_hash(name)), "08x")
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
