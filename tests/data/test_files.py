@@ -46,8 +46,8 @@ def one(checked: Checked, severity: str) -> str:
 
 
 def classes(checked: Checked) -> dict[str, int]:
-    assert checked.summary is not None, told(checked)
-    return checked.summary.classes
+    assert checked.profile is not None, told(checked)
+    return checked.profile.classes
 
 
 def examples(tmp_path: Path, name: str, content: str | bytes) -> tuple[Example, ...]:
@@ -679,7 +679,7 @@ def test_a_split_column_is_used_and_told(tmp_path, values, judged, column):
     task = read_task(tmp_path / "t.csv")
     assert (len(task), len(task.support_pool)) == (judged, 60 - judged)
     assert f"the column {column!r} splits the rows: {judged} (" in one(checked, "note")
-    assert checked.summary.support_rows == 60 - judged
+    assert checked.profile.support_rows == 60 - judged
     assert len(read_task(tmp_path / "t.csv", labelled=False)) == 60
 
 
@@ -726,7 +726,7 @@ def test_imbalance_order_and_classes_without_rows(tmp_path):
 def test_the_summary_says_rows_classes_and_lengths(tmp_path):
     pairs = [*rows(), ("word " * 100, "positive")]
     (tmp_path / "t.csv").write_text(csv(pairs))
-    summary = check_task(tmp_path / "t.csv", count_tokens=lambda text: len(text.split()) + 1).summary
+    summary = check_task(tmp_path / "t.csv", count_tokens=lambda text: len(text.split()) + 1).profile
     assert summary.lines() == [
         "41 rows, 2 classes: positive (21), negative (20)",
         "texts of 4-100 words (median 5), 22-500 characters (median 25); always the commonest answer: 51% right",
@@ -740,4 +740,4 @@ def test_errors_come_first_and_rows_that_could_be_read_are_summed_up(tmp_path):
     pairs = [*rows(), *rows(4), ("", "positive")]
     checked = found(tmp_path, "t.csv", csv(pairs, "text;label", ";"))
     assert [problem.severity for problem in checked.problems] == ["error", "note"]
-    assert checked.summary.rows == 44
+    assert checked.profile.rows == 44

@@ -115,7 +115,7 @@ def reader(folder: Path, name: str) -> Callable[[bytes], object]:
             return read_manifest(folder)
         checked = check_task(path)
         list(checked.told())
-        return [str(problem).encode() for problem in checked.problems], checked.summary and checked.summary.lines()
+        return [str(problem).encode() for problem in checked.problems], checked.profile and checked.profile.lines()
 
     return read
 

@@ -63,7 +63,7 @@ def test_short_texts_of_every_alphabet_tell_their_encoding(encoding):
 def test_wide_encodings_need_no_mark(tmp_path, encoding, labels):
     checked = found(tmp_path, "t.csv", table(labels).encode(encoding))
     assert f"the file is {encoding[:6].upper()}, not UTF-8; it was read as that" in told(checked)
-    assert checked.summary.classes == dict.fromkeys(sorted(labels), 20)
+    assert checked.profile.classes == dict.fromkeys(sorted(labels), 20)
 
 
 HIDDEN = {
@@ -102,7 +102,7 @@ def test_texts_that_are_ascii_to_the_eye_alone(tmp_path, encoding):
 def test_plus_signs_are_plus_signs(tmp_path, text):
     checked = found(tmp_path, "t.csv", "text,label\n" + "".join(f'"{text} {n}",{"ab"[n % 2]}\n' for n in range(12)))
     assert "looks like" not in told(checked)
-    assert checked.summary.classes == {"a": 6, "b": 6}
+    assert checked.profile.classes == {"a": 6, "b": 6}
 
 
 def test_bytes_that_are_no_text_are_in_no_encoding(tmp_path):
@@ -143,7 +143,7 @@ def test_surrogates_as_bytes_and_the_end_of_ms_dos(tmp_path):
 def test_a_joined_file_with_a_mark_of_its_own(tmp_path):
     checked = found(tmp_path, "t.csv", "\ufeff\ufeff" + table() + "\ufeff" + table().replace("Some", "Another"))
     assert "t.csv:42: the names of the columns stand there again (line 42)" in told(checked)
-    assert checked.summary.classes == {"bad": 40, "good": 40}
+    assert checked.profile.classes == {"bad": 40, "good": 40}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_what_is_said_of_objects_without_fields_of_one_row_and_of_choices_over_l
     assert "the one row has one class only, 'b'" in told(found(tmp_path, "t.csv", "text,label\na,b\n"))
     rows = [{"text": f"t {n}", "choices": ["a\nb", "c"], "target": n % 2} for n in range(40)]
     checked = found(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows)))
-    assert checked.summary.lines()[0] == r"40 rows, 2 classes: a\nb (20), c (20)"
+    assert checked.profile.lines()[0] == r"40 rows, 2 classes: a\nb (20), c (20)"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are text there")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.forked import run_ranks
 
@@ -49,7 +50,7 @@ def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, 
     """A learner and the bytes of the base that this rank keeps."""
     from abmll.learner import Learner
     from abmll.training.distributed import Ranks, connect
-    from abmll.training.sharding import base_bytes, shard_base, sharing_ranks
+    from abmll.training.sharding import shard_base, sharing_ranks
     from tests.tiny import tiny_llama, tiny_tokenizer
 
     cpu = torch.device("cpu")
@@ -61,6 +62,17 @@ def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, 
     learner = Learner(model, tiny_tokenizer(), method, r=2, lora_alpha=4, **options)
     shard_base(learner.model, mesh)
     return learner, base_bytes(learner.model)
+
+
+def base_bytes(model: Any) -> int:
+    """Bytes of the base model's own parameters that this rank keeps between passes."""
+    from abmll.adapters import adapter_parameters
+    from abmll.core.types import META, TASK
+
+    adapters = {parameter for role in (META, TASK) for parameter in adapter_parameters(model, role).values()}
+    own = [parameter for parameter in model.parameters() if parameter not in adapters]
+    kept = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in own]
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def trained(
@@ -81,7 +93,6 @@ def trained(
     from abmll.data.episodes import EpisodeSampler
     from abmll.training.loop import train
     from abmll.training.settings import Training
-    from abmll.training.sharding import base_bytes
     from tests.tiny_tasks import tiny_task
 
     learner, before = learner_of(size, shard, **{"method": "abmll-output"} | options)

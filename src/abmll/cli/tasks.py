@@ -135,8 +135,8 @@ def _check_folders(folders: Sequence[Path]) -> list[tuple[Path, Checked]]:
 
 def _tell(file: Path, found: Checked) -> None:
     place = printable(str(file))
-    if found.summary is not None:
-        first, *rest = found.summary.lines()
+    if found.profile is not None:
+        first, *rest = found.profile.lines()
         some = any(problem.severity == "error" for problem in found.problems)
         typer.echo(f"{place}: {printable(first)}" + ("; the rows in error aside" if some else ""))
         for line in rest:
@@ -153,7 +153,7 @@ def _as_json(checked: Sequence[tuple[Path, Checked]], counts: Counter[str]) -> s
     files = [
         {
             "file": printable(str(file)),
-            **({} if found.summary is None else found.summary.as_dict()),
+            **({} if found.profile is None else found.profile.as_dict()),
             "problems": [asdict(problem) for problem in found.problems],
         }
         for file, found in checked

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from abmll.data.checks import check_first_tokens
 from abmll.data.problems import Problem, listed_lines
+from abmll.data.profile import Profile, profile
 from abmll.data.readers import parse_task
-from abmll.data.summary import Summary, summarise
 
 ALIKE = 5
 """Problems of one kind that are told one by one before the others are only counted."""
@@ -20,10 +20,10 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in one file: problems, errors first; and a summary of the rows that could be read, if any."""
+    """What was found in one file: problems, errors first; and a profile of the rows that could be read, if any."""
 
     problems: tuple[Problem, ...]
-    summary: Summary | None
+    profile: Profile | None
 
     def told(self) -> Iterator[Problem]:
         """The problems, where many of one kind are put together after the first few."""
@@ -61,7 +61,7 @@ def check_task(
     support = len(parsed.task.support_pool) if parsed.task is not None else 0
     if parsed.task is not None:
         examples = [*parsed.task.examples, *parsed.task.support_pool]
-    return Checked(tuple(problems), summarise(examples, support, count_tokens))
+    return Checked(tuple(problems), profile(examples, support, count_tokens))
 
 
 def _kind(problem: Problem) -> tuple[str, str, str]:

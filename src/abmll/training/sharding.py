@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from abmll.adapters import adapter_parameters
 from abmll.core.errors import AbmllError
@@ -92,18 +91,6 @@ def is_sharded(likelihood: Likelihood) -> bool:
     """Whether several ranks hold the likelihood's model between them."""
     model = getattr(likelihood, "model", None)
     return isinstance(model, nn.Module) and any(isinstance(module, FSDPModule) for module in model.modules())
-
-
-def base_bytes(model: Any) -> int:
-    """Bytes of the base model's own parameters that this rank keeps between passes.
-
-    Args:
-        model: a PEFT model with the adapters META and TASK.
-    """
-    adapters = _adapters(model)
-    own = [p for p in model.parameters() if p not in adapters]
-    kept = [p.to_local() if isinstance(p, DTensor) else p for p in own]
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def _adapters(model: Any) -> set[nn.Parameter]:

@@ -31,7 +31,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Profile:
     """What is in a file of labelled rows.
 
     Attributes:
@@ -80,10 +80,10 @@ class Summary:
         return found
 
 
-def summarise(
+def profile(
     examples: Sequence[Example], support_rows: int, count_tokens: Callable[[str], int] | None = None
-) -> Summary | None:
-    """The summary of a task's rows; None without any."""
+) -> Profile | None:
+    """The profile of a task's rows; None without any."""
     if not examples:
         return None
     answers = Counter(example.target for example in examples if example.target != UNKNOWN_TARGET)
@@ -100,7 +100,7 @@ def summarise(
         distinct = dict.fromkeys(choice for example in examples[:MEASURED] for choice in example.choices)
         answer_tokens = _lengths([count_tokens(f" {choice}") for choice in list(distinct)[:MEASURED]])
     numbers = [len(example.choices) for example in examples]
-    return Summary(
+    return Profile(
         rows=len(examples),
         support_rows=support_rows,
         classes=classes,
