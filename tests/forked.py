@@ -1,15 +1,18 @@
-"""Processes that start in milliseconds: forked from a server that has imported everything once.
+"""Processes that start in milliseconds: forked from the one that runs the tests, which has imported everything.
 
-A test that uses them asks for the fixture `forkserver`. Each worker of xdist has a server of its own, if it needs one.
+Where there is a GPU, whose driver does not survive a fork, they are forked from a server that imports it all once more.
+A test that uses them asks for the fixture `forkserver`.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkContext, ForkProcess, ForkServerContext, ForkServerProcess
 from typing import Any
 
 import pytest
@@ -20,19 +23,29 @@ PRELOADED = ["abmll.pipeline", "abmll.training.loop", "torch._dynamo", "transfor
 SECONDS = 240
 
 
-def server() -> ForkServerContext:
-    """The context whose processes are forked; its first process starts the server."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+def forking() -> ForkContext | ForkServerContext:
+    """The context whose processes are forked, everything that they need imported."""
+    if torch.cuda.is_available():
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        return context
+    for name in PRELOADED:
+        importlib.import_module(name)
+    return multiprocessing.get_context("fork")
 
 
-def start(target: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+def start(target: Callable[..., object], *arguments: Any) -> ForkProcess | ForkServerProcess:
     """A process that calls `target`, a function of a module that can be imported."""
-    process = server().Process(target=target, args=arguments)
+    process = forking().Process(target=_with_streams, args=(target, arguments))
     process.start()
     return process
+
+
+def _with_streams(target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """What it prints goes to the process's own streams, where the test's may be pytest's."""
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    target(*arguments)
 
 
 def run_ranks(size: int, target: Callable[..., object], *arguments: Any) -> list[int | None]:

@@ -5,8 +5,10 @@ In a profile of the whole suite these four were a fifth of it.
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import peft
@@ -14,11 +16,14 @@ import pytest
 import typer.testing
 
 from abmll.language.packing.evidence import Bearing, Evidence
+from abmll.models import loading
 
 SHAPES = {"core", "gaussian", "adapters", "evaluation", "methods"}
 """Folders whose tests check the shapes of all arguments and results; the others' go through the same functions."""
 COMPARED = {"language", "models"}
 """Folders whose tests compare packed passes with plain ones for each model; elsewhere once for all of one build."""
+READ = {"models", "language"}
+"""Folders whose tests look at how a model's files are read; the others' read each folder of them once."""
 
 
 class Shortcuts:
@@ -32,11 +37,14 @@ class Shortcuts:
         self._patch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
         self._bearings: dict[tuple[object, ...], Bearing] = {}
         self._compare = Evidence._compare
+        self._models: dict[tuple[object, ...], Any] = {}
+        self._read = loading._from_folder_or_hub
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         folder = Path(item.path).parent.name
         jaxtyping.config.update("jaxtyping_disable", folder not in SHAPES)
         self._patch.setattr(Evidence, "_compare", self._compare if folder in COMPARED else self._compared_before())
+        self._patch.setattr(loading, "_from_folder_or_hub", self._read if folder in READ else self._read_before)
 
     def _compared_before(self) -> object:
         def compare(evidence: Evidence, width: int) -> Bearing:
@@ -47,6 +55,17 @@ class Shortcuts:
             return self._bearings[key]
 
         return compare
+
+    def _read_before(self, name: str, *options: Any) -> tuple[Any, Any]:
+        files = sorted(Path(name).resolve().iterdir()) if Path(name).is_dir() else []
+        stats = [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        if not stats:
+            return self._read(name, *options)
+        key = (name, *options, *stats)
+        if key not in self._models:
+            self._models[key] = self._read(name, *options)
+        model, tokenizer = copy.deepcopy(self._models[key])
+        return model, tokenizer
 
     def pytest_unconfigure(self) -> None:
         self._patch.undo()

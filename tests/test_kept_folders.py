@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -18,11 +20,18 @@ KEPT = Path(__file__).parent / "kept"
 FOLDERS = sorted(path.parent for path in KEPT.glob("format-*/*/abmll.json"))
 
 
-def base():
+@functools.cache
+def read_base():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = KEPT / "base"
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def base():
+    """The base model, which PEFT may change, and its tokenizer."""
+    model, tokenizer = read_base()
+    return copy.deepcopy(model), tokenizer
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")

@@ -26,9 +26,9 @@ TEXT: dict[str, Any] = {"answer": "text"}
 
 
 def learner_of(method="abmll", *, model=None, prompt=TEXT, **options):
-    options = {"r": 2, "lora_alpha": 4} | options
+    options = {"r": 2, "lora_alpha": 4} | ({"num_steps": 2} if method == "abmll" else {}) | options
     prompt = abmll.PromptFormat(**prompt)
-    return abmll.Learner(model or tiny_llama(), tiny_tokenizer(), method, prompt=prompt, **options)
+    return abmll.Learner(model or tiny_llama(layers=1), tiny_tokenizer(), method, prompt=prompt, **options)
 
 
 def meta_trained(**options):
@@ -43,7 +43,7 @@ def drawn(posterior, query, num_samples=3):
 
 @pytest.fixture(scope="module")
 def learner():
-    return meta_trained(outer_learning_rate=0.03)
+    return meta_trained(model=tiny_llama(), outer_learning_rate=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def saved(learner, rows, tmp_path_factory):
 
 
 def test_from_a_causal_lm_to_calibrated_probabilities(tmp_path, rows):
-    model, tokenizer, support, query = tiny_llama(), tiny_tokenizer(), rows[:6], rows[6:]
+    model, tokenizer, support, query = tiny_llama(layers=1), tiny_tokenizer(), rows[:6], rows[6:]
     learner = abmll.Learner(model, tokenizer)
     result = learner.meta_train(tiny_tasks(), num_steps=2, support_size=4, query_size=4, progress=False)
     posterior = learner.adapt(support)
@@ -89,7 +89,7 @@ def test_names_are_public_and_complete():
 
 
 def test_meta_training_moves_theta_and_nothing_of_the_model():
-    base = tiny_llama()
+    base = tiny_llama(layers=1)
     before = {name: value.clone() for name, value in base.state_dict().items()}
     learner = learner_of(model=base)
     theta = clone(learner.likelihood.parameters(META))
@@ -137,20 +137,20 @@ def test_a_saved_posterior_predicts_as_before(saved, rows):
 def test_other_methods_are_saved_alike(method, rows, tmp_path):
     learner = learner_of(method)
     posterior = learner.adapt(rows[:10])
-    loaded = abmll.Learner.load(learner.save(tmp_path, posterior=posterior), tiny_llama(), tiny_tokenizer())
+    loaded = abmll.Learner.load(learner.save(tmp_path, posterior=posterior), tiny_llama(layers=1), tiny_tokenizer())
     assert torch.equal(drawn(loaded.posterior(), rows), drawn(posterior, rows))
 
 
 def test_plain_peft_loads_the_mean(rows, tmp_path):
     from peft import PeftModel
 
-    learner = meta_trained(outer_learning_rate=0.03, scale=False)  # no adapter can say a scale
+    learner = meta_trained(outer_learning_rate=0.03, num_steps=5, scale=False)  # no adapter can say a scale
     posterior = learner.adapt(rows[:6])
     folder = learner.save(tmp_path, posterior=posterior)
-    plain = PeftModel.from_pretrained(tiny_llama(), str(folder / "lora"))
+    plain = PeftModel.from_pretrained(tiny_llama(layers=1), str(folder / "lora"))
     assert {type(config).__name__ for config in plain.peft_config.values()} == {"LoraConfig"}
     expected = posterior.predict(rows, 0).log_probs[0]
-    base = tiny_llama()
+    base = tiny_llama(layers=1)
     torch.testing.assert_close(naive_choice_log_probs(plain, rows), expected, rtol=0, atol=1e-5)
     assert (naive_choice_log_probs(base, rows) - expected).abs().max() > 1e-3, "adapting changed something"
 
@@ -203,7 +203,7 @@ def test_reentrant_checkpointing_is_refused():
 def test_a_bfloat16_model_gets_float32_adapters_and_predicts_alike(rows):
     predictions = []
     for dtype in (torch.float32, torch.bfloat16):
-        learner = meta_trained(model=tiny_llama(dtype=dtype))
+        learner = meta_trained(model=tiny_llama(layers=1, dtype=dtype))
         parameters = learner.likelihood.parameters(META).values()
         assert {parameter.dtype for parameter in parameters} == {torch.float32}
         assert all(parameter.isfinite().all() for parameter in parameters)
@@ -380,7 +380,7 @@ def test_batch_size_bounds_what_an_inner_step_takes(batch_size, taken, rows, tmp
     )
     learner.adapt(rows[:6])
     assert sizes == [taken, taken]
-    loaded = abmll.Learner.load(learner.save(tmp_path), tiny_llama(), tiny_tokenizer(), prediction_batch_size=1)
+    loaded = abmll.Learner.load(learner.save(tmp_path), tiny_llama(layers=1), tiny_tokenizer(), prediction_batch_size=1)
     assert (loaded.method, loaded.likelihood.batch_size) == (learner.method, 1)
 
 

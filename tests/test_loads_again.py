@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import pytest
 import torch
 from peft import PeftModel
@@ -35,6 +38,12 @@ FEW = {"num_steps": 3, "learning_rate": 0.03, "num_members": 2}
 
 
 def base_of(architecture):
+    """A model of its own, which PEFT may change."""
+    return copy.deepcopy(made_once(architecture))
+
+
+@functools.cache
+def made_once(architecture):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(

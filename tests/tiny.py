@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
@@ -35,6 +36,15 @@ def tiny_tokenizer():
 
 
 def tiny_llama(*, seed=0, hidden=32, layers=2, dtype=torch.float32, attention="sdpa"):
+    """A model of its own, which PEFT may change."""
+    model, state = _made_once(seed, hidden, layers, dtype, attention)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
+
+
+@functools.cache
+def _made_once(seed, hidden, layers, dtype, attention):
+    """Such a model, and the random state that making it leaves behind."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -51,4 +61,4 @@ def tiny_llama(*, seed=0, hidden=32, layers=2, dtype=torch.float32, attention="s
         bos_token_id=1,
         eos_token_id=2,
     )
-    return LlamaForCausalLM(config).to(dtype).eval()
+    return LlamaForCausalLM(config).to(dtype).eval(), torch.get_rng_state()

@@ -34,13 +34,13 @@ def write_tasks(folder, *, rows=24):
 
 
 def run_config(base, suite, output, **sections):
-    """Two outer steps on small episodes; `sections` replace fields, and `method` all of its own."""
+    """Two outer steps on small episodes, two layers adapted; `sections` replace fields, and `method` all of its own."""
     data = {
         "output": str(output),
         "model": {"name": str(base), "device": "cpu"},
         "data": {"suite": str(suite)},
         "prompt": {"answer": "text"},
-        "adapter": {"r": 2, "lora_alpha": 4},
+        "adapter": {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]},
         "method": {"name": "abmll", "options": {"num_steps": 2}},
         "episodes": {"support_size": 4, "query_size": 4},
         "training": {"num_steps": 2},

@@ -16,7 +16,7 @@ from abmll.pipeline.worker import Bench
 from tests.pipeline.stages import HELD_OUT, cells_of, read_json, run_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-METHODS = ["abmll-output", "lora", "tfb", "multitask"]
+METHODS = ["abmll-output", "lora", "laplace", "multitask"]
 SIZES = {"support_sizes": [2, 4], "seeds": [0, 1], "num_query": 5, "num_samples": 2}
 
 
@@ -72,9 +72,9 @@ def test_the_table_is_on_disk_and_in_the_terminal(compared):
 def test_methods_that_differ_in_adaptation_alone_share_their_training(compared, base, suite, tmp_path):
     out, _ = compared
     trained = sorted(path.parent.relative_to(out).as_posix() for path in out.glob("*/*/checkpoints"))
-    assert trained == ["abmll-output/seed-0", "abmll-output/seed-1", "tfb/seed-0", "tfb/seed-1"]
+    assert trained == ["abmll-output/seed-0", "abmll-output/seed-1", "laplace/seed-0", "laplace/seed-1"]
     config = config_for(base, suite, out)
-    assert [trainer_of(config, name, 0, out) for name in METHODS] == ["abmll-output", "lora", "tfb", "tfb"]
+    assert [trainer_of(config, name, 0, out) for name in METHODS] == ["abmll-output", "lora", "laplace", "laplace"]
     # alone, multitask trains for itself, to the same predictions bit by bit
     alone = config_for(base, suite, tmp_path, ["multitask"])
     evaluate_method(alone, load_tasks(alone), "multitask", 0, tmp_path, progress=False)
@@ -95,7 +95,7 @@ def test_the_trainer_goes_first(compared, base, suite):
     out, _ = compared
     config = config_for(base, suite, out.parent / "fresh")
     units = [compare._unit(config, name, 0, None, out.parent / "fresh") for name in METHODS]
-    assert [unit.after for unit in units] == [None, None, None, "tfb, seed 0"]
+    assert [unit.after for unit in units] == [None, None, None, "laplace, seed 0"]
 
 
 def test_nothing_is_computed_twice_and_methods_seeds_and_sizes_are_added(compared, base, suite, monkeypatch):
@@ -138,14 +138,14 @@ def test_a_failed_unit_leaves_the_others(base, suite, tmp_path, monkeypatch):
         fit(self, request)
 
     monkeypatch.setattr(Bench, "perform", perform)
-    config = config_for(base, suite, tmp_path, ["abmll", "lora"])
+    config = config_for(base, suite, tmp_path, ["pretrained", "lora"], {**SIZES, "support_sizes": [4]})
     done = compare_run(config, tmp_path, progress=False)
     assert [(failure.unit, failure.error) for failure in done.failures] == [
         ("lora, seed 1", "ZeroDivisionError: unlucky")
     ]
     assert "Traceback" in (tmp_path / "errors.log").read_text()
     assert {(key.method, key.seed) for key in cells_of(tmp_path / "predictions.jsonl")} == {
-        ("abmll", 0), ("abmll", 1), ("lora", 0),
+        ("pretrained", 0), ("pretrained", 1), ("lora", 0),
     }  # fmt: skip
     assert "lora lacks 2 of 4" in done.text
     monkeypatch.setattr(Bench, "perform", fit)
@@ -224,7 +224,7 @@ def test_budgets_in_words(base, suite, tmp_path):
 @pytest.mark.slow
 def test_side_by_side_is_the_same(compared, base, suite, tmp_path):
     out, _ = compared
-    config = config_for(base, suite, tmp_path, ["lora", "tfb", "multitask"])
+    config = config_for(base, suite, tmp_path, ["lora", "laplace", "multitask"])
     done = compare_run(config, tmp_path, baseline="lora", jobs=2, progress=False)
     assert done.failures == []
     serial = cells_of(out / "predictions.jsonl")

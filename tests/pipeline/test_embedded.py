@@ -25,8 +25,10 @@ RUN = """
 answer = "text"
 [data]
 max_rows = 24
+[adapter]
+target_modules = ["q_proj", "down_proj"]
 [method]
-options = {num_steps = 1}
+options = {num_steps = 1, scale = false}
 [episodes]
 support_size = 4
 query_size = 4

@@ -94,7 +94,7 @@ def test_an_interrupted_evaluation_makes_the_missing_cell_and_no_other(
     assert all(again[key].same_predictions(cell) for key, cell in whole.items())
 
 
-def test_methods_are_trained_once_a_seed_and_compared_on_the_same_rows(base, suite, tmp_path, monkeypatch):
+def test_methods_are_trained_once_a_seed_and_compared_on_the_same_rows(base, suite, tmp_path, monkeypatch, undrawn):
     methods = {"name": ["pretrained", "lora", "multitask"], "options": {"num_steps": 2}}
     training = {"num_steps": 1}
     config = run_config(base, suite, tmp_path / "run", method=methods, training=training, evaluation=SIZES)

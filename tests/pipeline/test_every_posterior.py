@@ -29,7 +29,7 @@ from tests.parameters import few_of
 from tests.pipeline.stages import read_lines, run_config, write_csv
 from tests.tiny_tasks import tiny_task
 
-FEW_STEPS = {"num_steps": 4, "learning_rate": 0.03}
+FEW_STEPS = {"num_steps": 3, "learning_rate": 0.03, "num_members": 2, "num_iterations": 2, "num_search_samples": 2}
 ONE_ADAPTER = {"pretrained", "lora", "multitask", "reptile", "fomaml", "maml", "abml", "mc-dropout", "abmll-output"}
 ONE_ADAPTER |= {"abmll-paper", "lorahub"}
 

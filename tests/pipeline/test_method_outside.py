@@ -55,7 +55,7 @@ def abmll_command(line, extra=()):
     return result.output
 
 
-def test_every_command_of_the_page(folder, base):
+def test_every_command_of_the_page(folder, base, undrawn):
     """Fewer steps and a smaller model, nothing else changed."""
     for line in BLOCKS["commands"].strip().splitlines():
         command = line.split()[1]

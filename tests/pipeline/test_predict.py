@@ -27,9 +27,13 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import tiny_task
 
 
-@pytest.fixture(scope="module", params=["text", "letters"])
+@pytest.fixture(scope="module", params=["text", pytest.param("letters", marks=pytest.mark.slow)])
 def answer(request):
+    """How rows are answered: by default in text, where it does not matter; `BOTH` is for tests in which it may."""
     return request.param
+
+
+BOTH = pytest.mark.parametrize("answer", ["text", "letters"], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,7 @@ def adapted(adapter, files, tmp_path_factory):
     return adapt_run(adapter, files[0], tmp_path_factory.mktemp("adapted") / "new")
 
 
+@BOTH
 def test_an_adapted_folder_is_the_tasks_own_adapter(adapter, adapted, answer, files):
     card = read_card(adapted)
     assert (card.role, card.prompt.answer) == ("task", answer)
@@ -73,6 +78,7 @@ def test_an_adapted_folder_is_the_tasks_own_adapter(adapter, adapted, answer, fi
     assert (adapted.parent / "again" / "adapter_model.safetensors").read_bytes() == weights[1], "adapting is seeded"
 
 
+@BOTH
 def test_every_row_gets_an_answer_with_the_probability_of_every_choice(adapted, files, tmp_path):
     answers = read_lines(predict_run(adapted, files[1], tmp_path / "answers.jsonl", num_samples=3))
     rows = tiny_task("new", 12).examples[8:]
@@ -96,6 +102,7 @@ def test_every_row_gets_an_answer_with_the_probability_of_every_choice(adapted, 
         assert answer["correct"] == (answer["prediction"] == row.choices[row.target])
 
 
+@BOTH
 def test_the_probabilities_are_those_of_the_posterior(adapted, files, tmp_path):
     mean = read_lines(predict_run(adapted, files[1], tmp_path / "mean.jsonl", num_samples=0))
     learner = Learner.load(adapted, tiny_llama(layers=1), tiny_tokenizer())
@@ -108,6 +115,7 @@ def test_the_probabilities_are_those_of_the_posterior(adapted, files, tmp_path):
     assert averaged == read_lines(predict_run(adapted, files[1], tmp_path / "again.jsonl", num_samples=3))
 
 
+@BOTH
 def test_labels_change_nothing_but_the_word_correct(adapted, files, tmp_path):
     labelled = read_lines(predict_run(adapted, files[1], tmp_path / "a.jsonl"))
     unlabelled = read_lines(predict_run(adapted, files[2], tmp_path / "b.jsonl"))
@@ -115,6 +123,7 @@ def test_labels_change_nothing_but_the_word_correct(adapted, files, tmp_path):
     assert [{**answer, "correct": True} for answer in unlabelled] == [{**a, "correct": True} for a in labelled]
 
 
+@BOTH
 def test_the_meta_adapter_predicts_too(adapter, files, tmp_path):
     assert len(read_lines(predict_run(adapter, files[2], tmp_path / "zero.jsonl"))) == 4
 
@@ -234,6 +243,7 @@ def test_an_adapter_that_names_no_base_model(files, tmp_path):
         adapt_run(folder, files[0], tmp_path / "out")
 
 
+@BOTH
 def test_new_rows_need_neither_question_nor_choices(adapter, tmp_path):
     labelled = "text,label\n" + "".join(f"film {n},{'no' if n % 2 else 'yes'}\n" for n in range(6))
     (tmp_path / "task.csv").write_text(labelled)

@@ -140,7 +140,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data, tmp_path, monkeypatch):
+def test_a_table_whole_at_small_size_and_again_from_where_it_stopped(base, data, tmp_path, monkeypatch, undrawn):
     arguments = ["reproduce", "abmll-v3", "--model", str(base), "--folder", str(data), "--only", "para"]
     arguments += ["-o", str(tmp_path / "out"), "--quiet", *SMALL, FEWER]
     dry = CliRunner().invoke(app, [*arguments, "--dry-run", "--no-time"])

@@ -165,7 +165,7 @@ def test_an_adapter_is_not_saved_into_a_folder_in_use(tmp_path):
 
 
 def test_an_adaptation_that_overflows_stops_and_writes_nothing(adapters, tmp_path):
-    adapter = adapters("lora", learning_rate=1e6, num_steps=30)
+    adapter = adapters("lora", learning_rate=1e20, num_steps=3)
     task = write_csv(tmp_path / "new.csv", tiny_task("new", 12))
     with pytest.raises(AbmllError, match=r"adapting to .* overflowed: .* is not finite .* Lower .*learning_rate"):
         adapt_run(adapter, task, tmp_path / "adapted")
@@ -176,7 +176,7 @@ def test_an_adaptation_that_overflows_stops_and_writes_nothing(adapters, tmp_pat
 
 
 def test_an_evaluation_that_overflows_names_the_task_and_keeps_what_is_finished(base, suite, tmp_path):
-    method = {"name": "lora", "options": {"learning_rate": 1e6, "num_steps": 30}}
+    method = {"name": "lora", "options": {"learning_rate": 1e20, "num_steps": 3}}
     with pytest.raises(AbmllError, match=r"adapting to task 'task-4' by lora from 4 examples overflowed"):
         evaluate_run(run_config(base, suite, tmp_path / "run", method=method), None, tmp_path / "run", progress=False)
     assert "NaN" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.json*"))

@@ -12,6 +12,7 @@ from tests.pipeline.stages import read_json, run_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 AUTO = {"answer": "auto"}
+LORA = {"name": "lora", "options": {"num_steps": 1}}
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def asked(monkeypatch):
 
 
 def test_a_comparison_asks_once_and_goes_on_with_it(base, suite, tmp_path, asked, monkeypatch):
-    config = run_config(base, suite, tmp_path, prompt=AUTO, method={"name": ["lora", "pretrained"]})
+    config = run_config(base, suite, tmp_path, prompt=AUTO, method=LORA | {"name": ["lora", "pretrained"]})
     compare_run(config, tmp_path, baseline="lora", progress=False)
     assert asked == [1]
     assert load_config(tmp_path / "run.toml").prompt.answer == "letters"
@@ -31,7 +32,7 @@ def test_a_comparison_asks_once_and_goes_on_with_it(base, suite, tmp_path, asked
     more = config.model_copy(update={"method": config.method.model_copy(update={"name": ("lora", "temperature")})})
     compare_run(more, tmp_path, baseline="lora", progress=False)
     with pytest.raises(AbmllError, match=r"prompt.answer was 'letters' and is now 'text'"):
-        compare_run(run_config(base, suite, tmp_path, method={"name": "lora"}), tmp_path, progress=False)
+        compare_run(run_config(base, suite, tmp_path, method=LORA), tmp_path, progress=False)
 
 
 def test_training_puts_it_on_the_card_and_evaluation_takes_it_from_there(base, suite, tmp_path, asked):

@@ -46,8 +46,11 @@ def run_sharded(rank: int, size: int, work: Work) -> None:
     torch.save(result, work.out / f"rank-{rank}.pt")
 
 
-def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, **options: Any) -> Any:
+def learner_of(
+    size: int, shard: int, method: str, checkpointing: bool = False, answer: Any = "auto", **options: Any
+) -> Any:
     """A learner and the bytes of the base that this rank keeps."""
+    from abmll.language import PromptFormat
     from abmll.learner import Learner
     from abmll.training.distributed import Ranks, connect
     from abmll.training.sharding import shard_base, sharing_ranks
@@ -59,7 +62,8 @@ def learner_of(size: int, shard: int, method: str, checkpointing: bool = False, 
     model = tiny_llama(hidden=HIDDEN)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    learner = Learner(model, tiny_tokenizer(), method, r=2, lora_alpha=4, **options)
+    prompt = PromptFormat(answer=answer)
+    learner = Learner(model, tiny_tokenizer(), method, prompt=prompt, r=2, lora_alpha=4, **options)
     shard_base(learner.model, mesh)
     return learner, base_bytes(learner.model)
 

@@ -42,7 +42,7 @@ def kill_until_done(start: Callable[[], Any], kills: int, seconds: float, rng: r
 
 
 class ForkedRun:
-    """A real process with `Popen`'s two methods, forked from a server that has already imported everything."""
+    """A real process with `Popen`'s two methods, forked, so that everything is imported."""
 
     def __init__(self, directory: Path) -> None:
         self.process = start(run, directory, STEPS)

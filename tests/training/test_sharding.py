@@ -44,10 +44,13 @@ def assert_sharded_equals_whole(size: int, shard: int, folder: Path, **options: 
 
 @pytest.mark.parametrize(
     "steps",
-    [{"outer_steps": 2, "episodes_per_step": 2, "num_steps": 2}, pytest.param({}, marks=pytest.mark.slow)],
+    [
+        {"outer_steps": 2, "episodes_per_step": 2, "num_steps": 2, "answer": "text"},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
     ids=["few", "many"],
 )
-def test_a_sharded_base_gives_the_same_adapter(steps: dict[str, int], tmp_path: Path, forkserver: None) -> None:
+def test_a_sharded_base_gives_the_same_adapter(steps: dict[str, Any], tmp_path: Path, forkserver: None) -> None:
     assert_sharded_equals_whole(2, 2, tmp_path, checkpointing=True, **steps, **EVERY_KL)
     # What was saved is an ordinary adapter folder.
     Learner.load(tmp_path / "sharded" / "adapter", tiny_llama(hidden=HIDDEN), tiny_tokenizer())
@@ -75,7 +78,7 @@ def test_every_method_predicts_the_same_from_a_sharded_base(tmp_path: Path, fork
 
 
 def test_a_loss_that_is_not_finite_is_told_by_all_ranks(tmp_path: Path, forkserver: None) -> None:
-    told = job(2, Work(2, tmp_path, {"sabotage": "nan", "num_steps": 1}))
+    told = job(2, Work(2, tmp_path, {"sabotage": "nan", "num_steps": 1, "answer": "text"}))
     assert told[1].startswith("outer step 2, task 'task-")
     assert "nll is nan" in told[1]
     assert told[0] == f"rank 1 stopped: {told[1]}"

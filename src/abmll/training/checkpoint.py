@@ -21,6 +21,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,15 @@ def _manifest(step: int, settings: Mapping[str, Any], contents: Mapping[str, byt
         "format": _FORMAT,
         "step": step,
         "settings": dict(settings),
-        "versions": {name: version(name) for name in ("abmll", "torch", "safetensors")},
+        "versions": _versions(),
         "files": {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in contents.items()},
     }
     return json.dumps(manifest | {"sha256": _sha256(_canonical(manifest))}, indent=1).encode()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("abmll", "torch", "safetensors")}
 
 
 def _canonical(manifest: Mapping[str, Any]) -> bytes:

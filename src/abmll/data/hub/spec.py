@@ -122,10 +122,16 @@ def hub_spec(name: str) -> HubSpec:
 
 def _each(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """A file in the folder `each`, once for every name in its list of that key: many tasks that differ in a word."""
+    table = _table(path)
+    return ((table, each) for each in table[EACH])
+
+
+@cache
+def _table(path: Path) -> dict[str, Any]:
     table, problems = read_table(path)
     raise_errors(path, problems)
     assert table is not None
-    return ((table, each) for each in table[EACH])
+    return table
 
 
 def _named(table: dict[str, Any], each: str) -> str:
