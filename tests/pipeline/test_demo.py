@@ -29,10 +29,11 @@ def layered(tmp_path_factory):
 
 
 def with_fewer_steps(*arguments, **named):
-    """The demo's own settings, but for the numbers of steps, queries and samples."""
+    """The demo's own settings, but for the numbers of steps, queries and samples, and two layers a block."""
     fields = demo_config(*arguments, **named).model_dump(mode="json", exclude_none=True)
     fields["training"]["num_steps"] = 1
     fields["method"]["options"]["num_steps"] = 2
+    fields["adapter"]["target_modules"] = ["q_proj", "down_proj"]
     fields["evaluation"] |= {"num_query": 3, "num_samples": 2}
     return parse_config(fields)
 

@@ -85,6 +85,7 @@ def trained(
     shard: int,
     out: Path,
     sabotage: str = "",
+    episode: int = 3,
     resume: bool = False,
     outer_steps: int = 3,
     episodes_per_step: int = 4,
@@ -106,7 +107,7 @@ def trained(
         rows = tuple(row._replace(prompt=row.prompt * (1 + number % 3)) for row in task.examples)
         tasks[number] = type(task)(task.name, rows)
     if sabotage and rank == size - 1:
-        spoil(learner, sabotage)
+        spoil(learner, sabotage, episode)
     train(
         learner.likelihood,
         learner.method,
@@ -134,18 +135,18 @@ def evaluated(rank: int, size: int, shard: int, out: Path, methods: list[str]) -
     return predictions
 
 
-def spoil(learner: Any, how: str) -> None:
-    """The rank's third episode: "nan" is found after its passes, "error" and "death" happen within one."""
+def spoil(learner: Any, how: str, episode: int) -> None:
+    """The rank's episode of this number: "nan" is found after its passes, "error" and "death" happen within one."""
     learner_type = type(learner.method.meta_learner)
     intact, calls = learner_type.meta_gradient, []
 
-    def spoiled(self: Any, likelihood: Any, episode: Any) -> Any:
-        calls.append(episode.task)
-        if len(calls) == 3 and how == "error":
+    def spoiled(self: Any, likelihood: Any, given: Any) -> Any:
+        calls.append(given.task)
+        if len(calls) == episode and how == "error":
             raise RuntimeError("out of memory")
-        if len(calls) == 3 and how == "death":
+        if len(calls) == episode and how == "death":
             os.kill(os.getpid(), signal.SIGKILL)
-        metrics = intact(self, likelihood, episode)
-        return metrics | {"nll": float("nan")} if len(calls) == 3 else metrics
+        metrics = intact(self, likelihood, given)
+        return metrics | {"nll": float("nan")} if len(calls) == episode else metrics
 
     learner_type.meta_gradient = spoiled

@@ -78,8 +78,8 @@ def test_every_method_predicts_the_same_from_a_sharded_base(tmp_path: Path, fork
 
 
 def test_a_loss_that_is_not_finite_is_told_by_all_ranks(tmp_path: Path, forkserver: None) -> None:
-    told = job(2, Work(2, tmp_path, {"sabotage": "nan", "num_steps": 1, "answer": "text"}))
-    assert told[1].startswith("outer step 2, task 'task-")
+    told = job(2, Work(2, tmp_path, {"sabotage": "nan", "episode": 1, "num_steps": 1, "answer": "text"}))
+    assert told[1].startswith("outer step 1, task 'task-")
     assert "nll is nan" in told[1]
     assert told[0] == f"rank 1 stopped: {told[1]}"
 
