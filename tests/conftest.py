@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,24 @@ def undrawn() -> Iterator[None]:
     """Reports without their drawings (`tests.reports.undrawn`)."""
     with planned_only():
         yield
+
+
+@pytest.fixture(scope="session")
+def one_layer() -> tuple[Any, Any]:
+    """The embedded model with the first of its three layers alone, and its tokenizer."""
+    from abmll import default
+
+    model, tokenizer = default.model()
+    del model.model.layers[1:]
+    model.config.num_hidden_layers = 1
+    return model, tokenizer
+
+
+@pytest.fixture
+def shallow(one_layer: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model is a shallow one, for tests that look at what runs and not at how good it is."""
+    model, tokenizer = one_layer
+    monkeypatch.setattr("abmll.default.model", lambda: (copy.deepcopy(model), tokenizer))
 
 
 @pytest.fixture(scope="session")

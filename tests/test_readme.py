@@ -22,14 +22,14 @@ def write_task(path, task, rows):
         writer.writerows([row.prompt, row.choices[row.target]] for row in task.examples[:rows])
 
 
-def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys):
+def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys, shallow):
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in block.splitlines() if line.strip()]) <= 12
     asked = []
     monkeypatch.setattr(models, "load", lambda name, **_: asked.append(name) or default.model(), raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_tasks").mkdir()
-    for task in default.suite().train[:3]:
+    for task in default.suite(num_rows=40).train[:3]:
         write_task(tmp_path / "my_tasks" / f"{task.name}.csv", task, 40)
     scope: dict = {}
     exec(block.replace("num_steps=200", "num_steps=1"), scope)  # fewer steps, nothing else changed

@@ -160,7 +160,7 @@ def small_suite(monkeypatch):
     monkeypatch.setitem(default.SUITES, "default", lambda seed=0, num_rows=300: few)
 
 
-def test_the_python_of_the_quickstart(inside, small_suite, capsys):
+def test_the_python_of_the_quickstart(inside, small_suite, shallow, capsys):
     page = "docs/quickstart.md"
     assert files(page, inside) == ["reviews.csv", "run.toml", "new.csv"]
     assert load_config(inside / "run.toml").training.num_steps == 100
@@ -188,7 +188,7 @@ def test_the_commands_of_the_quickstart(inside, small_suite):
         assert (inside / promised).exists(), promised
 
 
-def test_calibration_in_ten_lines(inside, capsys):
+def test_calibration_in_ten_lines(inside, shallow, capsys):
     page = "docs/calibration.md"
     first = blocks(page, "python")[0]
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
@@ -217,7 +217,7 @@ def test_a_real_model_by_name(monkeypatch):
     assert scope["learner"].name == "abmll"
 
 
-def test_a_prior_from_loras_on_disk(inside, small_suite):
+def test_a_prior_from_loras_on_disk(inside, small_suite, shallow):
     names = ["q_proj", "v_proj"]
     for seed in range(2):
         posterior = abmll.Learner("default", method="lora", r=4, target_modules=names, seed=seed, num_steps=1)

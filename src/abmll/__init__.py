@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from abmll import models
     from abmll.adapters import AbmllConfig
     from abmll.core.errors import AbmllError
-    from abmll.core.types import META, TASK, Episode, Example, Method
+    from abmll.core.example import Episode, Example
+    from abmll.core.types import META, TASK, Method
     from abmll.data.readers import read_task
     from abmll.data.suite import Suite, load_suite
     from abmll.data.task import Task
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 _HOME = {
     "AbmllConfig": "abmll.adapters",
     "AbmllError": "abmll.core.errors",
-    "Episode": "abmll.core.types",
+    "Episode": "abmll.core.example",
     "Evaluation": "abmll.learner",
-    "Example": "abmll.core.types",
+    "Example": "abmll.core.example",
     "Learner": "abmll.learner",
     "META": "abmll.core.types",
     "METHODS": "abmll.methods",

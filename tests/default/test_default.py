@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import abmll.default as default
 from abmll.core.errors import AbmllError
 from abmll.default.tasks import FAMILIES
 from abmll.default.vocabulary import ATTRIBUTES, NAMES
+
+ROWS = 40
+"""Of the wide suite's tasks, which take seconds to draw; test_wide.py draws them whole."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def suite():
 
 @pytest.fixture(scope="module")
 def wide():
-    return default.find_suite("default-wide")
+    return default.wide_suite(num_rows=ROWS)
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
@@ -137,7 +141,7 @@ def test_wide_suite_is_made_of_valid_short_tasks(loaded, wide):
     _, tokenizer = loaded
     assert (len(wide.train), len(wide.validation), len(wide.test)) == (60, 12, 48)
     for task in wide.tasks:
-        assert len(task.examples) == 300
+        assert len(task.examples) == ROWS
         assert {example.target for example in task.examples} == set(range(len(task.examples[0].choices)))
     for choice in {choice for task in wide.tasks for choice in task.examples[0].choices}:
         assert len(tokenizer.encode(f" {choice}", add_special_tokens=False)) == 1, choice
@@ -145,7 +149,11 @@ def test_wide_suite_is_made_of_valid_short_tasks(loaded, wide):
     assert max(len(ids) for ids in tokenizer(prompts).input_ids) <= 32
 
 
-def test_suites_are_found_by_name(suite, wide):
+def test_suites_are_found_by_name(suite, wide, monkeypatch):
+    assert default.SUITES["default-wide"] is default.wide_suite
+    assert inspect.signature(default.wide_suite).parameters["num_rows"].default == 300
+    monkeypatch.setitem(default.SUITES, "default-wide", lambda: wide)
+    assert default.find_suite("default-wide") is wide
     assert wide.name == "default-wide"
     assert default.find_suite("default").test == suite.test
     with pytest.raises(AbmllError, match=r"unknown suite 'default-wid'.*Did you mean 'default-wide'"):

@@ -46,7 +46,7 @@ def test_one_seed_gives_one_text_on_every_machine():
 def test_one_seed_gives_one_suite_on_every_machine(tasks):
     # A new hash here means that numbers reported on the default suite are no longer comparable.
     assert digest(suite_lines(tasks)) == SUITE_HASH
-    assert digest(suite_lines(ruled_tasks(seed=1))) != SUITE_HASH
+    assert digest(suite_lines(ruled_tasks(seed=1, num_rows=5))) != digest(suite_lines(ruled_tasks(num_rows=5)))
 
 
 def test_more_rows_leave_the_first_rows_as_they_were(tasks):
@@ -79,7 +79,7 @@ def test_no_row_occurs_twice_in_the_suite(tasks):
 
 def test_pretraining_never_asks_a_question_of_a_task(tasks):
     questions = [task.question for split in tasks.values() for task in split]
-    text = list(islice(documents(0), 20_000))
+    text = list(islice(documents(0), 10_000))  # each of its 190 questions is asked some ten times
     asked = {document.split("\n")[0] for document in text if "\nAnswer:" in document}
     assert len(asked) > 50
     assert not asked & set(questions)

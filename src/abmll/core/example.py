@@ -1,4 +1,4 @@
-"""One row of a task as text, which checks itself."""
+"""One row of a task as text, which checks itself, and the rows of one visit to a task. Loads no torch."""
 
 from __future__ import annotations
 
@@ -75,6 +75,24 @@ class Example(_Row):
         if self.target is None:
             raise AbmllError(f"{_named(self.prompt)} has no label (its target is None), and one is needed here.")
         return self.target
+
+
+class Episode(NamedTuple):
+    """One visit to one task: adapt on `support`, be evaluated on `query`.
+
+    Attributes:
+        task: the task's name.
+        support: labelled rows to adapt to.
+        query: further labelled rows of the same task.
+        progress: the share of meta-training that was done before this visit, 0 to 1, for schedules; set by the trainer.
+        number: the task's place among those that are trained on, from 0.
+    """
+
+    task: str
+    support: Sequence[Example]
+    query: Sequence[Example]
+    progress: float = 1.0
+    number: int = 0
 
 
 def _named(prompt: Any) -> str:

@@ -27,6 +27,7 @@ from typing import (
 from torch import Tensor
 
 from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.example import Episode as Episode
 from abmll.core.example import Example as Example
 
 META: Final = "meta"
@@ -45,24 +46,6 @@ if TYPE_CHECKING:
     _Kl = Estimator | None
 else:  # A request checks itself, in words for people: nothing may refuse its arguments before it does.
     _Kl = Any
-
-
-class Episode(NamedTuple):
-    """One visit to one task: adapt on `support`, be evaluated on `query`.
-
-    Attributes:
-        task: the task's name.
-        support: labelled rows to adapt to.
-        query: further labelled rows of the same task.
-        progress: the share of meta-training that was done before this visit, 0 to 1, for schedules; set by the trainer.
-        number: the task's place among those that are trained on, from 0.
-    """
-
-    task: str
-    support: Sequence[Example]
-    query: Sequence[Example]
-    progress: float = 1.0
-    number: int = 0
 
 
 class Terms(NamedTuple):

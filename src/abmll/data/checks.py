@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from abmll.core.errors import shown
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.findings import listing
 from abmll.data.labels import distinct_spelling, near_equal
 from abmll.data.overlap import normalised

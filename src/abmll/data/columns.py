@@ -28,7 +28,7 @@ SPLIT_NAMES = ("split", "subset", "partition", "fold", "set", "split_name", "dat
 
 def plain(name: str) -> str:
     """A column's name in lower case, words joined by `_`, without what cannot be seen."""
-    visible = "".join(character for character in name if character.isprintable())
+    visible = name if name.isprintable() else "".join(filter(str.isprintable, name))
     return re.sub(r"[\s_-]+", "_", visible.strip().casefold()).strip("_")
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from abmll.core.errors import AbmllError, unknown_name
+from abmll.core.example import Episode, Example
 from abmll.core.seeds import derive_seed
-from abmll.core.types import Episode, Example
 from abmll.data.task import Task
 
 Size = int | tuple[int, int]

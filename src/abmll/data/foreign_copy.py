@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.foreign import Found
 from abmll.data.spec import TaskSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.formats.format import CHOICES, INPUT, LABEL
 from abmll.data.overlap import normalised
 from abmll.data.task import Task

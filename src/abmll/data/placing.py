@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from abmll.core.documents import parse_json
 from abmll.core.errors import Unreadable, shown
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.contents import FILE_LIMIT
 from abmll.data.findings import Findings, listing
 from abmll.data.labels import is_blank, is_missing, look_up, match_label

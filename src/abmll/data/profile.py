@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.placing import UNKNOWN_TARGET
 
 MEASURED = 2000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from abmll.core.errors import printable
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.checks import check_rows
 from abmll.data.formats import TABLE, find_format
 from abmll.data.formats.container import read_container

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from abmll.core.errors import AbmllError, printable, shown
-from abmll.core.types import Example
+from abmll.core.example import Example
 
 
 @dataclass(frozen=True, repr=False)

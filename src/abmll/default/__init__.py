@@ -7,6 +7,7 @@ model. Importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +57,7 @@ def suite(seed: int = 0, num_rows: int = 300) -> Suite:
         seed: other seeds give other rules and rows (the embedded numbers in the documentation are for seed 0).
         num_rows: rows of each task.
     """
-    from abmll.default.tasks import ruled_tasks
-
-    return _suite("default", seed, ruled_tasks(seed, num_rows))
+    return _drawn("default", seed, num_rows)
 
 
 def wide_suite(seed: int = 0, num_rows: int = 300) -> Suite:
@@ -69,9 +68,7 @@ def wide_suite(seed: int = 0, num_rows: int = 300) -> Suite:
         seed: As for `suite`.
         num_rows: As for `suite`.
     """
-    from abmll.default.wide import wide_tasks
-
-    return _suite("default-wide", seed, wide_tasks(seed, num_rows))
+    return _drawn("default-wide", seed, num_rows)
 
 
 def concepts_suite(seed: int = 0) -> Suite:
@@ -122,8 +119,18 @@ def find_suite(
     return load_suite(name, folder=folder, held_out=held_out, seed=seed)
 
 
+@functools.lru_cache(maxsize=4)
+def _drawn(name: str, seed: int, num_rows: int) -> Suite:
+    """A generated suite, drawn once for all who ask: nothing in it can be changed."""
+    from abmll.default.tasks import ruled_tasks
+    from abmll.default.wide import wide_tasks
+
+    draw = {"default": ruled_tasks, "default-wide": wide_tasks}[name]
+    return _suite(name, seed, draw(seed, num_rows))
+
+
 def _suite(name: str, seed: int, drawn: Mapping[str, Sequence[Ruled] | Sequence[Concept]]) -> Suite:
-    from abmll.core.types import Example
+    from abmll.core.example import Example
     from abmll.data.suite import Suite
     from abmll.data.task import Task
 

@@ -6,6 +6,7 @@ Everything is a pure function of a `random.Random`, so that one seed gives the s
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from abmll.default.vocabulary import ASPECTS, ATTRIBUTES, KINDS, LEVELS, NAMES, 
 
 MENTIONED = 4
 """How many of a thing's six attributes a description tells."""
+CUTS = (-0.8, 0.0, 0.8)
+"""Where a hidden value passes from one level to the next."""
 
 
 class Thing(NamedTuple):
@@ -34,7 +37,7 @@ def draw_thing(rng: Random, kind: Kind) -> Thing:
     levels = {}
     for name, loading in kind.loadings.items():
         value = loading * factor + math.sqrt(1.0 - loading**2) * rng.gauss(0.0, 1.0)
-        levels[name] = sum(value > cut for cut in (-0.8, 0.0, 0.8))
+        levels[name] = bisect_left(CUTS, value)
     told = rng.sample(list(levels), MENTIONED)
     return Thing(kind.name, rng.choice(kind.nouns), {name: levels[name] for name in told})
 
@@ -53,7 +56,8 @@ def choice_probs(score: float, num_choices: int) -> list[float]:
     spread = 2.0 if num_choices == 2 else 4.0
     positions = [spread * (k / (num_choices - 1) - 0.5) for k in range(num_choices)]
     powers = [math.exp(-((score - position) ** 2) / 4.0) for position in positions]
-    return [power / sum(powers) for power in powers]
+    total = sum(powers)
+    return [power / total for power in powers]
 
 
 def article(word: str) -> str:
@@ -64,14 +68,16 @@ def describe(rng: Random, thing: Thing) -> str:
     """One or two sentences that mention all four attributes, in one of several forms."""
     a, b, c, d = thing.words()
     noun, pronoun = thing.noun, KINDS[thing.kind].pronoun
-    forms = (
-        f"{article(a).capitalize()} {a}, {b} {noun}. {pronoun} is {c} and {d}.",
-        f"This {noun} is {a}, {b}, {c} and {d}.",
-        f"The {noun} is {a} and {b}. {pronoun} is also {c} and {d}.",
-        f"Here is {article(a)} {a} {noun}: {b}, {c}, {d}.",
-        f"{article(a).capitalize()} {a}, {b}, {c} and {d} {noun}.",
-    )
-    return rng.choice(forms)
+    form = rng.choice(range(5))
+    if form == 0:
+        return f"{article(a).capitalize()} {a}, {b} {noun}. {pronoun} is {c} and {d}."
+    if form == 1:
+        return f"This {noun} is {a}, {b}, {c} and {d}."
+    if form == 2:
+        return f"The {noun} is {a} and {b}. {pronoun} is also {c} and {d}."
+    if form == 3:
+        return f"Here is {article(a)} {a} {noun}: {b}, {c}, {d}."
+    return f"{article(a).capitalize()} {a}, {b}, {c} and {d} {noun}."
 
 
 def text_format(question: str, prompt: str, answer: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.columns import CHOICES_NAMES
 from abmll.data.formats.container import read_container
 from abmll.data.formats.format import CHOICES, INPUT, LABEL, Format, Options, Reading, reshape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from abmll.core.errors import AbmllError
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.gathered import task_of
 from abmll.data.hub.cache import require_files
 from abmll.data.hub.crossfit import crossfit_rows
