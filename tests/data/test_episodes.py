@@ -34,7 +34,7 @@ RECORDED = [
 ]
 
 PRINT_EPISODES = """
-from abmll.core.types import Example
+from abmll.core.example import Example
 from abmll.data.episodes import EpisodeSampler, evaluation_episode
 from abmll.data.task import Task
 tasks = [Task(name, tuple(Example(f"{name}{n}", ("a", "b"), n % 2) for n in range(30))) for name in ("x", "y")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ TASKS = {
 HELD_OUT_FAMILY = "stance"
 
 
+@functools.cache
 def fake_cell(method: str, seed: int, task: str, support_size: int, num_query: int = 120) -> Cell:
     """Predictions from logits = skill·(noisy truth), sharpened by the method's overconfidence. Deterministic."""
     names, methods = list(TASKS), list(METHODS)

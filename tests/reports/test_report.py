@@ -145,8 +145,7 @@ def test_equal_input_gives_equal_bytes(inputs, source, tmp_path):
 def test_admits_what_it_does_not_win(tmp_path, undrawn):
     """Names are swapped: what was the best method is now called lora."""
     cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
-    for cell in cells:
-        object.__setattr__(cell, "method", {"abmll": "lora", "lora": "abmll"}[cell.method])
+    cells = [replace(cell, method={"abmll": "lora", "lora": "abmll"}[cell.method]) for cell in cells]
     source = render_report(write_cells(tmp_path / "p.jsonl", cells), tmp_path / "r.html").read_text()
     text = Page(source).text
     assert "Where abmll does not win" in text
@@ -198,7 +197,7 @@ def test_a_damaged_log_does_not_stop_it(tmp_path, capsys, line, undrawn):
     assert f"made without the training log of abmll/{len(line)}: " in capsys.readouterr().err
 
 
-def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch, undrawn):
     cells = fake_cells(methods=("abmll",), seeds=(0,), tasks=("entailment",), support_sizes=(16,))
     predictions = write_cells(tmp_path / "in" / "p.jsonl", cells)
     out = tmp_path / "out" / "r.html"
@@ -330,7 +329,7 @@ def test_small_amounts_are_not_written_as_powers_of_ten():
     ]  # fmt: skip
 
 
-def test_kl_is_shown_per_token_with_a_word_on_it(tmp_path):
+def test_kl_is_shown_per_token_with_a_word_on_it(tmp_path, undrawn):
     path = tmp_path / "training.jsonl"
     path.write_text("".join(f'{{"step": {i}, "nll": 1.0, "kl": {500 - i}, "num_tokens": 50}}\n' for i in range(1, 40)))
     _, kl = learning.read_curves("abmll/0", path)
