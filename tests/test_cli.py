@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tomllib
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +122,39 @@ def refused(*words: object) -> str:
     return result.stderr
 
 
+SERVER = """
+import os, sys
+import typer, abmll.cli
+typer.main.get_command(abmll.cli.app)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(os.path.join(line.strip(), name), os.O_WRONLY | os.O_CREAT), number)
+        exec(open(os.path.join(line.strip(), "code")).read(), {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Forks a process for each folder that it is told: it runs the code there and ends as an interpreter does."""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    """Runs code in a process of its own, in which the commands are known already: status, standard output and error."""
+    words = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def run_code(code: str) -> tuple[int, str, str]:
+            folder = tmp_path_factory.mktemp("process")
+            (folder / "code").write_text(code)
+            print(folder, file=server.stdin, flush=True)
+            status = int(server.stdout.readline())
+            return status, (folder / "stdout").read_text(), (folder / "stderr").read_text()
+
+        yield run_code
+        server.stdin.close()
+
+
 # Help
 
 
@@ -145,7 +178,7 @@ def test_help_answers_at_once():
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 0.5
+    assert any(seconds() < 0.5 for _ in range(3))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -474,7 +507,7 @@ def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_scheduler_that_ends_a_command_is_told_how_to_resume(name):
+def test_a_scheduler_that_ends_a_command_is_told_how_to_resume(name, ended):
     code = (
         "import os, signal, sys, types\n"
         "fake = types.ModuleType('abmll.pipeline')\n"
@@ -485,13 +518,10 @@ def test_a_scheduler_that_ends_a_command_is_told_how_to_resume(name):
         "import abmll; abmll.pipeline = fake\n"
         "from abmll.cli import app; sys.argv = ['abmll', 'demo']; app()"
     )
-    done = subprocess.run([sys.executable, "-c", code.format(name=name)], capture_output=True, text=True)
-    assert done.returncode == 128 + signal.Signals[name], done.stderr
-    assert done.stdout == "tidied up\n", "a second signal does not cut off the tidying up"
-    assert (
-        done.stderr
-        == f"\nEnded by {name}. What is finished is kept. The same command goes on from there:\n  abmll demo\n"
-    )
+    status, out, told = ended(code.format(name=name))
+    assert status == 128 + signal.Signals[name], told
+    assert out == "tidied up\n", "a second signal does not cut off the tidying up"
+    assert told == f"\nEnded by {name}. What is finished is kept. The same command goes on from there:\n  abmll demo\n"
 
 
 # Tune and compare
@@ -549,7 +579,7 @@ def test_mistakes_on_the_command_line_of_compare(pipeline):
     assert pipeline.calls == []
 
 
-def test_a_bug_keeps_its_traceback_and_a_mistake_has_none():
+def test_a_bug_keeps_its_traceback_and_a_mistake_has_none(ended):
     code = (
         "import sys, types\nfrom abmll.core.errors import AbmllError\n"
         "fake = types.ModuleType('abmll.pipeline')\n"
@@ -560,8 +590,8 @@ def test_a_bug_keeps_its_traceback_and_a_mistake_has_none():
     )
 
     def end(error: str) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-c", code.format(error=error)], capture_output=True, text=True)
-        return done.returncode, done.stderr
+        status, _, told = ended(code.format(error=error))
+        return status, told
 
     status, told = end("RuntimeError('a bug')")
     assert status == 1
@@ -581,17 +611,17 @@ def test_red_only_where_it_is_wanted(pipeline, monkeypatch):
     assert message().startswith("Error: ")
 
 
-def test_completion_offers_the_fields_of_a_run_file():
+def test_completion_offers_the_fields_of_a_run_file(ended):
     environment = {
-        **os.environ,
         "_ABMLL_COMPLETE": "complete_bash",
         "COMP_WORDS": "abmll train run.toml training.num",
         "COMP_CWORD": "3",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "abmll.cli"], env=environment, capture_output=True, text=True, check=True
+    _, out, told = ended(
+        f"import os, runpy, sys\nos.environ |= {environment}\nsys.argv = ['abmll']\n"
+        "runpy.run_module('abmll.cli', run_name='__main__')"
     )
-    assert done.stdout.split() == ["training.num_steps="]
+    assert out.split() == ["training.num_steps="], told
 
 
 @pytest.mark.parametrize("words", [["tune", "run.toml"], ["compare", "default"], ["demo"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import shutil
@@ -28,10 +29,15 @@ def commands(text):
     return [shlex.split(line) for line in re.findall(r"-m abmll\.cli ((?:train|evaluate) .*)$", text, re.MULTILINE)]
 
 
+@functools.cache
+def group() -> Any:
+    """The commands; Typer reads all their signatures each time that they are asked for."""
+    return typer.main.get_command(app)
+
+
 def parsed(words):
     """The run of a command, after its options and the run file have been checked as the command would."""
-    group: Any = typer.main.get_command(app)
-    command = group.commands[words[0]]
+    command = group().commands[words[0]]
     given = command.make_context(words[0], list(words[1:])).params
     return load_config(ROOT / given["run"], given["overrides"]), given
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import os
@@ -64,6 +65,12 @@ def run_python(page, changes=(), scope=None):
             block = block.replace(told, done)
         exec(compile(block, page, "exec"), scope)
     return scope
+
+
+@functools.cache
+def group() -> Any:
+    """The commands; Typer reads all their signatures each time that they are asked for."""
+    return typer.main.get_command(app)
 
 
 def commands():
@@ -129,7 +136,7 @@ def test_every_environment_variable_is_one_that_something_reads():
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_and_its_options_exist(page, line):
     words = shlex.split(line, comments=True)[1:]
-    command: Any = typer.main.get_command(app)
+    command = group()
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     command.make_context(command.name, words)
