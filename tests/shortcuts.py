@@ -18,10 +18,12 @@ import typer.testing
 from abmll.language.packing.evidence import Bearing, Evidence
 from abmll.models import loading
 
-SHAPES = {"core", "gaussian", "adapters", "evaluation", "methods"}
+SHAPES = {"core", "gaussian", "adapters", "evaluation"}
 """Folders whose tests check the shapes of all arguments and results; the others' go through the same functions."""
-COMPARED = {"language", "models"}
-"""Folders whose tests compare packed passes with plain ones for each model; elsewhere once for all of one build."""
+COMPARED = {"test_packing", "test_architectures", "test_loading"}
+"""Files whose tests compare packed passes with plain ones for each model; elsewhere once for all of one build."""
+PAGES = {"test_saved_folders"}
+"""Files whose tests see the page that PEFT writes: it compiles a template for it, and elsewhere ours replaces it."""
 READ = {"models", "language"}
 """Folders whose tests look at how a model's files are read; the others' read each folder of them once."""
 
@@ -33,23 +35,26 @@ class Shortcuts:
         self._patch = pytest.MonkeyPatch()
         # Typer reads all signatures of all commands for each call.
         self._patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
-        # PEFT compiles a template for a page that is replaced by ours.
-        self._patch.setattr(peft.PeftModel, "create_or_update_model_card", lambda *_: None)
         self._bearings: dict[tuple[object, ...], Bearing] = {}
         self._compare = Evidence._compare
+        self._page = peft.PeftModel.create_or_update_model_card
         self._models: dict[tuple[object, ...], Any] = {}
         self._read = loading._from_folder_or_hub
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        folder = Path(item.path).parent.name
+        path = Path(item.path)
+        folder = path.parent.name
         jaxtyping.config.update("jaxtyping_disable", folder not in SHAPES)
-        self._patch.setattr(Evidence, "_compare", self._compare if folder in COMPARED else self._compared_before())
+        self._patch.setattr(Evidence, "_compare", self._compare if path.stem in COMPARED else self._compared_before())
+        page = self._page if path.stem in PAGES else lambda *_: None
+        self._patch.setattr(peft.PeftModel, "create_or_update_model_card", page)
         self._patch.setattr(loading, "_from_folder_or_hub", self._read if folder in READ else self._read_before)
 
     def _compared_before(self) -> object:
         def compare(evidence: Evidence, width: int) -> Bearing:
             model = evidence._model
-            key = (model.get_base_model().config.to_json_string(), model.dtype, evidence._context, width)
+            config = model.get_base_model().config
+            key = (config.to_json_string(), config._attn_implementation, model.dtype, evidence._context, width)
             if key not in self._bearings:
                 self._bearings[key] = self._compare(evidence, width)
             return self._bearings[key]

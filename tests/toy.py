@@ -6,6 +6,7 @@ Gaussian q(φ) = N(mean, exp(log_var)), so posteriors, gradients and divergences
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import contextmanager
 
@@ -137,6 +138,7 @@ class LibraryToy(GaussianToy):
         return {"mean": B @ hidden}
 
 
+@functools.lru_cache(maxsize=10_000)
 def observation(text):
     return torch.tensor([float(part) for part in text.split()], dtype=torch.float64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
@@ -88,14 +87,17 @@ def assert_same(fused_output: LayerOutput, naive: LayerOutput, tensors: list[Ten
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
 
 
+WAYS = [(masked, blocks, bound) for masked in (False, True) for blocks in (1, 2) for bound in (None, 0.5)]
+
+
 @pytest.mark.parametrize(
-    ("masked", "blocks", "bound"),
-    few_of(  # each two of them in all ways
-        itertools.product((False, True), (1, 2), (None, 0.5)),
-        [(False, 1, None), (True, 2, None), (True, 1, 0.5), (False, 2, 0.5)],
+    ("asked", "masked", "blocks", "bound"),
+    few_of(  # of each that can be asked a way and its opposite: two of all four in all ways
+        [(asked, *way) for asked in ASKED for way in WAYS],
+        [(asked, *WAYS[end]) for n, asked in enumerate(ASKED) for end in (n % 4, 7 - n % 4)],
     ),
+    ids=str,
 )
-@pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_values_noise_and_every_gradient_are_those_of_the_naive_one(
     asked: dict[str, Any], masked: bool, blocks: int, bound: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from tests.language.test_likelihood import naive_choice_log_probs
 from tests.tiny import tiny_tokenizer
 
 TABLE = listed(PAGE.read_text(encoding="utf-8"))
-COMMON = ["llama", "gpt2", "gemma2", "phi3", "gpt_neo", "bloom", "mamba2", "jamba", "gpt_oss"]
+COMMON = ["llama", "gemma2", "gpt_neo", "bloom", "mamba2", "jamba"]
 """Full attention, windows, local attention, ALiBi, recurrent, hybrid: for the default tests."""
 ALONE = Bearing(False, "alone", False)
 ROWS = [

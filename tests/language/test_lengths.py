@@ -23,9 +23,8 @@ EXAMPLES = [
 
 def learner_of(*, answer="text", loss="choices", **options):
     prompt = PromptFormat(answer=answer, loss=loss)
-    learner = abmll.Learner(
-        tiny_llama(layers=3), tiny_tokenizer(), "abmll-output", r=2, lora_alpha=4, prompt=prompt, **options
-    )
+    own = {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "down_proj"]} | options
+    learner = abmll.Learner(tiny_llama(), tiny_tokenizer(), "abmll-output", prompt=prompt, **own)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for role in (META, TASK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,13 @@ def likelihood_of(kind="abmll", *, prompt=None, spread=0.3, base=None, **options
     from abmll.adapters import AbmllConfig, attach_roles
 
     base = base or tiny_llama()
-    config: LoraConfig | AbmllConfig
-    if kind == "abmll":
-        config = AbmllConfig(r=2, lora_alpha=4, log_var_offset=-4.0, task_type="CAUSAL_LM", target_modules="all-linear")
-    else:
-        config = LoraConfig(r=2, lora_alpha=4, task_type="CAUSAL_LM", target_modules="all-linear")
+    common: dict[str, Any] = {
+        "r": 2,
+        "lora_alpha": 4,
+        "task_type": "CAUSAL_LM",
+        "target_modules": ["v_proj", "down_proj"],
+    }
+    config = AbmllConfig(log_var_offset=-4.0, **common) if kind == "abmll" else LoraConfig(**common)
     likelihood = CausalLMLikelihood(attach_roles(base, config), tiny_tokenizer(), prompt, **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -59,13 +62,16 @@ def naive_choice_log_probs(likelihood, example):
     return torch.stack(scores).log_softmax(0)
 
 
-@pytest.mark.parametrize(  # each three of them in all ways
+@pytest.mark.parametrize(  # each two of them in all ways
     ("kind", "answer", "score", "attention"),
     few_of(
         itertools.product(("abmll", "lora"), ("letters", "text"), ("mean", "sum"), ("sdpa", "eager")),
         [
-            (kind, answer, score, ("sdpa", "eager")[(kind == "lora") ^ (answer == "text") ^ (score == "sum")])
-            for kind, answer, score in itertools.product(("abmll", "lora"), ("letters", "text"), ("mean", "sum"))
+            ("abmll", "letters", "mean", "sdpa"),
+            ("abmll", "text", "sum", "sdpa"),
+            ("abmll", "text", "mean", "eager"),
+            ("lora", "letters", "sum", "eager"),
+            ("lora", "text", "mean", "sdpa"),
         ],
     ),
 )
@@ -155,7 +161,7 @@ def test_samples_differ_and_average_to_the_right_spread():
 def test_batches_of_like_length_give_each_question_what_it_gets_alone(answer):
     """And in the order of the questions, though the batches take them by length."""
     likelihood = likelihood_of(prompt=PromptFormat(answer=answer), batch_size=3)
-    words = [9, 1, 40, 2, 17, 30, 1, 5]
+    words = [5, 1, 22, 2, 9, 16, 1, 3]
     examples = [Example("the film was good and " * n, ("yes", "it is not true"), 0) for n in words]
     together = likelihood.choice_log_probs(examples)[0]
     alone = torch.cat([likelihood.choice_log_probs([example])[0] for example in examples])

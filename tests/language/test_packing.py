@@ -28,12 +28,13 @@ PACKINGS = {
 
 
 def likelihood_of(space=None, packing="tree", *, base=None, prompt=None, dropout=0.3):
-    """With a LoRA with dropout, or a Gaussian over `space`."""
+    """With a LoRA with dropout, or a Gaussian over `space`; without a base, on two layers of each block."""
     from peft import LoraConfig
 
     from abmll.adapters import AbmllConfig, attach_roles
 
-    common: dict[str, Any] = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    targets = ["v_proj", "down_proj"] if base is None else "all-linear"
+    common: dict[str, Any] = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": targets}
     config: LoraConfig | AbmllConfig
     if space is None:
         config = LoraConfig(lora_dropout=dropout, **common)
@@ -43,17 +44,18 @@ def likelihood_of(space=None, packing="tree", *, base=None, prompt=None, dropout
     likelihood = CausalLMLikelihood(model, tiny_tokenizer(), prompt or PromptFormat(answer="text"))
     likelihood._packed.forced = PACKINGS[packing] if packing else None
     generator = torch.Generator().manual_seed(1)
+    spread = 0.1 if space == "weight" else 0.3  # over weights, more moves standard deviations past 0
     with torch.no_grad():
         for role in (META, TASK):
             for tensor in likelihood.parameters(role).values():
-                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+                tensor.copy_(spread * torch.randn(tensor.shape, generator=generator))
     return likelihood
 
 
 def all_of_it(likelihood, *, sample, estimator="closed_form"):
     """Log-probabilities, and NLL, KL and gradients (each in units of its largest), from one state of the generator."""
     torch.manual_seed(3)
-    log_probs = likelihood.choice_log_probs(EXAMPLES, num_samples=3 if sample else 0)
+    log_probs = likelihood.choice_log_probs(EXAMPLES, num_samples=2 if sample else 0)
     train_only(likelihood, TASK)
     phi = list(likelihood.parameters(TASK).values())
     torch.manual_seed(4)

@@ -38,7 +38,12 @@ ROWS = tiny_task("rows", 7).examples
 
 def config_of(space):
     """Of a LoRA with dropout, or a Gaussian over `space` that is wide enough for its draws to be seen."""
-    common: dict[str, Any] = {"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    common: dict[str, Any] = {
+        "r": 2,
+        "lora_alpha": 4,
+        "task_type": "CAUSAL_LM",
+        "target_modules": ["q_proj", "down_proj"],
+    }
     if space is None:
         return LoraConfig(lora_dropout=0.5, **common)
     return AbmllConfig(space=space, log_var_offset=-3.0, **common)

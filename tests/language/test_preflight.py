@@ -95,7 +95,7 @@ def test_what_a_tokenizer_raises_is_told_as_it_is():
 def test_what_it_lets_pass_is_encoded_without_error(prompt):
     rows = [
         Example("the cat " * n, tuple(f"{'x' * n} {k}" for k in range(2 + n % 5)), 0, "good? " * (n % 30), id=str(n))
-        for n in range(60)
+        for n in range(1, 60, 2)
     ]
     rows = [
         row._replace(choices=tuple(f"{choice} " + "y" * (n % 11) for choice in row.choices))
@@ -111,5 +111,5 @@ def test_what_it_lets_pass_is_encoded_without_error(prompt):
         return True
 
     refused = {row.id for row in rows if not encodes(row)}
-    found = [one for row in rows if (one := row_mistakes("t", [rows[1], row], tiny_tokenizer(), prompt))]
+    found = [one for row in rows if (one := row_mistakes("t", [rows[0], row], tiny_tokenizer(), prompt))]
     assert len(found) == len(refused) > 0

@@ -35,7 +35,7 @@ def likelihood_in(space: Any) -> CausalLMLikelihood:
     from abmll.adapters.spec import peft_config
 
     torch.manual_seed(0)
-    config = peft_config(AdapterSpec("abmll", -3.0, space=space), r=2, target_modules="all-linear")
+    config = peft_config(AdapterSpec("abmll", -3.0, space=space), r=2, target_modules=["v_proj", "down_proj"])
     likelihood = CausalLMLikelihood(
         attach_roles(tiny_llama(dtype=torch.float64), config), tiny_tokenizer(), PromptFormat("letters")
     )

@@ -187,8 +187,8 @@ def test_meta_training_recovers_the_population_the_tasks_come_from():
     objective = Objective(0.1, sample=True)
     learner = Abmll(InnerLoop(5, 0.05, objective=objective), objective)
     theta = likelihood.parameters(META)
-    optimizer = torch.optim.AdamW(theta.values(), lr=0.05, weight_decay=0.0)
-    for index in range(200):
+    optimizer = torch.optim.AdamW(theta.values(), lr=0.15, weight_decay=0.0)
+    for index in range(60):
         optimizer.zero_grad()
         learner.meta_gradient(likelihood, episodes[index])
         optimizer.step()

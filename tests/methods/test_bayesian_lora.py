@@ -16,6 +16,7 @@ from abmll.methods.parts.gradient import GradientAdaptation
 from abmll.methods.parts.inducing import InducingMatrix
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.tfb import mixture_nll
+from tests.draws import many
 from tests.toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 
 M, K, SIZE = 3, 4, 2
@@ -102,7 +103,7 @@ def test_draws_have_the_mean_and_covariance_of_q(matrix):
     std, scale = F.softplus(matrix.raw_std).flatten(), F.softplus(matrix.raw_scale)
     expected = mean @ torch.diag(std.square()) @ mean.mT + scale.square() * noise @ noise.mT
     torch.manual_seed(0)
-    rows = torch.stack([matrix.draw().flatten() for _ in range(1500)])
+    rows = many(matrix.draw, 1500).flatten(1)
     variance = expected.diagonal()
     centre = mean @ matrix.mean.flatten()
     assert ((rows.mean(0) - centre).abs() < 5 * (variance / 1500).sqrt()).all()
@@ -132,7 +133,7 @@ def test_adaptation_starts_at_its_centre_and_lowers_the_loss():
     start: Any = BayesianLora(inner=InnerLoop(0)).adapt(likelihood, support).distribution
     for name in (LORA_A, LORA_B):
         torch.testing.assert_close(start.mean[name], theta[name])
-    end: Any = BayesianLora(inner=InnerLoop(80, 0.05), kl_weight=0.01).adapt(likelihood, support).distribution
+    end: Any = BayesianLora(inner=InnerLoop(40, 0.1), kl_weight=0.01).adapt(likelihood, support).distribution
     assert mixture_nll(likelihood, [end.mean], support) < 0.8 * mixture_nll(likelihood, [theta], support)
     moved: Any = (
         BayesianLora(GradientAdaptation(InnerLoop(9, 0.1)), InnerLoop(0)).adapt(likelihood, support).distribution

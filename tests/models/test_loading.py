@@ -13,6 +13,7 @@ from abmll.config import parse_config
 from abmll.core.errors import AbmllError
 from abmll.models import precision
 from abmll.models.loading import _told
+from tests.parameters import few_of
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import tiny_tasks
 
@@ -99,7 +100,7 @@ def test_the_embedded_model_has_a_name_too(name):
     assert len(models.load_tokenizer(name)) == len(tokenizer)
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("native", few_of([True, False], [True]))
 def test_python_and_a_run_file_give_the_same_numbers(native, half_model, processor, tmp_path):
     """Two outer steps from Python and from the command line's own function: the same adapter, bit for bit."""
     from abmll.pipeline import build

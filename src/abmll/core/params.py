@@ -46,11 +46,8 @@ def placed(likelihood: Likelihood, state: Mapping[str, Tensor]) -> dict[str, Ten
     task = likelihood.parameters(TASK)
     device = next(iter(task.values())).device
     places = {name: place for place, name in enumerate(task)}
-
-    def place(name: str) -> int:
-        return places.get(name, places.get(name.partition(".")[2], len(places)))
-
-    return {name: state[name].detach().to(device, copy=True) for name in sorted(state, key=place)}
+    order = {name: places.get(name, places.get(name.partition(".")[2], len(places))) for name in state}
+    return {name: state[name].detach().to(device, copy=True) for name in sorted(state, key=order.__getitem__)}
 
 
 def with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

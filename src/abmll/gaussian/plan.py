@@ -71,13 +71,12 @@ def joint_A(plan: Plan, factors: Sequence[Tensor]) -> Tensor:
     s, *others = plan.scalings
     if not prior:
         return s * torch.cat([mean_A, log_var_A])
-    p_mean_A, p_log_var_A = prior
-
-    def difference(A: Tensor, p_A: Tensor) -> Tensor:
-        # scaled last: of nearly equal numbers the difference is exact, that of their rounded multiples is not
-        return s * (A - p_A) if others[0] == s else s * A - others[0] * p_A
-
-    return torch.cat([s * mean_A, difference(mean_A, p_mean_A), s * log_var_A, difference(log_var_A, p_log_var_A)])
+    # scaled last: of nearly equal numbers the difference is exact, that of their rounded multiples is not
+    mean_difference, log_var_difference = (
+        s * (A - p_A) if others[0] == s else s * A - others[0] * p_A
+        for A, p_A in zip((mean_A, log_var_A), prior, strict=True)
+    )
+    return torch.cat([s * mean_A, mean_difference, s * log_var_A, log_var_difference])
 
 
 def _split_A(plan: Plan, d_A: Tensor) -> list[Tensor]:

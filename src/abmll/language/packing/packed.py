@@ -46,7 +46,7 @@ class PackedModel:
         """What the model bears in passes over texts of up to `width` tokens. Raises: AbmllError as `Evidence.at`."""
         if self.forced is not None:
             return self.forced
-        if any(hasattr(module, "unshard") for module in self._model.modules()):
+        if any(hasattr(type(module), "unshard") for module in self._model.modules()):
             found = self._evidence.at(self._longest)
             return found if width <= self._longest else found._replace(tree=False)
         return self._evidence.at(width)
@@ -146,7 +146,7 @@ class PackedModel:
         return total
 
     def _checkpointing(self) -> bool:
-        return any(getattr(module, "gradient_checkpointing", False) for module in self._model.modules())
+        return any(vars(module).get("gradient_checkpointing", False) for module in self._model.modules())
 
     def _tell(self, branches: bool, bearing: Bearing) -> None:
         if branches and not bearing.tree and not self._told:
