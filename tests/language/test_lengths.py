@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ EXAMPLES = [
 
 def learner_of(*, answer="text", loss="choices", **options):
     prompt = PromptFormat(answer=answer, loss=loss)
-    own = {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "down_proj"]} | options
+    own: dict[str, Any] = {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "down_proj"]} | options
     learner = abmll.Learner(tiny_llama(), tiny_tokenizer(), "abmll-output", prompt=prompt, **own)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -54,7 +54,7 @@ def model_of(architecture):
 def learner_of(make, method="abmll-output", *, upper_layers=2, answer="text", store=None, trunk=True, **options):
     """With a trunk of its own, or with the ordinary pass."""
     prompt = PromptFormat(answer=answer)
-    own = {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "down_proj"]} | options
+    own: dict[str, Any] = {"r": 2, "lora_alpha": 4, "target_modules": ["v_proj", "down_proj"]} | options
     learner = abmll.Learner(make(), tiny_tokenizer(), method, prompt=prompt, upper_layers=upper_layers, **own)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

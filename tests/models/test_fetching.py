@@ -268,8 +268,8 @@ def test_the_worker_processes_find_a_model_that_was_fetched_before(tiny, pip, tm
     seen = []
     monkeypatch.setattr(compare, "_perform", lambda *_: seen.append(models.is_cached(tiny)) or [])
     monkeypatch.setattr(compare, "_write", lambda *_: None)
-    tasks = [tiny_task(name, 32) for name in ("trained", "held out", "new")]
-    monkeypatch.setattr(compare, "load_tasks", lambda _: Suite("own", *((task,) for task in tasks)))
+    trained, held_out, new = ((tiny_task(name, 32),) for name in ("trained", "held out", "new"))
+    monkeypatch.setattr(compare, "load_tasks", lambda _: Suite("own", trained, held_out, new))
     config = parse_config({"model": {"name": "tiny"}, "output": str(tmp_path / "run")})
     compare.compare_run(config, tmp_path / "run", progress=False)
     assert seen == [True]
