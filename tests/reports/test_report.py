@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,6 +23,7 @@ from abmll.reports.report import render_report
 from tests.reports.reports_fake import TASKS, fake_cells, write_cells, write_training_log
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
+THREE = ("entailment", "stance on climate", "topic of headline")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -178,10 +182,10 @@ def test_small_inputs(tmp_path, grid):
 
 
 def test_missing_cells_are_told(tmp_path, undrawn):
-    cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
+    cells = fake_cells(methods=("abmll", "lora"), tasks=THREE, seeds=(0, 1), support_sizes=(16,))
     cells = [c for c in cells if (c.method, c.task) != ("lora", "entailment")]
     text = Page(render_report(write_cells(tmp_path / "p.jsonl", cells), tmp_path / "r.html").read_text()).text
-    assert "lora lacks 2 of 20 (task, seed) cells" in text
+    assert "lora lacks 2 of 6 (task, seed) cells" in text
     assert "Cells" in text
 
 
@@ -217,6 +221,27 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch, undrawn):
 def test_no_predictions(tmp_path):
     with pytest.raises(AbmllError, match="cannot read predictions"):
         render_report(tmp_path / "absent.jsonl", tmp_path / "r.html")
+
+
+def test_imports_no_model_code():
+    """In a fork of this process, which has torch already and forgets all else that could import a model."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            for name in list(sys.modules):
+                if name.partition(".")[0] in ("abmll", "transformers", "peft"):
+                    del sys.modules[name]
+            importlib.import_module("abmll.reports.report")
+            importlib.import_module("abmll.reports.comparison")
+            found = {name.partition(".")[0] for name in sys.modules} & {"abmll", "transformers", "peft"}
+            os.write(write, repr(sorted(found)).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read) as pipe:
+        assert pipe.read() == "['abmll']"
+    os.waitpid(child, 0)
 
 
 class TestLearningCurves:
@@ -301,7 +326,7 @@ def test_panels_that_are_compared_share_their_axes(tmp_path):
 
 
 def test_what_was_run_stands_at_the_top(tmp_path, undrawn):
-    cells = fake_cells(methods=("abmll", "lora"), seeds=(0, 1), support_sizes=(16,))
+    cells = fake_cells(methods=("abmll", "lora"), tasks=THREE, seeds=(0, 1), support_sizes=(16,))
     logs = {f"abmll/seed-{seed}": write_training_log(tmp_path / f"{seed}.jsonl", seed, 0.9) for seed in (0, 1)}
     config = parse_config({"method": {"name": ["abmll", "lora"]}, "prompt": {"answer": "text"}})
     info = about_run(config)
