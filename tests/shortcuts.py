@@ -1,6 +1,6 @@
 """What the default tests do once, or not at all, because only other tests look at it; the slow tests do all of it.
 
-In a profile of the whole suite these four were a fifth of it.
+In a profile of the whole suite the first four were a fifth of it.
 """
 
 from __future__ import annotations

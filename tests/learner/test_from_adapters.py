@@ -126,7 +126,8 @@ def test_the_command_line(loras, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_llama(layers=1).save_pretrained("base")
     tiny_tokenizer().save_pretrained("base")
-    (tmp_path / "run.toml").write_text('output = "run"\n[model]\nname = "base"\n[prompt]\nanswer = "text"\n')
+    run = 'output = "run"\n[model]\nname = "base"\n[prompt]\nanswer = "text"\n[method]\noptions = {num_steps = 1}\n'
+    (tmp_path / "run.toml").write_text(run)
     (tmp_path / "new.csv").write_text("text,label\n" + "a good film,yes\na bad film,no\n" * 4)
     told = []
     for words in (

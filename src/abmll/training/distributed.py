@@ -176,7 +176,9 @@ def connect(device: torch.device, timeout: float) -> Ranks:
         _communicate(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=timeout)))
         atexit.register(_disconnect)
     # Bytes go over gloo whatever the gradient goes over: they lie in ordinary memory.
-    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+    control = _communicate(lambda: dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)))
+    # None goes on, to end with an error perhaps, while another still connects to it.
+    _communicate(lambda: dist.barrier(group=control))
     _connected = Ranks(dist.get_rank(), dist.get_world_size(), control)
     return _connected
 
