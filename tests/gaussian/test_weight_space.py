@@ -94,6 +94,16 @@ def test_equals_have_a_divergence_of_exactly_zero_with_gradient_exactly_zero() -
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
+def test_a_standard_deviation_of_almost_nothing_has_the_divergence_that_float64_gives() -> None:
+    """2⁻¹⁶ of the prior's: (σ/σ_p)² - 1 is -1 in float32."""
+    one = torch.ones(1, 1)
+    posterior = moments.Factors(one, 0 * one, one, -(1 - 2.0**-16) * one, 1.0, 0.0)
+    prior = moments.Factors(one, 0 * one, one, 0 * one, 1.0, 0.0)
+    found, _ = weight_space.divergence(posterior, prior, hyper_prior=False)
+    expected = kl_divergence(*(Normal(torch.zeros(()).double(), std) for std in (torch.tensor(2.0**-16).double(), 1.0)))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_some_rows_give_an_unbiased_estimate_of_value_and_gradient() -> None:
     q, p = factors(), factors(0.7)
     exact, exact_hyper = weight_space.divergence(q, p, hyper_prior=True)

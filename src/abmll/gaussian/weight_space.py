@@ -262,7 +262,10 @@ class _WeightTile:
         return s * torch.addmm((B[rows] - p_B[rows]) @ A, p_B[rows], A - p_A)
 
     def kl(self) -> Tensor:
-        return (self.excess - torch.log1p(self.excess)).addcmul_(self.z, self.z).mul_(0.5)
+        # Where almost nothing is left of a standard deviation, the excess rounds to -1 and its logarithm is lost.
+        far = (self.std / self.prior_std).abs_().log_().mul_(2.0)
+        log_ratio = torch.where(self.excess > -0.5, torch.log1p(self.excess), far)
+        return (self.excess - log_ratio).addcmul_(self.z, self.z).mul_(0.5)
 
     def kl_gradients(self) -> tuple[Tensor | None, ...]:
         d_mean = self.z / self.prior_std
