@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.forked import run_ranks
+from tests.forked import SECONDS, run_ranks
 from tests.training import training_runs
 from tests.training.training_runs import assert_same_run, final_state, log_without_clock, run, run_as_rank
 
 STEPS = 6
-SECONDS = 90
 
 
 def job(
@@ -131,7 +130,14 @@ def test_episodes_must_divide_by_the_ranks(tmp_path: Path, forkserver: None) -> 
 def test_under_torchrun(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [training_runs.__file__, str(tmp_path / "ranks"), str(STEPS)]
-    subprocess.run(command, check=True, timeout=SECONDS, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as launcher:
+        try:
+            _, told = launcher.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # not killed, so that it ends its ranks
+            raise
+    assert launcher.returncode == 0, told
     run(tmp_path / "alone", STEPS)
     # Two ranks keep two inner optimisers, so the numbers differ from one process; the episodes do not.
     tasks = [[record["tasks"] for record in log_without_clock(tmp_path / name)] for name in ("ranks", "alone")]
