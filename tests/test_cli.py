@@ -510,6 +510,7 @@ def test_an_interruption_says_how_to_resume(pipeline, monkeypatch):
 def test_a_scheduler_that_ends_a_command_is_told_how_to_resume(name, ended):
     code = (
         "import os, signal, sys, types\n"
+        "signal.signal(signal.{name}, signal.SIG_DFL)\n"  # which nohup ignores, and so would the command
         "fake = types.ModuleType('abmll.pipeline')\n"
         "def demo_run(*_, **__):\n"
         "    try: os.kill(os.getpid(), signal.{name})\n"
