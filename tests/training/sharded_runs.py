@@ -124,12 +124,16 @@ def trained(
 
 
 def evaluated(rank: int, size: int, shard: int, out: Path, methods: list[str]) -> dict[str, torch.Tensor]:
-    """Predictions of every method on one task; all ranks make the same cells."""
+    """Predictions of every method on one task, from a random θ; all ranks make the same cells."""
+    from abmll.core.types import META
     from tests.tiny_tasks import tiny_task
 
     predictions = {}
     for method in methods:
         learner, _ = learner_of(size, shard, method)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in learner.likelihood.parameters(META).values():
+            parameter.data.normal_(std=0.05, generator=generator)
         (cell,) = learner.evaluate([tiny_task("task", 12)], support_sizes=(4,), num_samples=2, num_query=5)
         predictions[method] = cell.log_probs
     return predictions
