@@ -85,7 +85,7 @@ def merged(predictions: Sequence[Path]) -> list[Cell]:
     for path in predictions:
         for cell in read_cells(path):
             other, known = found.setdefault(cell.key, (path, cell))
-            if not known.same_predictions(cell):
+            if known is not cell and not known.same_predictions(cell):
                 raise AbmllError(
                     f"{other} and {path} hold different predictions of {cell}. They come from different runs: "
                     "report them apart, or evaluate them with different seeds."

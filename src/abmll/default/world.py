@@ -18,6 +18,15 @@ MENTIONED = 4
 CUTS = (-0.8, 0.0, 0.8)
 """Where a hidden value passes from one level to the next."""
 
+FORMS = (
+    "{Article} {a}, {b} {noun}. {pronoun} is {c} and {d}.",
+    "This {noun} is {a}, {b}, {c} and {d}.",
+    "The {noun} is {a} and {b}. {pronoun} is also {c} and {d}.",
+    "Here is {article} {a} {noun}: {b}, {c}, {d}.",
+    "{Article} {a}, {b}, {c} and {d} {noun}.",
+)
+"""How a description is put: four attributes a to d, and the thing's noun and pronoun."""
+
 
 class Thing(NamedTuple):
     """One thing as a description tells it: its kind, its noun, and the level (0-3) of each mentioned attribute."""
@@ -68,16 +77,8 @@ def describe(rng: Random, thing: Thing) -> str:
     """One or two sentences that mention all four attributes, in one of several forms."""
     a, b, c, d = thing.words()
     noun, pronoun = thing.noun, KINDS[thing.kind].pronoun
-    form = rng.choice(range(5))
-    if form == 0:
-        return f"{article(a).capitalize()} {a}, {b} {noun}. {pronoun} is {c} and {d}."
-    if form == 1:
-        return f"This {noun} is {a}, {b}, {c} and {d}."
-    if form == 2:
-        return f"The {noun} is {a} and {b}. {pronoun} is also {c} and {d}."
-    if form == 3:
-        return f"Here is {article(a)} {a} {noun}: {b}, {c}, {d}."
-    return f"{article(a).capitalize()} {a}, {b}, {c} and {d} {noun}."
+    words = {"a": a, "b": b, "c": c, "d": d, "noun": noun, "pronoun": pronoun}
+    return rng.choice(FORMS).format(**words, article=article(a), Article=article(a).capitalize())
 
 
 def text_format(question: str, prompt: str, answer: str) -> str:

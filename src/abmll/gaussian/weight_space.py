@@ -28,6 +28,8 @@ from abmll.gaussian.noise import Copies
 
 TILE, LEAST_TILES = 2**16, 8
 """Weights in a tile of the divergence, at least one row; and into how many a small weight is cut at least."""
+LEAST_EXCESS = -0.99
+"""(σ/σ_p)² - 1 from which downwards its own rounding costs its logarithm digits: to -1, of which there is none."""
 
 
 def offset_std(offset: float) -> float:
@@ -262,9 +264,10 @@ class _WeightTile:
         return s * torch.addmm((B[rows] - p_B[rows]) @ A, p_B[rows], A - p_A)
 
     def kl(self) -> Tensor:
-        # Where almost nothing is left of a standard deviation, the excess rounds to -1 and its logarithm is lost.
-        far = (self.std / self.prior_std).abs_().log_().mul_(2.0)
-        log_ratio = torch.where(self.excess > -0.5, torch.log1p(self.excess), far)
+        log_ratio = torch.log1p(self.excess)
+        if self.excess.amin() < LEAST_EXCESS:  # hardly ever: a second logarithm would cost a quarter of the sweep
+            far = (self.std / self.prior_std).abs_().log_().mul_(2.0)
+            log_ratio = torch.where(self.excess < LEAST_EXCESS, far, log_ratio)
         return (self.excess - log_ratio).addcmul_(self.z, self.z).mul_(0.5)
 
     def kl_gradients(self) -> tuple[Tensor | None, ...]:
