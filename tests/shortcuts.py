@@ -6,7 +6,6 @@ In a profile of the whole suite the first four were a fifth of it.
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import typer.testing
 
 from abmll.language.packing.evidence import Bearing, Evidence
 from abmll.models import loading
+from tests.commands import command_group
 
 SHAPES = {"core", "gaussian", "adapters", "evaluation"}
 """Folders whose tests check the shapes of all arguments and results; the others' go through the same functions."""
@@ -33,8 +33,7 @@ class Shortcuts:
 
     def __init__(self) -> None:
         self._patch = pytest.MonkeyPatch()
-        # Typer reads all signatures of all commands for each call.
-        self._patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        self._patch.setattr(typer.testing, "_get_command", command_group)
         self._bearings: dict[tuple[object, ...], Bearing] = {}
         self._compare = Evidence._compare
         self._page = peft.PeftModel.create_or_update_model_card

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 from pathlib import Path
 
@@ -14,24 +12,20 @@ import abmll
 from abmll.card import CARD_FORMAT, read_card
 from abmll.config.methods import known_options
 from abmll.methods import METHODS
+from tests.copied import made_once
 from tests.tiny_tasks import tiny_task
 
 KEPT = Path(__file__).parent / "kept"
 FOLDERS = sorted(path.parent for path in KEPT.glob("format-*/*/abmll.json"))
 
 
-@functools.cache
-def read_base():
+@made_once
+def base():
+    """The base model and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = KEPT / "base"
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-
-
-def base():
-    """The base model, which PEFT may change, and its tokenizer."""
-    model, tokenizer = read_base()
-    return copy.deepcopy(model), tokenizer
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-
 import pytest
 import torch
 from peft import PeftModel
@@ -14,6 +11,7 @@ from abmll.core.seeds import seeded
 from abmll.core.types import META, TASK
 from abmll.methods import METHODS
 from abmll.methods.parts.no_model import needs_model
+from tests.copied import made_once
 from tests.parameters import few_of
 from tests.tiny import tiny_tokenizer
 from tests.tiny_tasks import tiny_task
@@ -38,13 +36,8 @@ KINDS = {
 FEW = {"num_steps": 3, "learning_rate": 0.03, "num_members": 2}
 
 
+@made_once
 def base_of(architecture):
-    """A model of its own, which PEFT may change."""
-    return copy.deepcopy(made_once(architecture))
-
-
-@functools.cache
-def made_once(architecture):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
 
 from abmll.cli import app
 from abmll.config import load_config
+from tests.commands import command_group
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "scale"
@@ -29,15 +27,9 @@ def commands(text):
     return [shlex.split(line) for line in re.findall(r"-m abmll\.cli ((?:train|evaluate) .*)$", text, re.MULTILINE)]
 
 
-@functools.cache
-def group() -> Any:
-    """The commands; Typer reads all their signatures each time that they are asked for."""
-    return typer.main.get_command(app)
-
-
 def parsed(words):
     """The run of a command, after its options and the run file have been checked as the command would."""
-    command = group().commands[words[0]]
+    command = command_group(app).commands[words[0]]
     given = command.make_context(words[0], list(words[1:])).params
     return load_config(ROOT / given["run"], given["overrides"]), given
 

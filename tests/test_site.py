@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import json
 import os
@@ -12,11 +11,9 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -28,6 +25,7 @@ from abmll.data import formats
 from abmll.data.hub.spec import hub_spec
 from abmll.data.readers import read_task
 from abmll.data.suite import load_suite
+from tests.commands import command_group
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -65,12 +63,6 @@ def run_python(page, changes=(), scope=None):
             block = block.replace(told, done)
         exec(compile(block, page, "exec"), scope)
     return scope
-
-
-@functools.cache
-def group() -> Any:
-    """The commands; Typer reads all their signatures each time that they are asked for."""
-    return typer.main.get_command(app)
 
 
 def commands():
@@ -136,7 +128,7 @@ def test_every_environment_variable_is_one_that_something_reads():
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_and_its_options_exist(page, line):
     words = shlex.split(line, comments=True)[1:]
-    command = group()
+    command = command_group(app)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     command.make_context(command.name, words)

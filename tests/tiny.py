@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 
 import torch
+
+from tests.copied import made_once
 
 TEXT = """Is the review positive or negative? The film was good. The film was bad. Answer: positive
 Answer: negative Choices: A) yes B) no C) maybe Premise: the cat sat on the mat. Hypothesis: it is not true."""
@@ -35,16 +36,8 @@ def tiny_tokenizer():
     )
 
 
+@made_once
 def tiny_llama(*, seed=0, hidden=32, layers=2, dtype=torch.float32, attention="sdpa"):
-    """A model of its own, which PEFT may change."""
-    model, state = _made_once(seed, hidden, layers, dtype, attention)
-    torch.set_rng_state(state)
-    return copy.deepcopy(model)
-
-
-@functools.cache
-def _made_once(seed, hidden, layers, dtype, attention):
-    """Such a model, and the random state that making it leaves behind."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -61,4 +54,4 @@ def _made_once(seed, hidden, layers, dtype, attention):
         bos_token_id=1,
         eos_token_id=2,
     )
-    return LlamaForCausalLM(config).to(dtype).eval(), torch.get_rng_state()
+    return LlamaForCausalLM(config).to(dtype).eval()

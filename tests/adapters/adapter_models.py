@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import Any
 
 import torch
+
+from tests.copied import made_once
 
 VOCABULARY = 40
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -25,21 +25,15 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 }
 
 
+@made_once
 def base_model(architecture: str = "llama", dtype: torch.dtype = torch.float32, **arguments: Any) -> Any:
-    """A random model, the same each time, and the global generator as making it leaves it."""
-    model, generator = _model(architecture, dtype, **arguments)
-    torch.set_rng_state(generator)
-    return copy.deepcopy(model)
-
-
-@functools.cache
-def _model(architecture: str, dtype: torch.dtype, **arguments: Any) -> tuple[Any, torch.Tensor]:
+    """A random model, the same each time."""
     import transformers
 
     config_class, sizes, _ = ARCHITECTURES[architecture]
     torch.manual_seed(0)
     config = getattr(transformers, config_class)(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2, **arguments)
-    return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval(), torch.get_rng_state()
+    return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
 def adapter_config(architecture: str = "llama", **arguments: Any) -> Any:

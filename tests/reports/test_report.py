@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from abmll.evaluation.summary import summarise
 from abmll.reports import costs, figures, learning, notation
 from abmll.reports.notation import mean_and_half_width
 from abmll.reports.report import render_report
+from tests.forked import start
 from tests.reports.reports_fake import TASKS, fake_cells, write_cells, write_training_log
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -223,25 +224,21 @@ def test_no_predictions(tmp_path):
         render_report(tmp_path / "absent.jsonl", tmp_path / "r.html")
 
 
-def test_imports_no_model_code():
-    """In a fork of this process, which has torch already and forgets all else that could import a model."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            for name in list(sys.modules):
-                if name.partition(".")[0] in ("abmll", "transformers", "peft"):
-                    del sys.modules[name]
-            importlib.import_module("abmll.reports.report")
-            importlib.import_module("abmll.reports.comparison")
-            found = {name.partition(".")[0] for name in sys.modules} & {"abmll", "transformers", "peft"}
-            os.write(write, repr(sorted(found)).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read) as pipe:
-        assert pipe.read() == "['abmll']"
-    os.waitpid(child, 0)
+def import_reports(told: Path) -> None:
+    """In a process that has torch already, and forgets all else that could import a model."""
+    ours = ("abmll", "transformers", "peft")
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ours:
+            del sys.modules[name]
+    importlib.import_module("abmll.reports.report")
+    importlib.import_module("abmll.reports.comparison")
+    told.write_text(" ".join(sorted({name.partition(".")[0] for name in sys.modules} & set(ours))))
+
+
+def test_imports_no_model_code(tmp_path, forkserver):
+    process = start(import_reports, tmp_path / "told")
+    process.join()
+    assert (process.exitcode, (tmp_path / "told").read_text()) == (0, "abmll")
 
 
 class TestLearningCurves:
