@@ -91,6 +91,11 @@ def _unusable(method: str) -> str | None:
     return None
 
 
+def usable(method: str) -> bool:
+    """Whether a run can use a method of this name."""
+    return _unusable(method) is None
+
+
 def _is_method(key: str) -> bool:
     from abmll.methods import is_method
 

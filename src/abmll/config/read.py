@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from abmll.config.mistakes import Mistake, method_list, method_tables, mistakes_of, option_mistakes
+from abmll.config.methods import known_options
+from abmll.config.mistakes import Mistake, method_list, method_tables, mistakes_of, option_mistakes, usable
 from abmll.config.schema import RunConfig
 from abmll.config.tuned import with_tuned
 from abmll.core.documents import TOML_LIMIT, parse_toml
@@ -59,21 +60,37 @@ def _check_overridden(data: dict[str, Any], text: str, source: str, overrides: S
     """data: changed in place. text: where mistakes in it are looked up."""
     mistakes: list[Mistake] = []
     overridden: set[str] = set()
+    method = data.get("method", {})
+    in_file = method_list(method) if isinstance(method, Mapping) else []
     for override in overrides:
         mistake = _apply(data, override, overridden)
         if mistake:
             mistakes.append(mistake)
     if "method.name" in overridden:
-        _without_others(data, overridden)
+        _without_others(data, overridden, in_file)
     return _check(data, source, lines=_line_numbers(text), overridden=overridden, mistakes=mistakes)
 
 
-def _without_others(data: dict[str, Any], overridden: set[str]) -> None:
-    """Leaves out, in place, the options of methods that the command line does not name: it runs a part of them."""
-    options = data["method"].get("options")
-    for name in method_tables(data["method"]).keys() - set(method_list(data["method"])):
-        if not any(_within(path, f"method.options.{name}") for path in overridden):
-            del options[name]
+def _without_others(data: dict[str, Any], overridden: set[str], in_file: Sequence[str]) -> None:
+    """Leaves out, in place, the options of methods that the command line does not name: it runs a part of them.
+
+    Args:
+        in_file: the methods that the run file names; shared options of theirs that none of those run has go, too.
+    """
+    options, chosen = data["method"].get("options"), set(method_list(data["method"]))
+    own = method_tables(data["method"])
+    others = [name for name in in_file if name not in chosen and usable(name)]
+    for key in list(options) if isinstance(options, dict) else []:
+        if any(_within(path, f"method.options.{key}") for path in overridden):
+            continue
+        if key in own:
+            unused = key not in chosen
+        else:
+            unused = not any(key in known_options(name) for name in chosen if usable(name)) and any(
+                key in known_options(name) for name in others
+            )
+        if unused:
+            del options[key]
 
 
 def _check(
