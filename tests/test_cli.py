@@ -359,7 +359,8 @@ def test_config_lists_methods_with_their_options():
 
     blocks = {block.splitlines()[0]: block for block in run("config", "--methods").stdout.strip().split("\n\n")}
     assert list(blocks) == [*METHODS, "NAME+scale", "NAME+icl", "NAME+metaicl"]
-    assert "support_weight" in blocks["abmll"]
+    assert "weight_std" in blocks["abmll"]
+    assert "support_weight" in blocks["abmll-adam"]
 
 
 # Tasks

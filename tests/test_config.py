@@ -106,8 +106,8 @@ def test_a_configuration_is_frozen():
         ('model.name="1e5"', "model.name", "1e5"),
         ("model.gradient_checkpointing=true", "model.gradient_checkpointing", True),
         ("evaluation.seeds=[5, 6]", "evaluation.seeds", (5, 6)),
-        ("method.options.support_weight=1e-6", "method.options", {"support_weight": 1e-6}),
-        ("method.options={support_weight = 0.5}", "method.options", {"support_weight": 0.5}),
+        ("method.options.weight_std=1e-6", "method.options", {"weight_std": 1e-6}),
+        ("method.options={weight_std = 0.5}", "method.options", {"weight_std": 0.5}),
         ("output=runs/other", "output", Path("runs/other")),
         ("prompt.instruction=", "prompt.instruction", ""),
         ("prompt.instruction=Pick one = or another", "prompt.instruction", "Pick one = or another"),
@@ -165,11 +165,14 @@ def test_a_later_override_wins(run_file):
         ("training = 3", "training = 3: must be a table, written as [training]"),
         ("[method]\nname = 'abmlll'", "method.name = \"abmlll\": no such method. Did you mean 'abmll'?"),
         (
-            "[method.options]\nsupport_wieght = 1",
-            "line 2  method.options.support_wieght: abmll has no such option. Did you mean 'support_weight'?",
+            "[method.options]\nwieght_std = 1",
+            "line 2  method.options.wieght_std: abmll has no such option. Did you mean 'weight_std'?",
         ),
-        ("[method.options]\nnum_steps = 'five'", 'method.options.num_steps = "five": must be a whole number'),
-        ("[method.options]\nnum_steps = -2", "method.options for abmll:"),
+        (
+            "[method]\nname='abmll-adam'\n[method.options]\nnum_steps = 'five'",
+            'method.options.num_steps = "five": must be a whole number',
+        ),
+        ("[method]\nname='abmll-adam'\n[method.options]\nnum_steps = -2", "method.options for abmll-adam:"),
         ("[method]\nname='pretrained'\n[method.options]\nx = 1", "pretrained has no such option. It takes none"),
         ("[method.options.reptile]\nnum_steps = 1", "[method.options.reptile]: this run does not use reptile"),
     ],
@@ -203,6 +206,15 @@ def test_a_part_of_a_files_methods_is_run_without_the_others_options(run_file):
     assert (method.name, method.options) == ("reptile", {"num_steps": 3, "reptile": {"learning_rate": 0.25}})
     told = message(path, "method.name=reptile", "method.options.lora.learning_rate=0.1")
     assert "command line  [method.options.lora]: this run does not use lora" in told
+
+
+def test_options_that_only_the_others_share_go_with_them(run_file):
+    path = run_file("[method]\nname = ['abmll', 'lora']\n[method.options]\nnum_steps = 3\nnum_stepz = 4\n")
+    assert "num_stepz" in message(path, "method.name=abmll"), "what no method of the file has is a mistake still"
+    path.write_text(path.read_text().replace("num_stepz = 4\n", "weight_std = 2.0\n"))
+    assert load_config(path, ["method.name=abmll"]).method.options == {"weight_std": 2.0}
+    assert load_config(path, ["method.name=lora"]).method.options == {"num_steps": 3}
+    assert "num_steps" in message(path, "method.name=abmll", "method.options.num_steps=5")
 
 
 def test_a_mistake_on_the_command_line_is_told_as_such(run_file):
@@ -332,14 +344,14 @@ def test_options_reach_the_methods_that_know_them():
     method = parse_config(
         {
             "method": {
-                "name": ["pretrained", "reptile", "abmll"],
+                "name": ["pretrained", "reptile", "abmll-adam"],
                 "options": {"num_steps": 3, "support_weight": 0.5, "reptile": {"num_steps": 7, "learning_rate": 0.1}},
             }
         }
     ).method
     assert method.options_for("pretrained") == {}
     assert method.options_for("reptile") == {"num_steps": 7, "learning_rate": 0.1}
-    assert method.options_for("abmll") == {"num_steps": 3, "support_weight": 0.5}
+    assert method.options_for("abmll-adam") == {"num_steps": 3, "support_weight": 0.5}
 
 
 # Writing
@@ -350,7 +362,7 @@ def test_a_changed_configuration_reads_back_equal(run_file):
         {
             "output": 'a "quoted" \\ path',
             "data": {"folder": "tasks", "held_out": 0.25},
-            "method": {"name": ["reptile", "abmll"], "options": {"support_weight": 1e-8, "reptile": {"num_steps": 2}}},
+            "method": {"name": ["reptile", "abmll"], "options": {"weight_std": 1e-8, "reptile": {"num_steps": 2}}},
             "training": {"learning_rate": 1e22},
             "evaluation": {"seeds": [3, 1]},
         }

@@ -49,7 +49,8 @@ def test_a_card_means_every_option_of_its_method():
     first = read_card(KEPT / "format-2" / "abmll")
     assert first.options["warm_up"] == 0.0
     assert first.method == "abmll-natural", "as it is called since another one has its name"
-    assert read_card(KEPT / "format-2" / "abmll-of-adam").method == "abmll"
+    assert read_card(KEPT / "format-2" / "abmll-of-adam").method == "abmll-adam"
+    assert read_card(KEPT / "format-2" / "abmll-of-a-head").method == "abmll"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
@@ -64,5 +65,5 @@ def test_plain_peft_reads_its_mean(folder):
 def test_every_method_and_every_format_is_kept():
     """A new method, or a new format of the card, adds folders: tests/kept/README.md says how."""
     without_model = {"uniform", "label-frequency"}
-    assert {folder.name for folder in FOLDERS} >= set(METHODS) - without_model
+    assert {read_card(folder).method for folder in FOLDERS} >= set(METHODS) - without_model
     assert {folder.parent.name for folder in FOLDERS} == {f"format-{number}" for number in range(1, CARD_FORMAT + 1)}

@@ -25,8 +25,8 @@ from tests.tiny_tasks import tiny_task, tiny_tasks
 TEXT: dict[str, Any] = {"answer": "text"}
 
 
-def learner_of(method="abmll", *, model=None, prompt=TEXT, **options):
-    options = {"r": 2, "lora_alpha": 4} | ({"num_steps": 2} if method == "abmll" else {}) | options
+def learner_of(method="abmll-adam", *, model=None, prompt=TEXT, **options):
+    options = {"r": 2, "lora_alpha": 4} | ({"num_steps": 2} if method == "abmll-adam" else {}) | options
     prompt = abmll.PromptFormat(**prompt)
     return abmll.Learner(model or tiny_llama(layers=1), tiny_tokenizer(), method, prompt=prompt, **options)
 
@@ -78,7 +78,6 @@ def test_from_a_causal_lm_to_calibrated_probabilities(tmp_path, rows):
         CARD,
         "adapter_config.json",
         "adapter_model.safetensors",
-        "lora",
     ]
 
 
@@ -118,7 +117,7 @@ def test_the_seed_decides_everything():
 def test_a_saved_theta_adapts_and_predicts_as_before(learner, saved, rows):
     folder, _, posterior = saved
     loaded = abmll.Learner.load(folder, tiny_llama(), tiny_tokenizer())
-    assert (loaded.name, loaded.options) == ("abmll", default_options("abmll") | learner.options)
+    assert (loaded.name, loaded.options) == ("abmll-adam", default_options("abmll-adam") | learner.options)
     assert loaded.likelihood.prompt == learner.likelihood.prompt
     again = loaded.adapt(rows[:6])
     assert torch.equal(drawn(again, rows[6:]), drawn(posterior, rows[6:]))
@@ -218,7 +217,9 @@ def test_a_bfloat16_model_gets_float32_adapters_and_predicts_alike(rows):
 def test_unknown_names_are_told():
     with pytest.raises(AbmllError, match=r"method = \"reptil\": no such method\. Did you mean 'reptile'\? Methods: "):
         learner_of("reptil")
-    with pytest.raises(AbmllError, match=r"support_wieght: abmll has no such option\. Did you mean 'support_weight'\?"):
+    with pytest.raises(
+        AbmllError, match=r"support_wieght: abmll-adam has no such option\. Did you mean 'support_weight'\?"
+    ):
         learner_of(support_wieght=1.0)
     with pytest.raises(AbmllError, match=r"target_modules names 'q_porj', .*Did you mean 'q_proj'\?"):
         learner_of(target_modules=["q_porj"])

@@ -29,7 +29,7 @@ ARCHITECTURES = {
 }
 KINDS = {
     "point": ("lora", {}),
-    "factors": ("abmll", {}),
+    "factors": ("abmll-adam", {}),
     "output": ("abmll-output", {}),
     "weight": ("abmll-output", {"space": "weight"}),
 }

@@ -38,7 +38,8 @@ def test_the_python_block_runs_as_printed(tmp_path, monkeypatch, capsys, shallow
     assert prediction.classes == ("bad", "good")
     assert set(prediction.labels) <= {"bad", "good"}
     torch.testing.assert_close(prediction.probabilities.sum(-1), torch.ones(2))
-    assert (tmp_path / "adapters" / "films" / "lora" / "adapter_config.json").is_file()
+    assert (tmp_path / "adapters" / "films" / "adapter_config.json").is_file()
+    assert (tmp_path / "adapters" / "films" / "posterior.safetensors").is_file()
     assert "tensor" in capsys.readouterr().out
 
 

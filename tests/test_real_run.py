@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from abmll.cli import app
 from abmll.data.readers import read_task
 from abmll.evaluation.predictions import read_cells
+from abmll.methods.parts.head_posterior import NODES
 
 RUN = """
 [prompt]
@@ -24,7 +25,6 @@ suite = "{suite}"
 max_rows = 24
 [method]
 name = "abmll"
-options = {{num_steps = 1}}
 [episodes]
 support_size = 4
 query_size = 4
@@ -98,7 +98,7 @@ def test_from_real_tasks_to_a_report(answer, whole, shared, model, tmp_path, mon
     assert {cell.family for cell in cells if cell.extra["held_out_family"]} == (
         {"nli", "chemistry"} if whole else {"chemistry"}
     )
-    assert all(cell.log_probs.shape[:2] == (2, 2) for cell in cells)
+    assert all(cell.log_probs.shape[:2] == (NODES, 2) for cell in cells)
     assert Path("report.html").stat().st_size > 10_000
 
     # a task of the user's: adapted from its own file, predicted on it

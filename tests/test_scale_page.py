@@ -134,7 +134,7 @@ def test_a_gaussian_adapter_has_the_numbers_of_two_loras():
     from tests.tiny import tiny_llama, tiny_tokenizer
 
     counts = []
-    for method in ("abmll", "reptile"):
+    for method in ("abmll-adam", "reptile"):
         learner = Learner(tiny_llama(), tiny_tokenizer(), method)
         counts.append(sum(p.numel() for p in learner.likelihood.parameters(META).values()))
     assert counts[0] == 2 * counts[1]

@@ -165,7 +165,7 @@ def test_the_python_of_the_quickstart(inside, small_suite, shallow, capsys):
     assert load_config(inside / "run.toml").training.num_steps == 100
     scope = run_python(page, [("num_steps=100", "num_steps=1")])
     assert set(scope["prediction"].labels) <= {"negative", "positive"}
-    assert (inside / "adapters" / "from_python" / "lora").is_dir()
+    assert (inside / "adapters" / "from_python" / "posterior.safetensors").is_file()
 
 
 @pytest.mark.slow

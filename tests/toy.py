@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Terms
+from abmll.core.types import META, TASK, AdapterSpec, Episode, Example, Features, Terms
 
 
 class GaussianToy:
@@ -94,6 +94,13 @@ class GaussianToy:
     @contextmanager
     def choice_graph(self, examples):
         yield self._choices(examples, self._setting(TASK)["mean"])
+
+    @contextmanager
+    def features(self, examples):
+        """The answers are "near" and "far", the same in every row, as a task's labels are."""
+        mean = self._setting(TASK)["mean"]
+        hidden = torch.stack([observation(example.prompt) for example in examples]) * mean
+        yield Features(hidden, self._choices(examples, mean), [((0,), (1,))] * len(examples))
 
 
 class LibraryToy(GaussianToy):

@@ -18,12 +18,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LONGEST_LIST = 20
 
 
-def model_card(card: Card, *, gaussian: bool, num_loras: int = 1) -> bytes:
+def model_card(card: Card, *, gaussian: bool, num_loras: int = 1, adapted: bool = True) -> bytes:
     """The README.md that belongs to a card.
 
     Args:
         gaussian: whether the adapter itself is a Gaussian, so that its mean lies apart.
         num_loras: how many LoRAs stand side by side in it.
+        adapted: whether a task's labels have changed the adapter, and are not in its posterior alone.
     """
     base = card.base_model or ""
     front = ["library_name: peft", "tags:", "- abmll", "- lora", "- meta-learning", "- uncertainty"]
@@ -38,7 +39,9 @@ def model_card(card: Card, *, gaussian: bool, num_loras: int = 1) -> bytes:
     ]
     title = "A meta-learned adapter" if card.role == META else "An adapter for one task"
     lines = ["---", *front, "---", MARK, "", f"# {title}", "", *about, "", "## Which folder is for whom", ""]
-    return "\n".join([*lines, *_folders(card, gaussian, num_loras), "", *_usage(card, gaussian), ""]).encode()
+    return "\n".join(
+        [*lines, *_folders(card, gaussian, num_loras, adapted), "", *_usage(card, gaussian, adapted), ""]
+    ).encode()
 
 
 def readme_to_write(directory: Path, text: bytes) -> dict[str, bytes]:
@@ -64,7 +67,7 @@ def _task_lines(card: Card) -> list[str]:
     ]
 
 
-def _folders(card: Card, gaussian: bool, num_loras: int) -> list[str]:
+def _folders(card: Card, gaussian: bool, num_loras: int, adapted: bool) -> list[str]:
     rows = [f"- this folder, with `{CARD}`: for abmll, which also knows how sure it is."]
     if gaussian:
         rows.append(
@@ -76,6 +79,11 @@ def _folders(card: Card, gaussian: bool, num_loras: int) -> list[str]:
             f"- to plain PEFT it is one LoRA of rank {num_loras * card.adapter.r}, in which {num_loras} of rank "
             f"{card.adapter.r} stand side by side, one for each task: PEFT would add all of them up."
         )
+    elif not adapted:
+        rows.append(
+            "- to plain PEFT, and to servers that load LoRA adapters, it is an ordinary LoRA: what all tasks share. "
+            f"What this task's labels said is in `{POSTERIOR}` alone. For a LoRA of the task's own take `abmll-adam`."
+        )
     else:
         rows.append("- it is also an ordinary LoRA (the mean), for plain PEFT and for servers that load LoRA adapters.")
     if card.posterior is not None:
@@ -83,13 +91,14 @@ def _folders(card: Card, gaussian: bool, num_loras: int) -> list[str]:
     return rows
 
 
-def _usage(card: Card, gaussian: bool) -> list[str]:
+def _usage(card: Card, gaussian: bool, adapted: bool) -> list[str]:
     first = (
         "abmll adapt THIS_FOLDER labelled.csv -o new_task"
         if card.role == META
         else "abmll predict THIS_FOLDER rows.csv"
     )
     folder = f"THIS_FOLDER/{LORA_FOLDER}" if gaussian else "THIS_FOLDER"
+    what = "the mean alone: no uncertainty" if adapted else "what all tasks share, nothing of this one"
     return [
         "```bash",
         first,
@@ -98,7 +107,7 @@ def _usage(card: Card, gaussian: bool) -> list[str]:
         "```python",
         "from peft import PeftModel",
         "",
-        f'model = PeftModel.from_pretrained(base_model, "{folder}")  # the mean alone: no uncertainty',
+        f'model = PeftModel.from_pretrained(base_model, "{folder}")  # {what}',
         "```",
     ]
 

@@ -121,7 +121,7 @@ def test_a_layer_that_a_divergence_is_refused_for_is_named(kind, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", UNFIT)
 def test_methods_without_a_divergence_take_it(kind):
-    for method in ("abmll", "lora"):
+    for method in ("abmll", "abmll-adam", "lora"):
         learner = abmll.Learner(tiny_model(kind), tiny_tokenizer(), method, r=2, prompt=PromptFormat(answer="text"))
         posterior = learner.adapt(ROWS[:2])
         assert torch.as_tensor(posterior.predict(ROWS).samples).isfinite().any()

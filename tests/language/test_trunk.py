@@ -132,12 +132,15 @@ def test_values_gradients_and_samples_are_those_of_the_ordinary_pass(architectur
 @pytest.mark.parametrize(
     ("method", "answer"),
     few_of(
-        [("lora", "text"), ("maml", "text"), ("laplace", "letters"), ("abmll", "text"), ("abmll-output", "letters")],
-        [("maml", "text"), ("laplace", "letters"), ("abmll", "text")],
+        [
+            *(("lora", "text"), ("maml", "text"), ("laplace", "letters"), ("abmll", "text"), ("abmll-adam", "text")),
+            ("abmll-output", "letters"),
+        ],
+        [("maml", "text"), ("laplace", "letters"), ("abmll", "text"), ("abmll-adam", "text")],
     ),
 )
 def test_whole_adaptations_are_equal(method, answer):
-    options = {"num_steps": 2} | ({} if method == "abmll" else {"learning_rate": 0.01})
+    options = {"abmll": {}, "abmll-adam": {"num_steps": 2}}.get(method, {"num_steps": 2, "learning_rate": 0.01})
     learner, ordinary = pair(lambda: tiny_llama(layers=4), method, answer=answer, **options)
     for width in (32, 64, 128):  # what the model bears is found out first, by passes of its own
         learner.likelihood._packed.bearing(width)
@@ -303,7 +306,7 @@ def test_more_upper_layers_than_blocks_are_refused(count):
 
 
 def test_a_saved_learner_keeps_its_upper_layers(tmp_path):
-    learner = learner_of(lambda: tiny_llama(layers=4), "abmll", upper_layers=1)
+    learner = learner_of(lambda: tiny_llama(layers=4), "abmll-adam", upper_layers=1)
     posterior = learner.adapt(EXAMPLES)
     learner.save(tmp_path / "adapter", posterior=posterior)
     loaded = abmll.Learner.load(tmp_path / "adapter", tiny_llama(layers=4), tiny_tokenizer())

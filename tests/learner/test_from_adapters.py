@@ -50,7 +50,7 @@ def loras(tmp_path_factory):
     return home
 
 
-def learner(method="abmll", **fields):
+def learner(method="abmll-adam", **fields):
     given: dict[str, Any] = {"r": 2, "target_modules": MODULES}
     return abmll.Learner(tiny_llama(layers=1), tiny_tokenizer(), method, **(given | fields))
 
@@ -126,7 +126,7 @@ def test_the_command_line(loras, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_llama(layers=1).save_pretrained("base")
     tiny_tokenizer().save_pretrained("base")
-    run = 'output = "run"\n[model]\nname = "base"\n[prompt]\nanswer = "text"\n[method]\noptions = {num_steps = 1}\n'
+    run = 'output = "run"\n[model]\nname = "base"\n[prompt]\nanswer = "text"\n'
     (tmp_path / "run.toml").write_text(run)
     (tmp_path / "new.csv").write_text("text,label\n" + "a good film,yes\na bad film,no\n" * 4)
     told = []

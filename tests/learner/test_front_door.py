@@ -38,8 +38,9 @@ def posterior(learner):
     return learner.adapt(TEXTS, LABELS, question="Good?", name="films")
 
 
-def test_the_same_call_gives_the_same_numbers_whatever_came_before():
-    learner = learner_of("abmll")
+@pytest.mark.parametrize("method", ["abmll", "abmll-adam"])
+def test_the_same_call_gives_the_same_numbers_whatever_came_before(method):
+    learner = learner_of(method)
     first = learner.adapt(TEXTS[:4], LABELS[:4])
     expected = first.predict(TEXTS)
     torch.rand(7)

@@ -50,6 +50,7 @@ def test_every_inner_loop_takes_that_many_steps(name, taken):
 
 def test_who_steps():
     assert set(METHODS) - set(STEPPING) == {
+        "abmll",
         "uniform",
         "label-frequency",
         "pretrained",

@@ -186,6 +186,6 @@ def test_unknown_names_list_the_nearest():
     with pytest.raises(AbmllError, match=r"Did you mean 'reptile'\? Methods: .*abmll"):
         build_method("reptil")
     with pytest.raises(AbmllError, match="Did you mean 'num_steps'"):
-        build_method("abmll", num_step=3)
+        build_method("abmll-adam", num_step=3)
     with pytest.raises(AbmllError, match=r"has no such option\. It takes none"):
         build_method("pretrained", num_steps=3)

@@ -44,6 +44,13 @@ class Counting:
         with self._likelihood.choice_graph(examples) as log_probs:
             yield log_probs
 
+    @contextmanager
+    def features(self, examples):
+        back = torch.is_grad_enabled() and any(t.requires_grad for t in self._likelihood.parameters(TASK).values())
+        self._count(len(examples), back)
+        with self._likelihood.features(examples) as features:
+            yield features
+
     def choice_log_probs(self, examples, *, num_samples=0):
         self._count(len(examples) * max(1, num_samples), False)
         return self._likelihood.choice_log_probs(examples, num_samples=num_samples)
@@ -98,7 +105,7 @@ def test_an_episode_of_meta_training(method, episode, progress, request):
 def test_batches_count_as_they_are_taken():
     for name, options in (
         ("reptile", {"batch_size": 3}),
-        ("abmll", {"batch_size": 2}),
+        ("abmll-adam", {"batch_size": 2}),
         ("abmll-natural", {"batch_size": 2}),
     ):
         method = build_method(name, num_steps=4, **options)
@@ -110,7 +117,7 @@ def test_batches_count_as_they_are_taken():
 
 def test_a_whole_training_knows_its_warm_up_and_a_stranger_is_taken_for_one_pass():
     short = SUPPORT + QUERY
-    for name, long in (("abmll", 6 * SUPPORT + 6 * QUERY), ("abmll-natural", 10 * SUPPORT + QUERY)):
+    for name, long in (("abmll-adam", 6 * SUPPORT + 6 * QUERY), ("abmll-natural", 10 * SUPPORT + QUERY)):
         learner = build_method(name, num_steps=5, warm_up=0.25).meta_learner
         assert training_passes(learner, SUPPORT, QUERY, 8) == Passes(2.0 * short + 6.0 * long)
     assert episode_passes(object(), SUPPORT, QUERY) == Passes(float(short))

@@ -22,6 +22,9 @@ from abmll.methods.parts.scaled import (
 )
 from tests.toy import ToyEpisodes, toy_for
 
+SCALED = {"abmll", "abmll-adam", "abmll-natural"}
+"""Those that have a scale of their own."""
+
 
 def random_predictions(samples=2, rows=9, choices=3, seed=0, temper=1.0):
     generator = torch.Generator().manual_seed(seed)
@@ -158,10 +161,10 @@ def test_a_scale_that_the_rows_forbid_is_given_up():
 
 
 def test_every_method_has_a_row_with_a_scale():
-    for name in ("abmll", "abmll-natural"):
+    for name in SCALED:
         with pytest.raises(AbmllError, match=f"{name} has a scale of its own"):
             build_method(f"{name}+scale")
-    for name in METHODS.keys() - {"abmll", "abmll-natural"}:
+    for name in METHODS.keys() - SCALED:
         plain, with_scale = build_method(name), build_method(f"{name}+scale", scale_mean=0.5)
         assert with_scale.adaptation == CrossFittedScale(plain.adaptation, 0.5), name
         assert repr(with_scale.meta_learner) == repr(plain.meta_learner)

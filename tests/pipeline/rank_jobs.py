@@ -62,11 +62,11 @@ def run_stage(
 
 
 def _spoil(number: int, how: str) -> None:
-    from abmll.methods.parts.gradient import GradientAdaptation
+    from abmll.methods.parts.head_posterior import BayesianHead
 
-    adapt, calls = GradientAdaptation.adapt, list[int]()
+    adapt, calls = BayesianHead.adapt, list[int]()
 
-    def spoiled(self: GradientAdaptation, likelihood: Any, support: Any) -> Any:
+    def spoiled(self: BayesianHead, likelihood: Any, support: Any) -> Any:
         calls.append(len(support))
         if len(calls) == number + 1:
             if how == "death":
@@ -74,4 +74,4 @@ def _spoil(number: int, how: str) -> None:
             raise AbmllError("this cell went wrong")
         return adapt(self, likelihood, support)
 
-    GradientAdaptation.adapt = spoiled  # type: ignore[method-assign]
+    BayesianHead.adapt = spoiled  # type: ignore[method-assign]

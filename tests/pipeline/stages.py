@@ -41,7 +41,7 @@ def run_config(base, suite, output, **sections):
         "data": {"suite": str(suite)},
         "prompt": {"answer": "text"},
         "adapter": {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]},
-        "method": {"name": "abmll", "options": {"num_steps": 2}},
+        "method": {"name": "abmll"},
         "episodes": {"support_size": 4, "query_size": 4},
         "training": {"num_steps": 2},
         "evaluation": {"support_sizes": [4], "seeds": [0], "num_query": 5, "num_samples": 2, "references": False},

@@ -37,8 +37,7 @@ def test_scores_against_their_definitions():
 
 
 def test_the_rows_to_label_next(base, suite, tmp_path):
-    options = {"num_steps": 2, "learning_rate": 0.1}
-    adapter = train_run(run_config(base, suite, tmp_path / "run", method={"options": options}), progress=False)
+    adapter = train_run(run_config(base, suite, tmp_path / "run"), progress=False)
     task = tiny_task("new", 20)
     adapted = adapt_run(adapter, write_csv(tmp_path / "new.csv", Task("new", task.examples[:8])), tmp_path / "adapted")
     pool = write_csv(tmp_path / "pool.csv", Task("pool", task.examples[8:]), labelled=False)

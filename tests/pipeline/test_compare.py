@@ -21,7 +21,7 @@ SIZES = {"support_sizes": [2, 4], "seeds": [0, 1], "num_query": 5, "num_samples"
 
 
 def config_for(base, suite, out, methods=METHODS, evaluation=SIZES, **sections):
-    options = {name: {"num_steps": 2} for name in methods if name != "pretrained"}
+    options = {name: {"num_steps": 2} for name in methods if name not in ("pretrained", "abmll")}
     method = {"name": list(methods), "options": options}
     return run_config(base, suite, out, method=method, evaluation=evaluation, **sections)
 

@@ -27,8 +27,6 @@ answer = "text"
 max_rows = 24
 [adapter]
 target_modules = ["q_proj", "down_proj"]
-[method]
-options = {num_steps = 1, scale = false}
 [episodes]
 support_size = 4
 query_size = 4
@@ -91,9 +89,9 @@ def test_the_demonstration_goes_on_where_it_stopped(tmp_path, monkeypatch):
     On all its tasks; test_demo.py does this by default, on a user's.
     """
     whole = abmll.pipeline.demo.demo_config(tmp_path / "demo", seeds=1, quick=True)
-    assert set(whole.method.names) == {"abmll-natural", "pretrained", "lora", "multitask", "reptile"}
+    assert set(whole.method.names) == {"abmll", "pretrained", "lora", "multitask", "reptile"}
     small = whole.model_dump(mode="json", exclude_none=True)
-    small["method"] = {"name": ["abmll", "pretrained"], "options": {"num_steps": 1}}
+    small["method"] = {"name": ["abmll", "pretrained"]}
     small["data"]["max_rows"] = 24
     small["training"]["num_steps"] = 1
     small["episodes"] |= {"support_size": 4, "query_size": 4}

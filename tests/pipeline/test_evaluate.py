@@ -11,7 +11,7 @@ import torch
 from abmll.config import load_config
 from abmll.core.errors import AbmllError
 from abmll.evaluation.predictions import CellKey
-from abmll.methods.parts.gradient import GradientAdaptation
+from abmll.methods.parts.head_posterior import NODES, BayesianHead
 from abmll.pipeline import evaluate_run, train_run
 from abmll.reports.report import render_report
 from tests.pipeline.stages import HELD_OUT, cells_of, read_json, read_lines, run_config, write_csv, write_tasks
@@ -42,13 +42,13 @@ def copy(finished, tmp_path):
 def adaptations(monkeypatch):
     """The sizes of the support sets that are adapted to from now on."""
     sizes = []
-    adapt = GradientAdaptation.adapt
+    adapt = BayesianHead.adapt
 
     def spy(self, likelihood, support, *arguments, **options):
         sizes.append(len(support))
         return adapt(self, likelihood, support, *arguments, **options)
 
-    monkeypatch.setattr(GradientAdaptation, "adapt", spy)
+    monkeypatch.setattr(BayesianHead, "adapt", spy)
     return sizes
 
 
@@ -64,7 +64,7 @@ def test_an_adapter_is_judged_on_every_held_out_task(finished):
     cells = cells_of(finished)
     assert set(cells) == {CellKey("abmll", s, t, size) for s in (0, 1) for t in HELD_OUT for size in (0, 4)}
     for key, cell in cells.items():
-        assert cell.log_probs.shape == ((2 if key.support_size else 1), 5, 2)
+        assert cell.log_probs.shape == ((NODES if key.support_size else 1), 5, 2)
         assert len(set(cell.ids)) == 5
         assert cell.ids == cells[key._replace(support_size=0)].ids, "comparisons over support sizes are paired"
     assert read_json(finished.parent / "provenance.json")["seeds"] == [0, 1]
@@ -87,7 +87,7 @@ def test_an_interrupted_evaluation_makes_the_missing_cell_and_no_other(
     config = run_config(base, suite, finished.parent, evaluation=SIZES)
     with pytest.warns(UserWarning, match="cut off") if cut else nullcontext():
         evaluate_run(config, adapter, copy.parent, progress=False)
-    assert adaptations == [2, 2, 4], "one cell: each half for the scale, then all"
+    assert adaptations == [4], "one cell"
     assert copy.read_text().startswith(kept)
     whole, again = cells_of(finished), cells_of(copy)
     assert again.keys() == whole.keys()

@@ -183,7 +183,7 @@ def test_an_evaluation_that_overflows_names_the_task_and_keeps_what_is_finished(
 
 
 def test_a_disk_that_fills_up_while_an_adapter_is_written(adapters, tmp_path, monkeypatch):
-    adapter = adapters("abmll")
+    adapter = adapters("abmll-adam")
     learner = abmll.Learner.load(adapter, tiny_llama(layers=1), tiny_tokenizer())
     before = {path: path.read_bytes() for path in adapter.rglob("*") if path.is_file()}
 
@@ -208,8 +208,8 @@ def test_nan_is_never_saved(adapters, tmp_path):
 
 
 def test_the_readme_says_which_folder_is_for_whom(adapters, tmp_path):
-    meta = (adapters("abmll") / "README.md").read_text(encoding="utf-8")
-    assert "method: `abmll` of abmll 0." in meta
+    meta = (adapters("abmll-adam") / "README.md").read_text(encoding="utf-8")
+    assert "method: `abmll-adam` of abmll 0." in meta
     assert "`lora/`: the mean as an ordinary LoRA, for plain PEFT" in meta
     assert 'PeftModel.from_pretrained(base_model, "THIS_FOLDER/lora")' in meta
     learner = abmll.Learner.load(adapters("laplace", num_steps=1), tiny_llama(layers=1), tiny_tokenizer())

@@ -24,7 +24,8 @@ from tests.tiny_tasks import tiny_task
 
 @pytest.fixture(scope="module")
 def trained(base, suite, tmp_path_factory):
-    config = run_config(base, suite, tmp_path_factory.mktemp("train") / "run")
+    method = {"name": "abmll-adam", "options": {"num_steps": 2}}
+    config = run_config(base, suite, tmp_path_factory.mktemp("train") / "run", method=method)
     return config, train_run(config, progress=False)
 
 
@@ -40,9 +41,9 @@ def test_everything_that_a_run_writes(trained, base):
     ]
     assert load_config(config.output / "run.toml") == config
     card = read_card(adapter)
-    assert (card.role, card.method, card.base_model) == ("meta", "abmll", str(base))
+    assert (card.role, card.method, card.base_model) == ("meta", "abmll-adam", str(base))
     assert (adapter / "lora" / "adapter_model.safetensors").is_file()
-    assert Learner.load(adapter, tiny_llama(layers=1), tiny_tokenizer()).name == "abmll"
+    assert Learner.load(adapter, tiny_llama(layers=1), tiny_tokenizer()).name == "abmll-adam"
 
 
 def test_the_log_has_a_line_a_step(trained):
@@ -68,7 +69,7 @@ def test_provenance_tells_no_path_that_was_not_typed(base, suite, tmp_path, monk
     assert all(str(place) not in text for place in (tmp_path, Path.home(), sys.prefix, base, suite))
 
 
-@pytest.mark.parametrize("method", ["abmll-paper", "reptile", "multitask", "fomaml"])
+@pytest.mark.parametrize("method", ["abmll", "abmll-paper", "reptile", "multitask", "fomaml"])
 def test_other_methods_take_the_same_run_file(method, base, suite, tmp_path):
     episodes = {"support_size": 10} if method == "abmll-paper" else {}
     config = run_config(base, suite, tmp_path / "run", method={"name": method}, episodes=episodes)

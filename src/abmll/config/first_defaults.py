@@ -14,8 +14,8 @@ _FROM_MULTITASK = {"start": "multitask", "outer_learning_rate": None}
 _ABMLL = {"num_steps": 5, "learning_rate": 0.001, "optimizer": "adamw", "batch_size": None}
 _ABMLL |= {"outer_learning_rate": 0.005, "kl_weight": 1e-4, "log_var_offset": -4.0, "log_var_bound": 4.0}
 
-_ONCE_ABMLL = {"kl_weight": "abmll-output", "trust": "abmll-natural"}
-"""What was called `abmll` when it was the only one, and what was after it, by an option that it alone has."""
+_ONCE_ABMLL = {"kl_weight": "abmll-output", "trust": "abmll-natural", "variance_rate": "abmll-adam"}
+"""What was called `abmll` one after the other, by an option that none of those after it has."""
 
 
 def name_today(method: str, options: Collection[str]) -> str:

@@ -185,6 +185,36 @@ class StackedLikelihood(Likelihood, Protocol):
         ...
 
 
+class Features(NamedTuple):
+    """What a pass makes of n questions of at most c choices, before a head of the task's own reads it.
+
+    Attributes:
+        hidden: (n, width) what the model's output head reads where a question ends and its answer begins.
+        log_probs: (n, c), as `choice_log_probs` gives them.
+        answers: the tokens of every choice's text: what is learned of one answer is learned of those that share tokens.
+    """
+
+    hidden: Tensor
+    log_probs: Tensor
+    answers: Sequence[Sequence[tuple[int, ...]]]
+
+
+@runtime_checkable
+class FeatureLikelihood(Likelihood, Protocol):
+    """A likelihood that shows what its predictions are made of: what a head of a task's own needs."""
+
+    def features(self, examples: Sequence[Example]) -> AbstractContextManager[Features]:
+        """The features of rows under the task parameters at their mean. Differentiate inside the block.
+
+        Args:
+            examples: the rows; their targets are not looked at. With a graph it is one pass over all of them.
+
+        Raises:
+            AbmllError: if the model has no output head that reads hidden states.
+        """
+        ...
+
+
 Gate = Callable[[Tensor], Tensor]
 """A layer's input (..., in_features) to a weight for each of its adapter's hidden numbers, (..., rank)."""
 

@@ -9,13 +9,14 @@ from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from abmll.adapters.library import only, routed
 from abmll.adapters.roles import adapter_parameters
 from abmll.adapters.stacked import stacked
 from abmll.core.errors import AbmllError
 from abmll.core.notices import tell
-from abmll.core.types import META, Example, Gate, PassRequest, Requested, Role, Terms
+from abmll.core.types import META, Example, Features, Gate, PassRequest, Requested, Role, Terms
 from abmll.gaussian.stochastic_pass import StochasticPass, UnfitLayer, stochastic_pass
 from abmll.language.context import check_tokens, context_of
 from abmll.language.dropout import AdapterDropout
@@ -191,6 +192,32 @@ class CausalLMLikelihood:
         with self._stochastic_pass() as stochastic:
             yield self._choices(self._packed.log_probs(batches, stochastic, self._substituted), batches)
 
+    @contextmanager
+    def features(self, examples: Sequence[Example]) -> Iterator[Features]:
+        """See `FeatureLikelihood.features`. Without a graph, questions of like length share a pass."""
+        if not examples:
+            raise AbmllError("nothing to read: the list of examples is empty.")
+        self.settle(examples)
+        encoded = [self.encode(example) for example in examples]
+        order = list(range(len(encoded)))
+        step = len(order)
+        if not torch.is_grad_enabled():
+            order.sort(key=lambda i: len(encoded[i].prefix))
+            step = self.batch_size
+        width = max(len(item.choices) for item in encoded)
+        parts = []
+        with self._stochastic_pass() as stochastic:
+            for start in range(0, len(order), step):
+                items = [encoded[i] for i in order[start : start + step]]
+                batches = self._pack(items, [item.choices for item in items])
+                passes = [self._packed.with_hidden(batch, stochastic) for batch in batches]
+                log_probs = self._choices(torch.stack([scores for scores, _ in passes]).sum(0), batches)
+                hidden = _first_scored(batches, [hidden for _, hidden in passes])
+                parts.append((hidden, pad(log_probs, (0, width - log_probs.shape[1]), value=-torch.inf)))
+            back = torch.tensor(order, device=self.model.device).argsort()
+            hidden, log_probs = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+            yield Features(hidden, log_probs, [self._answers(example) for example in examples])
+
     def encode(self, example: Example) -> Encoded:
         """Token ids of an example; each distinct example is tokenised once, if it has no demonstrations.
 
@@ -204,6 +231,13 @@ class CausalLMLikelihood:
         if not example.demonstrations:
             self._encoded[example] = encoded
         return encoded
+
+    def _answers(self, example: Example) -> list[tuple[int, ...]]:
+        """The tokens of its choices' texts. Of letters too: a letter says where a choice stands, not which it is."""
+        if self.prompt.answer == "letters":
+            texts = self.tokenizer(list(example.choices), add_special_tokens=False)["input_ids"]
+            return [tuple(tokens) for tokens in texts]
+        return [tuple(choice) for choice in self.encode(example).choices]
 
     def _pack(
         self,
@@ -235,6 +269,12 @@ class CausalLMLikelihood:
         if self.prompt.score == "mean":
             total = total / lengths.clamp(min=1)
         return total.masked_fill(lengths == 0, -torch.inf).log_softmax(-1)
+
+
+def _first_scored(batches: Sequence[Batch], hidden: Sequence[Tensor]) -> Tensor:
+    """(n, width): of a question's hidden states in several passes, that of the one which scores its first choice."""
+    scored = [batch.scored[:, 0, 0] for batch in batches]
+    return torch.stack([h * here[:, None].to(h) for h, here in zip(hidden, scored, strict=True)]).sum(0)
 
 
 def _pad_id(tokenizer: Any, base: Any) -> int:

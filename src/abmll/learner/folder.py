@@ -33,9 +33,11 @@ def write_folder(
 ) -> Path:
     """What `Learner.save` does, without its lock."""
     state: dict[str, Tensor] = {}
+    adapted = True
     if posterior is not None:
         inner = inner_of(posterior, learner)
         role, state, mean = TASK, inner.state_dict(), inner.mean()
+        adapted = mean is not None
         assign(learner.likelihood.parameters(TASK), learner.likelihood.parameters(META) if mean is None else mean)
     config = learner.model.peft_config[role]
     options = learner._chosen.resolved()
@@ -64,7 +66,7 @@ def write_folder(
         posterior=kept,
     )
     sidecars[CARD] = card_file(card)
-    readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll", num_loras=count)
+    readme = model_card(card, gaussian=learner.method.adapter.kind == "abmll", num_loras=count, adapted=adapted)
     save_adapter(learner.model, role, directory, sidecars={**sidecars, **readme_to_write(directory, readme)})
     return directory
 

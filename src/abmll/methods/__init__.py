@@ -13,6 +13,7 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Method
 from abmll.methods.abml import abml
 from abmll.methods.abmll import abmll
+from abmll.methods.abmll_adam import abmll_adam
 from abmll.methods.abmll_in_context import abmll_in_context
 from abmll.methods.abmll_natural import abmll_natural
 from abmll.methods.abmll_output import abmll_output, abmll_paper
@@ -64,6 +65,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "tfb": tfb,
     "bayesian-lora": bayesian_lora,
     "abmll": abmll,
+    "abmll-adam": abmll_adam,
     "abmll-natural": abmll_natural,
     "abmll-output": abmll_output,
     "abmll-paper": abmll_paper,

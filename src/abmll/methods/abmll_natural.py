@@ -31,10 +31,10 @@ def abmll_natural(
     scale_std: float = SCALE_STD,
     scale_folds: int = SCALE_FOLDS,
 ) -> Method:
-    """`abmll` with natural-gradient steps in a trust region, taught by the exact gradient through them.
+    """`abmll-adam` with natural-gradient steps in a trust region, taught by the exact gradient through them.
 
     The better one for small models that were never trained on much, such as the embedded one; on a real language model
-    `abmll` is (docs/log.md).
+    `abmll-adam` is (docs/log.md).
 
     Args:
         trust: the share of the NLL that an inner step may promise to take away.

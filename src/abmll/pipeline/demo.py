@@ -11,10 +11,10 @@ from abmll.data.suite import SUITE_FILE
 from abmll.default import NAME
 from abmll.pipeline.compare import Comparison, compare_run
 
-METHODS = ("abmll-natural", "pretrained", "lora", "multitask", "reptile")
+METHODS = ("abmll", "pretrained", "lora", "multitask", "reptile")
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3}
-"""The other rows' inner steps on a real model: those that are usual for a LoRA, as `abmll`'s are. Multi-task learning
-has its outer rate, too."""
+"""The other rows' inner steps on a real model: those that are usual for a LoRA. Multi-task learning has `abmll`'s outer
+rate, too."""
 EMBEDDED = ("default", NAME)
 HELD_OUT = 0.3
 """Fraction of the tasks that are held out of a folder which does not say its split."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abmll.core.errors import AbmllError
 from abmll.language.packing.batch import Batch
 
 
@@ -22,6 +23,7 @@ class Forward:
     def __init__(self, model: Any) -> None:
         self._model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._base = base
         takes = inspect.signature(base.forward).parameters
         # By index, not by number: the last columns are a view that is not contiguous, from which torch makes a batched
         # product with a copy of the vocabulary's matrix for every row.
@@ -40,6 +42,27 @@ class Forward:
             inputs["logits_to_keep"] = batch.kept
         logits: Tensor = (call or self._model)(**inputs).logits
         return logits if self._keeps_columns else logits[:, batch.kept]
+
+    def with_hidden(self, batch: Batch, call: Callable[..., Any] | None = None) -> tuple[Tensor, Tensor]:
+        """The predictions, and (rows, kept, width) the hidden states that the output head makes them of.
+
+        Raises:
+            AbmllError: If the model has no output head, or does not ask it once in a pass.
+        """
+        heard: list[Tensor] = []
+        head = self._base.get_output_embeddings()
+        if head is not None:
+            handle = head.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+            try:
+                logits = self(batch, call)
+            finally:
+                handle.remove()
+        if len(heard) != 1 or heard[0].shape[:2] != (logits if self._keeps_columns else batch.input_ids).shape[:2]:
+            raise AbmllError(
+                f"{type(self._base).__name__} does not show the hidden states that its predictions are made of (no "
+                "output head that reads them once in a pass). Take a method that adapts by gradient steps."
+            )
+        return logits, heard[0] if self._keeps_columns else heard[0][:, batch.kept]
 
     def _added(self, seen: Tensor) -> Tensor:
         """The mask as a summand: eager attention adds it, and fused kernels take it just the same."""

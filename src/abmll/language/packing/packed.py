@@ -145,6 +145,14 @@ class PackedModel:
         assert total is not None
         return total
 
+    def with_hidden(self, batch: Batch, record: StochasticPass) -> tuple[Tensor, Tensor]:
+        """`log_probs` of one pass, and (questions, width) the hidden state that a question's first answer token is
+        predicted from: that of its prompt's last token, the same for all of its choices."""
+        record.mask, record.copies, record.places = batch.counted, batch.copies, batch.places
+        with nullcontext() if self.trunk is None else self.trunk.stands_for(batch.hidden):
+            logits, hidden = self._forward.with_hidden(batch)
+        return score(logits, batch), hidden[batch.row[:, 0], batch.column[:, 0, 0]]
+
     def _checkpointing(self) -> bool:
         return any(vars(module).get("gradient_checkpointing", False) for module in self._model.modules())
 
