@@ -28,11 +28,12 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, into: Values) -> None:
-    """Entropies, NLLs and the scale's deviation at each number of labels, on the same query rows."""
+    """Entropies, NLLs and what the posterior itself is wide by at each number of labels, on the same query rows."""
     import torch
 
     from abmll.data.episodes import evaluation_episode
     from abmll.evaluation.calibration import entropy, mixture, nll
+    from abmll.methods.parts.head_posterior import HeadPosterior
     from abmll.methods.parts.scaled import ScaledPosterior
 
     for task, size in itertools.product(tasks, SIZES):
@@ -50,6 +51,12 @@ def contraction(learner: Any, tasks: Sequence[Any], seed: int, num_query: int, i
             found |= {"mean of a": mean, "deviation of a": deviation}
             point = posterior.without_scale().predict(episode.query, 1)
             found["NLL of the mean φ, without a scale"] = float(nll(point, targets))
+        if isinstance(posterior, HeadPosterior):
+            covariance = posterior.scores(episode.query)[1]
+            own = covariance.diagonal(dim1=1, dim2=2)
+            variance = own + own[:, :1] - 2 * covariance[:, 0]  # of the score of a choice less that of the first
+            found["deviation of the scores' differences"] = float(variance[:, 1:].mean().sqrt())
+            found["NLL at the scores' mean"] = float(nll(posterior.predict(episode.query, 0), targets))
         for name, value in found.items():
             into[f"{name}, {size} labels"][task.name].append(value)
 
