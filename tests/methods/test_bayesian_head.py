@@ -11,6 +11,7 @@ from torch.func import hessian
 from abmll.core.errors import AbmllError
 from abmll.core.types import META, Features
 from abmll.methods import build_method
+from abmll.methods.parts import bayesian_head, head_posterior
 from abmll.methods.parts.bayesian_head import (
     HeadPrior,
     Space,
@@ -275,6 +276,20 @@ def test_nan_is_handed_on_for_its_caller_to_tell(what):
     assert evidence(PRIOR, rows._replace(**{what: broken}), targets, 4, 8).isnan()
     impossible = rows._replace(log_probs=torch.tensor([[-1e30, 0.0]], dtype=torch.float64).repeat(8, 1))
     assert evidence(PRIOR, impossible, targets, 4, 8).isfinite()
+
+
+def test_many_rows_are_predicted_a_part_at_a_time(monkeypatch):
+    toy, episode = GaussianToy(gaussian=False), ToyEpisodes(support_size=6, query_size=7)[0]
+    posterior = BayesianHead().adapt(toy, episode.support)
+    whole = posterior.predict(episode.query, 8)
+    monkeypatch.setattr(head_posterior, "AT_ONCE", 3)
+    torch.testing.assert_close(posterior.predict(episode.query, 8), whole)
+
+
+def test_more_scores_than_fit_into_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(bayesian_head, "MOST", 10)
+    with pytest.raises(AbmllError, match=r"6 labelled rows of 2 choices are 12 scores.*takes 10 at once"):
+        BayesianHead().adapt(GaussianToy(gaussian=False), ToyEpisodes(support_size=6)[0].support)
 
 
 def test_bad_priors_are_refused():

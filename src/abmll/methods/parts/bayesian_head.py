@@ -14,6 +14,8 @@ from abmll.core.errors import AbmllError
 from abmll.core.types import Features
 
 NEWTON_STEPS, HALVINGS, TOLERANCE = 50, 50, 1e-10
+MOST = 12_000
+"""Scores of labelled rows, rows times choices: matrices of that width take 1.2 GB each."""
 LEAST = -1e4
 """Log-probabilities below it count as it: what a model gives e^-10000 is impossible enough."""
 JITTER = 1e-9
@@ -128,6 +130,21 @@ def scores(features: Features, space: Space, answers: Sequence[Answer]) -> Score
     log_probs = features.log_probs.to("cpu", torch.float64).masked_fill(~present, 0.0).clamp_min(LEAST)
     offset = (log_probs - log_probs.sum(-1, keepdim=True) / present.sum(-1, keepdim=True)).masked_fill(~present, 0.0)
     return Scores(x, offset, answer)
+
+
+def labelled_scores(features: Features, space: Space, answers: Sequence[Answer]) -> Scores:
+    """`scores` of rows with labels, of which a matrix as wide as there are scores is made.
+
+    Raises:
+        AbmllError: For more than `MOST` scores.
+    """
+    rows, choices = features.log_probs.shape
+    if rows * choices > MOST:
+        raise AbmllError(
+            f"{rows} labelled rows of {choices} choices are {rows * choices} scores, and a head of a task's own takes "
+            f"{MOST} at once. Give fewer rows, or take a method by gradient steps (abmll-adam)."
+        )
+    return scores(features, space, answers)
 
 
 def answers_of(*several: Features) -> list[Answer]:
@@ -301,7 +318,7 @@ def evidence(prior: HeadPrior, features: Features, targets: Tensor, blocks: int,
         A number of nats, below 0.
     """
     answers = answers_of(features)
-    rows = scores(features, Space.of(features.hidden), answers)
+    rows = labelled_scores(features, Space.of(features.hidden), answers)
     n = len(targets)
     blocks = min(blocks, n)
     kernel = prior.kernel(rows, rows, overlaps(answers))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from abmll.core.errors import AbmllError
 from abmll.core.params import assign, clone, placed, reset_task, with_prefix
@@ -20,6 +21,7 @@ from abmll.methods.parts.bayesian_head import (
     answers_of,
     draws,
     fit,
+    labelled_scores,
     moments,
     overlaps,
     scores,
@@ -30,6 +32,8 @@ PREFIX = "head"
 """What the names of a posterior's own tensors begin with."""
 NODES = 16
 """At least so many settings of a row's scores stand for their posterior."""
+AT_ONCE = 256
+"""So many rows are predicted at once: what they share with the labelled rows is rows times choices on both sides."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class _Seen:
     def of(cls, prior: HeadPrior, features: Features, targets: Tensor) -> _Seen:
         answers = answers_of(features)
         space = Space.of(features.hidden)
-        rows = scores(features, space, answers)
+        rows = labelled_scores(features, space, answers)
         size = rows.offset.numel()
         kernel = prior.kernel(rows, rows, overlaps(answers)).reshape(size, size)
         found = fit(kernel, prior.scale_mean * rows.offset, targets, rows.present)
@@ -135,9 +139,13 @@ class HeadPosterior:
 
     def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
         """Log-probabilities (at least num_samples, examples, choices); 0 samples predict at the scores' mean."""
-        mean, covariance, present = self.scores(query)
         count = max(NODES, num_samples) if num_samples else 0
-        return draws(mean, self._prior.temperature * covariance, present, count).float()
+        parts = []
+        for start in range(0, len(query), AT_ONCE):
+            mean, covariance, present = self.scores(query[start : start + AT_ONCE])
+            parts.append(draws(mean, self._prior.temperature * covariance, present, count).float())
+        width = max(part.shape[-1] for part in parts)
+        return torch.cat([pad(part, (0, width - part.shape[-1]), value=-torch.inf) for part in parts], 1)
 
     def mean(self) -> None:
         """None: an adapter cannot say what a task adds to the output head."""
