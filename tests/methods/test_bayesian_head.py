@@ -101,6 +101,13 @@ def test_the_kernel_is_that_of_the_weights(both):
     torch.testing.assert_close(PRIOR.kernel(rows, new, overlaps(answers)), expected)
 
 
+def test_a_rows_own_covariance_is_the_kernels(both):
+    rows, _, _, answers, *_ = both
+    whole = PRIOR.kernel(rows, rows, overlaps(answers))
+    expected = torch.stack([whole[place, :, place] for place in range(len(whole))])
+    torch.testing.assert_close(PRIOR.own(rows, overlaps(answers)), expected)
+
+
 def test_mode_and_covariance_are_those_of_the_weights(both):
     rows, new, targets, answers, linear, linear_new, z, covariance = both
     overlap, size = overlaps(answers), rows.offset.numel()

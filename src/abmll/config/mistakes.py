@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -62,9 +62,9 @@ def option_mistakes(method: Any) -> list[Mistake]:
         if names and key not in {*names, *unusable}:
             text = f"[method.options.{key}]: this run does not use {key}; method.name is {in_toml(name)}"
             found.append(Mistake(f"method.options.{key}", text))
+    known = options_known(names)
     for key in shared:
-        if names and not any(key in known_options(one) for one in names):
-            known = {option for one in names for option in known_options(one)}
+        if names and key not in known:
             place = f"method.options.{key}"
             found.append(Mistake(place, f"method.options.{unknown_option(key, names, sorted(known))}"))
     for one in names:
@@ -91,9 +91,9 @@ def _unusable(method: str) -> str | None:
     return None
 
 
-def usable(method: str) -> bool:
-    """Whether a run can use a method of this name."""
-    return _unusable(method) is None
+def options_known(names: Iterable[str]) -> set[str]:
+    """The options that any of these methods has; a name that a run cannot use has none."""
+    return {option for one in names if _unusable(one) is None for option in known_options(one)}
 
 
 def _is_method(key: str) -> bool:

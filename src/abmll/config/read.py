@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from abmll.config.methods import known_options
-from abmll.config.mistakes import Mistake, method_list, method_tables, mistakes_of, option_mistakes, usable
+from abmll.config.mistakes import Mistake, method_list, method_tables, mistakes_of, option_mistakes, options_known
 from abmll.config.schema import RunConfig
 from abmll.config.tuned import with_tuned
 from abmll.core.documents import TOML_LIMIT, parse_toml
@@ -78,18 +77,11 @@ def _without_others(data: dict[str, Any], overridden: set[str], in_file: Sequenc
         in_file: the methods that the run file names; shared options of theirs that none of those run has go, too.
     """
     options, chosen = data["method"].get("options"), set(method_list(data["method"]))
-    own = method_tables(data["method"])
-    others = [name for name in in_file if name not in chosen and usable(name)]
+    tables = method_tables(data["method"]).keys()
+    theirs = options_known(set(in_file) - chosen) - options_known(chosen)
     for key in list(options) if isinstance(options, dict) else []:
-        if any(_within(path, f"method.options.{key}") for path in overridden):
-            continue
-        if key in own:
-            unused = key not in chosen
-        else:
-            unused = not any(key in known_options(name) for name in chosen if usable(name)) and any(
-                key in known_options(name) for name in others
-            )
-        if unused:
+        unused = key not in chosen if key in tables else key in theirs
+        if unused and not any(_within(path, f"method.options.{key}") for path in overridden):
             del options[key]
 
 

@@ -210,9 +210,8 @@ class CausalLMLikelihood:
             for start in range(0, len(order), step):
                 items = [encoded[i] for i in order[start : start + step]]
                 batches = self._pack(items, [item.choices for item in items])
-                passes = [self._packed.with_hidden(batch, stochastic) for batch in batches]
-                log_probs = self._choices(torch.stack([scores for scores, _ in passes]).sum(0), batches)
-                hidden = _first_scored(batches, [hidden for _, hidden in passes])
+                scores, hidden = self._packed.with_hidden(batches, stochastic)
+                log_probs = self._choices(scores, batches)
                 parts.append((hidden, pad(log_probs, (0, width - log_probs.shape[1]), value=-torch.inf)))
             back = torch.tensor(order, device=self.model.device).argsort()
             hidden, log_probs = (torch.cat(part)[back] for part in zip(*parts, strict=True))
@@ -269,12 +268,6 @@ class CausalLMLikelihood:
         if self.prompt.score == "mean":
             total = total / lengths.clamp(min=1)
         return total.masked_fill(lengths == 0, -torch.inf).log_softmax(-1)
-
-
-def _first_scored(batches: Sequence[Batch], hidden: Sequence[Tensor]) -> Tensor:
-    """(n, width): of a question's hidden states in several passes, that of the one which scores its first choice."""
-    scored = [batch.scored[:, 0, 0] for batch in batches]
-    return torch.stack([h * here[:, None].to(h) for h, here in zip(hidden, scored, strict=True)]).sum(0)
 
 
 def _pad_id(tokenizer: Any, base: Any) -> int:

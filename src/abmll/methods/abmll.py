@@ -69,33 +69,34 @@ class HeadEvidence(Stateless):
         train_only(likelihood, TASK)
         rows = [*episode.support, *episode.query]
         targets = torch.tensor([example.known_target for example in rows])
-        if self._whole(len(rows)):
+        size = self._at_once(len(rows))
+        if size == len(rows):
             with likelihood.features(rows) as features:
                 loss = self._loss(features, targets)
                 loss.backward()
         else:
-            loss = self._in_batches(likelihood, rows, targets)
+            loss = self._in_batches(likelihood, rows, targets, size)
         add_to_grad(likelihood.parameters(META), gradients(likelihood.parameters(TASK)))
         return {"nll": float(loss.detach())}
 
     def passes(self, support: int, query: int, progress: float = 1.0) -> Passes:
-        rows = float(support + query)
-        return Passes(rows, 0.0 if self._whole(support + query) else rows)
+        rows = support + query
+        return Passes(float(rows), 0.0 if self._at_once(rows) == rows else float(rows))
 
-    def _whole(self, rows: int) -> bool:
-        return self.batch_size is None or self.batch_size >= rows
+    def _at_once(self, rows: int) -> int:
+        return min(self.batch_size or rows, rows)
 
     def _loss(self, features: Features, targets: Tensor) -> Tensor:
         return -evidence(self.prior, features, targets, self.blocks, self.nodes)
 
-    def _in_batches(self, likelihood: FeatureLikelihood, rows: Sequence[Example], targets: Tensor) -> Tensor:
+    def _in_batches(self, likelihood: FeatureLikelihood, rows: Sequence[Example], targets: Tensor, size: int) -> Tensor:
         """The loss, its gradient added to TASK's batch by batch."""
         with torch.no_grad(), likelihood.features(rows) as seen:
-            ends = (seen.hidden.detach().clone().requires_grad_(), seen.log_probs.detach().clone().requires_grad_())
+            ends = (seen.hidden.detach().requires_grad_(), seen.log_probs.detach().requires_grad_())
         loss = self._loss(seen._replace(hidden=ends[0], log_probs=ends[1]), targets)
         by_hidden, by_log_probs = torch.autograd.grad(loss, ends)
-        for start in range(0, len(rows), self.batch_size or 1):
-            here = slice(start, start + (self.batch_size or 1))
+        for start in range(0, len(rows), size):
+            here = slice(start, start + size)
             with likelihood.features(rows[here]) as part:
                 there = ~part.log_probs.isneginf()  # a batch may have fewer choices than all rows together
                 weights = by_log_probs[here, : there.shape[1]][there]
@@ -112,11 +113,11 @@ class HeadEvidence(Stateless):
 def abmll(
     outer_learning_rate: float = 2e-3,
     batch_size: int | None = None,
-    scale_mean: float = 0.7,
-    scale_std: float = 0.4,
-    weight_std: float = 3.0,
-    bias_std: float = 0.5,
-    temperature: float = 0.5,
+    scale_mean: float = HeadPrior.scale_mean,
+    scale_std: float = HeadPrior.scale_std,
+    weight_std: float = HeadPrior.weight_std,
+    bias_std: float = HeadPrior.bias_std,
+    temperature: float = HeadPrior.temperature,
 ) -> Method:
     """ABMLL: a LoRA learned over tasks by their log evidence; a task's own weights are a Gaussian in closed form.
 

@@ -43,7 +43,7 @@ class Forward:
         logits: Tensor = (call or self._model)(**inputs).logits
         return logits if self._keeps_columns else logits[:, batch.kept]
 
-    def with_hidden(self, batch: Batch, call: Callable[..., Any] | None = None) -> tuple[Tensor, Tensor]:
+    def with_hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The predictions, and (rows, kept, width) the hidden states that the output head makes them of.
 
         Raises:
@@ -54,7 +54,7 @@ class Forward:
         if head is not None:
             handle = head.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
             try:
-                logits = self(batch, call)
+                logits = self(batch)
             finally:
                 handle.remove()
         if len(heard) != 1 or heard[0].shape[:2] != (logits if self._keeps_columns else batch.input_ids).shape[:2]:

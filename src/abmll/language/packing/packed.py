@@ -127,6 +127,24 @@ class PackedModel:
         Raises:
             AbmllError: For several passes under gradient checkpointing, which would run them again all alike.
         """
+        return self._summed(batches, record, lambda batch: (score(self._forward(batch, call), batch),))[0]
+
+    def with_hidden(self, batches: Sequence[Batch], record: StochasticPass) -> tuple[Tensor, Tensor]:
+        """`log_probs`, and (questions, width) the hidden states that questions' first answer tokens are predicted from:
+        those of their prompts' last tokens, the same for all choices. Raises: AbmllError likewise."""
+
+        def read(batch: Batch) -> tuple[Tensor, Tensor]:
+            logits, hidden = self._forward.with_hidden(batch)
+            first = hidden[batch.row[:, 0], batch.column[:, 0, 0]]
+            return score(logits, batch), first.masked_fill(~batch.scored[:, 0, :1], 0.0)
+
+        scores, hidden = self._summed(batches, record, read)
+        return scores, hidden
+
+    def _summed(
+        self, batches: Sequence[Batch], record: StochasticPass, read: Callable[[Batch], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `read` makes of each pass, added up: every question is 0 but in the pass that holds it."""
         if len(batches) > 1 and torch.is_grad_enabled() and self._checkpointing():
             raise AbmllError(
                 f"{type(self._model.get_base_model()).__name__} bears no padding, so that texts of unequal length take "
@@ -134,24 +152,15 @@ class PackedModel:
                 "model.gradient_checkpointing_disable()."
             )
         again = _Randomness(self._model.device) if record.request.sample and len(batches) > 1 else None
-        total: Tensor | None = None
+        total: tuple[Tensor, ...] = ()
         for batch in batches:
             if again is not None:  # the same noise in every pass, of which each takes the rows that it holds
                 again.restore()
             record.mask, record.copies, record.places = batch.counted, batch.copies, batch.places
             with nullcontext() if self.trunk is None else self.trunk.stands_for(batch.hidden):
-                scores = score(self._forward(batch, call), batch)
-            total = scores if total is None else total + scores
-        assert total is not None
+                found = read(batch)
+            total = tuple(map(torch.add, total, found)) if total else found
         return total
-
-    def with_hidden(self, batch: Batch, record: StochasticPass) -> tuple[Tensor, Tensor]:
-        """`log_probs` of one pass, and (questions, width) the hidden state that a question's first answer token is
-        predicted from: that of its prompt's last token, the same for all of its choices."""
-        record.mask, record.copies, record.places = batch.counted, batch.copies, batch.places
-        with nullcontext() if self.trunk is None else self.trunk.stands_for(batch.hidden):
-            logits, hidden = self._forward.with_hidden(batch)
-        return score(logits, batch), hidden[batch.row[:, 0], batch.column[:, 0, 0]]
 
     def _checkpointing(self) -> bool:
         return any(vars(module).get("gradient_checkpointing", False) for module in self._model.modules())

@@ -64,11 +64,23 @@ class HeadPrior:
             first, second: n and m rows of the same task.
             overlap: (A, A), `overlaps` of its answers.
         """
-        similar = self.weight_std**2 * first.x @ second.x.mT + self.bias_std**2
-        shared = overlap[first.answer.clamp_min(0)[..., None, None], second.answer.clamp_min(0)]
-        scale = self.scale_std**2 * first.offset[..., None, None] * second.offset
-        both = (first.present[..., None, None] & second.present).to(scale.dtype)
-        return (similar[:, None, :, None] * shared + scale) * both
+        similar = (first.x @ second.x.mT)[:, None, :, None]
+        left = Scores(first.x, first.offset[..., None, None], first.answer[..., None, None])
+        return self._covariance(similar, left, second, overlap)
+
+    def own(self, rows: Scores, overlap: Tensor) -> Tensor:
+        """Cov(f_c, f_d) of each row, (n, c, d): what `kernel` has where a row meets itself."""
+        similar = rows.x.square().sum(-1)[:, None, None]
+        left = Scores(rows.x, rows.offset[..., None], rows.answer[..., None])
+        right = Scores(rows.x, rows.offset[:, None], rows.answer[:, None])
+        return self._covariance(similar, left, right, overlap)
+
+    def _covariance(self, similar: Tensor, first: Scores, second: Scores, overlap: Tensor) -> Tensor:
+        """Of scores whose places broadcast with each other, `similar` being the inner products of their x."""
+        shared = overlap[first.answer.clamp_min(0), second.answer.clamp_min(0)]
+        weights = (self.weight_std**2 * similar + self.bias_std**2) * shared
+        scale = self.scale_std**2 * first.offset * second.offset
+        return (weights + scale) * (first.present & second.present)
 
 
 class Scores(NamedTuple):
@@ -154,11 +166,12 @@ def answers_of(*several: Features) -> list[Answer]:
 
 def overlaps(answers: Sequence[Answer]) -> Tensor:
     """Cov of what two answers' tokens add, for weights of variance 1: the share of pairs of tokens that are equal."""
-    pairs = [
-        [sum(v == w for v in first for w in second) / max(1, len(first) * len(second)) for second in answers]
-        for first in answers
-    ]
-    return torch.tensor(pairs, dtype=torch.float64).reshape(len(answers), len(answers))
+    place = {token: column for column, token in enumerate({token for answer in answers for token in answer})}
+    shares = torch.zeros(len(answers), len(place), dtype=torch.float64)  # of each token in an answer
+    for row, answer in enumerate(answers):
+        for token in answer:
+            shares[row, place[token]] += 1 / len(answer)
+    return shares @ shares.mT
 
 
 class Fit(NamedTuple):

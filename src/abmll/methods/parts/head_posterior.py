@@ -133,9 +133,8 @@ class HeadPosterior:
         answers = list(dict.fromkeys([*seen.answers, *answers_of(features)]))
         rows, overlap = scores(features, seen.space, answers), overlaps(answers)
         mean = self._prior.scale_mean * rows.offset
-        own = torch.stack([self._prior.kernel(row, row, overlap)[0, :, 0] for row in map(rows.at, _singly(len(mean)))])
         cross = self._prior.kernel(seen.rows, rows, overlap).flatten(0, 1)
-        return *moments(seen.found, cross, own, mean), rows.present
+        return *moments(seen.found, cross, self._prior.own(rows, overlap), mean), rows.present
 
     def predict(self, query: Sequence[Example], num_samples: int) -> Tensor:
         """Log-probabilities (at least num_samples, examples, choices); 0 samples predict at the scores' mean."""
@@ -155,7 +154,3 @@ class HeadPosterior:
 
     def __repr__(self) -> str:
         return f"HeadPosterior({len(self._seen.rows.x)} labels, {counted(self._params)})"
-
-
-def _singly(count: int) -> list[slice]:
-    return [slice(place, place + 1) for place in range(count)]
